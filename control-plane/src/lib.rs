@@ -1,0 +1,1 @@
+//! The Freehold control plane: events, GraphQL, signed statements.

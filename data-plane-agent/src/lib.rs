@@ -1,0 +1,1 @@
+//! The Freehold agent: policy decisions and cryptography next to the customer's vault.

@@ -1,0 +1,1 @@
+//! Dated database steps of the control plane, for SQLite and PostgreSQL.

@@ -1,0 +1,257 @@
+//! Every algorithm: one table. API, policy, console, inventory and documentation are all driven by it.
+//!
+//! Adding an algorithm is a row here and a file in the agent's `algorithm/` folder.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::key::{Purpose, UnknownWord, words};
+
+words! {
+    /// Whether an algorithm should be chosen today.
+    Status {
+        /// Choose it.
+        Recommended = "recommended",
+        /// May be chosen.
+        Allowed = "allowed",
+        /// Only to open or verify what is old.
+        Legacy = "legacy",
+        /// The specification may still change.
+        Draft = "draft",
+    }
+}
+
+words! {
+    /// What kind of thing an algorithm is; one file of the agent serves one family.
+    Family {
+        /// AES key wrap around an AES-GCM content key.
+        AesKeyWrap = "aes-key-wrap",
+        /// HPKE with a hybrid or post-quantum KEM.
+        Hpke = "hpke",
+        /// Edwards-curve signatures.
+        EdDsa = "eddsa",
+        /// Module-lattice signatures.
+        MlDsa = "ml-dsa",
+    }
+}
+
+/// One row of the catalogue.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name: used in APIs, policies and records. Never changes.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub title: &'static str,
+    /// Which file of the agent serves it.
+    pub family: Family,
+    /// The standard that defines it.
+    pub standard: &'static str,
+    /// Parameters, as the standard writes them.
+    pub parameters: &'static str,
+    /// What a key of this algorithm may be for.
+    pub purposes: &'static [Purpose],
+    /// The JOSE `alg`.
+    pub jose_alg: &'static str,
+    /// The JOSE `enc`, where there is one.
+    pub jose_enc: Option<&'static str>,
+    /// The JOSE `kty` of its keys.
+    pub jose_kty: &'static str,
+    /// The object identifier of its public keys or of the algorithm.
+    pub oid: Option<&'static str>,
+    /// Whether it should be chosen.
+    pub status: Status,
+    /// Strength against a classical attacker, in bits.
+    pub classical_bits: u16,
+    /// Strength against a quantum attacker: the NIST category (1 to 5), or 0 for none.
+    pub quantum_category: u8,
+    /// The most uses that protect data under one version, where the mathematics sets a limit.
+    pub max_uses: Option<u64>,
+    /// Which implementation serves callers.
+    pub implementation: &'static str,
+    /// Which implementation checks it at start.
+    pub reference: Option<&'static str>,
+    /// Whether its keys have a public half.
+    pub asymmetric: bool,
+}
+
+/// Every algorithm Freehold knows, in the order in which they are shown.
+pub const CATALOGUE: &[Entry] = &[
+    Entry {
+        name: "A256KW+A256GCM",
+        title: "AES-256 key wrap with a fresh AES-256-GCM content key per message",
+        family: Family::AesKeyWrap,
+        standard: "RFC 3394, SP 800-38D, RFC 7518",
+        parameters: "256-bit key",
+        purposes: &[Purpose::Encrypt],
+        jose_alg: "A256KW",
+        jose_enc: Some("A256GCM"),
+        jose_kty: "oct",
+        oid: Some("2.16.840.1.101.3.4.1.45"),
+        status: Status::Recommended,
+        classical_bits: 256,
+        quantum_category: 5,
+        max_uses: None,
+        implementation: "aws-lc-rs",
+        reference: None,
+        asymmetric: false,
+    },
+    Entry {
+        name: "HPKE-9-KE",
+        title: "HPKE key encryption with ML-KEM-768 and X25519 (MLKEM768-X25519), AES-256-GCM content",
+        family: Family::Hpke,
+        standard: "RFC 9180, draft-ietf-jose-hpke-pq-pqt-01",
+        parameters: "KEM 0x647a, HPKE suite of the draft; A256GCM content encryption",
+        purposes: &[Purpose::Encrypt],
+        jose_alg: "HPKE-9-KE",
+        jose_enc: Some("A256GCM"),
+        jose_kty: "AKP",
+        oid: None,
+        status: Status::Draft,
+        classical_bits: 128,
+        quantum_category: 3,
+        max_uses: None,
+        implementation: "hpke",
+        reference: None,
+        asymmetric: true,
+    },
+    Entry {
+        name: "Ed25519",
+        title: "Edwards-curve signatures on Curve25519",
+        family: Family::EdDsa,
+        standard: "RFC 8032, FIPS 186-5, RFC 8037",
+        parameters: "Ed25519",
+        purposes: &[Purpose::Sign],
+        jose_alg: "EdDSA",
+        jose_enc: None,
+        jose_kty: "OKP",
+        oid: Some("1.3.101.112"),
+        status: Status::Allowed,
+        classical_bits: 128,
+        quantum_category: 0,
+        max_uses: None,
+        implementation: "aws-lc-rs",
+        reference: Some("ed25519-dalek"),
+        asymmetric: true,
+    },
+    Entry {
+        name: "ML-DSA-65",
+        title: "Module-lattice signatures, category 3",
+        family: Family::MlDsa,
+        standard: "FIPS 204, RFC 9964",
+        parameters: "ML-DSA-65",
+        purposes: &[Purpose::Sign],
+        jose_alg: "ML-DSA-65",
+        jose_enc: None,
+        jose_kty: "AKP",
+        oid: Some("2.16.840.1.101.3.4.3.18"),
+        status: Status::Recommended,
+        classical_bits: 192,
+        quantum_category: 3,
+        max_uses: None,
+        implementation: "aws-lc-rs",
+        reference: Some("ml-dsa"),
+        asymmetric: true,
+    },
+];
+
+/// An algorithm of the catalogue. Comparing two compares their rows.
+#[derive(Clone, Copy)]
+pub struct Algorithm(&'static Entry);
+
+impl Algorithm {
+    /// Every algorithm, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Self> {
+        CATALOGUE.iter().map(Self)
+    }
+
+    /// The row.
+    pub const fn entry(self) -> &'static Entry {
+        self.0
+    }
+
+    /// The name used in APIs, policies and records.
+    pub const fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// Whether a key of this algorithm may have this purpose.
+    pub fn serves(self, purpose: Purpose) -> bool {
+        self.0.purposes.contains(&purpose)
+    }
+}
+
+impl PartialEq for Algorithm {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Algorithm {}
+
+impl PartialOrd for Algorithm {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Algorithm {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.name.cmp(other.0.name)
+    }
+}
+
+impl std::hash::Hash for Algorithm {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl fmt::Debug for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::all().find(|algorithm| algorithm.name() == text).ok_or_else(|| UnknownWord {
+            expected: CATALOGUE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl Serialize for Algorithm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Algorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_whole_and_named_once() {
+        for (index, entry) in CATALOGUE.iter().enumerate() {
+            assert!(!entry.purposes.is_empty(), "{}", entry.name);
+            assert!(entry.classical_bits >= 112, "{}", entry.name);
+            assert!(CATALOGUE[index + 1..].iter().all(|other| other.name != entry.name), "{} twice", entry.name);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! What is fixed about a key, and the states of its versions (NIST SP 800-57 part 1, section 7).
+
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{encoding::opt_u64_string, name::Name};
+
+/// The word is not one of those allowed here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of: {expected}")]
+pub struct UnknownWord {
+    /// The words allowed, separated by commas.
+    pub expected: String,
+}
+
+/// An enum whose values are words: text, JSON and a list of all of them.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// Every value, in the order of the definition.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| UnknownWord {
+                    expected: Self::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+words! {
+    /// What a key may be used for. Purposes do not mix.
+    Purpose {
+        /// Seal and open messages and files.
+        Encrypt = "encrypt",
+        /// Sign and verify messages.
+        Sign = "sign",
+        /// Sign and verify ready digests.
+        SignDigest = "sign-digest",
+        /// Authenticate messages with a shared key.
+        Mac = "mac",
+        /// Wrap and unwrap bare keys.
+        Wrap = "wrap",
+        /// Agree on a secret.
+        Agree = "agree",
+        /// Derive keys.
+        Derive = "derive",
+    }
+}
+
+words! {
+    /// How many homes the material of a version must have before it may be used.
+    Durability {
+        /// One vault, and no backup: chosen by name, shown in every listing.
+        SingleCopy = "single-copy",
+        /// Two holders.
+        TwoHolders = "two-holders",
+        /// A backup sealed to the site's recovery key.
+        SealedBackup = "sealed-backup",
+    }
+}
+
+words! {
+    /// Where the material of a key was made.
+    Origin {
+        /// By an agent of the site, in its vault.
+        Generated = "generated",
+        /// Elsewhere, and brought in.
+        Imported = "imported",
+    }
+}
+
+words! {
+    /// The state of one version (SP 800-57).
+    VersionState {
+        /// Made, or being made; not yet used.
+        PreActivation = "pre-activation",
+        /// In use for everything the purpose allows.
+        Active = "active",
+        /// Does nothing until it is resumed.
+        Suspended = "suspended",
+        /// Only opens and verifies.
+        Deactivated = "deactivated",
+        /// Only opens and verifies, and is known or feared to be in other hands.
+        Compromised = "compromised",
+        /// Gone from every holder, or on its way there.
+        Destroyed = "destroyed",
+    }
+}
+
+impl VersionState {
+    /// The states this one may change to; suspended versions also go back to the state they were suspended in.
+    pub const fn successors(self) -> &'static [Self] {
+        use VersionState::*;
+        match self {
+            PreActivation => &[Active, Suspended, Compromised, Destroyed],
+            Active => &[Suspended, Deactivated, Compromised, Destroyed],
+            Suspended => &[Active, Deactivated, Compromised, Destroyed],
+            Deactivated => &[Suspended, Compromised, Destroyed],
+            Compromised => &[Destroyed],
+            Destroyed => &[],
+        }
+    }
+
+    /// Whether a version in this state may protect new data: encrypt, sign, wrap, mac.
+    pub const fn may_protect(self) -> bool {
+        matches!(self, Self::Active)
+    }
+
+    /// Whether a version in this state may process protected data: decrypt, verify, unwrap.
+    pub const fn may_process(self) -> bool {
+        matches!(self, Self::Active | Self::Deactivated | Self::Compromised)
+    }
+
+    /// How far along its life a version is; a later state is never followed by an earlier one, but for resumption.
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::PreActivation => 0,
+            Self::Active => 1,
+            Self::Suspended => 2,
+            Self::Deactivated => 3,
+            Self::Compromised => 4,
+            Self::Destroyed => 5,
+        }
+    }
+}
+
+words! {
+    /// Why something was revoked (RFC 5280, section 5.3.1).
+    RevocationReason {
+        /// No reason given.
+        Unspecified = "unspecified",
+        /// The key is known or feared to be in other hands.
+        KeyCompromise = "keyCompromise",
+        /// The authority behind it is.
+        CaCompromise = "cACompromise",
+        /// It belongs to somebody else now.
+        AffiliationChanged = "affiliationChanged",
+        /// Another one took its place.
+        Superseded = "superseded",
+        /// It is no longer needed.
+        CessationOfOperation = "cessationOfOperation",
+        /// Held for now.
+        CertificateHold = "certificateHold",
+        /// Its right was taken back.
+        PrivilegeWithdrawn = "privilegeWithdrawn",
+        /// The attribute authority is compromised.
+        AaCompromise = "aACompromise",
+    }
+}
+
+impl RevocationReason {
+    /// The state a version takes when it is revoked for this reason.
+    pub const fn state(self) -> VersionState {
+        match self {
+            Self::KeyCompromise | Self::CaCompromise | Self::AaCompromise => VersionState::Compromised,
+            Self::CertificateHold => VersionState::Suspended,
+            _ => VersionState::Deactivated,
+        }
+    }
+}
+
+words! {
+    /// What an application asks an agent to do. Also the action ids of the Cedar schema.
+    Operation {
+        /// Seal a message or a file.
+        Encrypt = "encrypt",
+        /// Open a message or a file.
+        Decrypt = "decrypt",
+        /// Sign a message.
+        Sign = "sign",
+        /// Verify a signature over a message.
+        Verify = "verify",
+        /// Make a data key and hand it out in clear and sealed.
+        GenerateDataKey = "generate-data-key",
+        /// Make random bytes.
+        Random = "random",
+        /// Read a public key.
+        PublicKey = "public-key",
+    }
+}
+
+impl Operation {
+    /// Whether it makes newly protected data, so that the version must be active.
+    pub const fn protects(self) -> bool {
+        matches!(self, Self::Encrypt | Self::Sign | Self::GenerateDataKey)
+    }
+
+    /// Whether it names a key.
+    pub const fn needs_key(self) -> bool {
+        !matches!(self, Self::Random)
+    }
+}
+
+/// Limits on the use of one version; absent means no limit. Soft limits warn, hard limits refuse.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct Limits {
+    /// Warn after this many uses that protect data.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub soft_uses: Option<u64>,
+    /// Refuse after this many uses that protect data.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub hard_uses: Option<u64>,
+    /// Warn when a version has been active for this many seconds.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub soft_seconds: Option<u64>,
+    /// Refuse to protect new data when a version has been active for this many seconds.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub hard_seconds: Option<u64>,
+}
+
+impl Limits {
+    /// Whether every soft limit is at or below its hard limit and no hard limit is zero.
+    pub fn is_sound(&self) -> bool {
+        let ordered = |soft: Option<u64>, hard: Option<u64>| match (soft, hard) {
+            (Some(soft), Some(hard)) => soft <= hard && hard > 0,
+            (None, Some(hard)) => hard > 0,
+            _ => true,
+        };
+        ordered(self.soft_uses, self.hard_uses) && ordered(self.soft_seconds, self.hard_seconds)
+    }
+}
+
+/// How new versions may come about.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct RotationRule {
+    /// Rotate when the primary version is this old, in seconds; absent: only by hand.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub every_seconds: Option<u64>,
+    /// The least time between two versions, in seconds.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub min_interval_seconds: Option<u64>,
+}
+
+impl RotationRule {
+    /// The least time between two versions.
+    pub fn min_interval(&self) -> Duration {
+        Duration::from_secs(self.min_interval_seconds.unwrap_or(0))
+    }
+}
+
+/// The lowest version numbers that may still be used; 0 means no minimum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub struct MinimumVersions {
+    /// To decrypt, verify or unwrap.
+    #[serde(default)]
+    pub process: u32,
+    /// To encrypt, sign or wrap.
+    #[serde(default)]
+    pub protect: u32,
+}
+
+/// An encryption context or any other map of plain text pairs.
+pub type Pairs = BTreeMap<String, String>;
+
+/// A reference to a key as people write it: an id, or `project/name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyReference {
+    /// `key_…`
+    Id(crate::id::KeyId),
+    /// `key_…/3`
+    Version(crate::id::KeyVersion),
+    /// `project/name`; the name may be an alias.
+    Named {
+        /// The project's name.
+        project: Name,
+        /// The key's name or an alias of it.
+        name: Name,
+    },
+}
+
+impl FromStr for KeyReference {
+    type Err = crate::name::InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        if let Ok(version) = text.parse() {
+            return Ok(Self::Version(version));
+        }
+        let (project, name) = text.split_once('/').ok_or(crate::name::InvalidText::Reference)?;
+        match (project.parse(), name.parse()) {
+            (Ok(project), Ok(name)) => Ok(Self::Named { project, name }),
+            _ => Err(crate::name::InvalidText::Reference),
+        }
+    }
+}
+
+impl fmt::Display for KeyReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Version(version) => version.fmt(f),
+            Self::Named { project, name } => write!(f, "{project}/{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destroyed_and_compromised_are_one_way() {
+        assert!(VersionState::Destroyed.successors().is_empty());
+        assert_eq!(VersionState::Compromised.successors(), [VersionState::Destroyed]);
+    }
+
+    #[test]
+    fn only_active_protects_and_suspended_does_nothing() {
+        for state in VersionState::ALL {
+            assert_eq!(state.may_protect(), *state == VersionState::Active);
+        }
+        assert!(!VersionState::Suspended.may_process());
+        assert!(VersionState::Compromised.may_process());
+    }
+}

@@ -1,0 +1,1 @@
+//! What applications ask an agent: encrypt, decrypt, sign, verify, and their answers.

@@ -1,0 +1,1 @@
+//! What both Freehold servers share: configuration, TLS, logs, health, shutdown.

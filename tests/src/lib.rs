@@ -1,0 +1,1 @@
+//! Whole-system journeys, attacks and benchmarks of Freehold.

@@ -1,0 +1,1 @@
+//! Why either side of Freehold believes the other: statements, signatures, acceptance. No I/O.
