@@ -1,1 +1,8 @@
 //! The Freehold control plane: events, GraphQL, signed statements.
+//!
+//! In the order in which data flows:
+//!
+//!     HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
+
+pub mod access;
+pub mod eventing;

@@ -223,9 +223,9 @@ impl FromStr for Algorithm {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::all().find(|algorithm| algorithm.name() == text).ok_or_else(|| UnknownWord {
-            expected: CATALOGUE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
-        })
+        Self::all()
+            .find(|algorithm| algorithm.name() == text)
+            .ok_or_else(|| UnknownWord { expected: CATALOGUE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ") })
     }
 }
 

@@ -279,7 +279,12 @@ mod tests {
         for text in ["", "key_", "key_81h2xcejqtf2nbrexx3vqjhp41", "key_01h2xcejqtf2nbrexx3vqjhp4", "key_01h2xcejqtf2nbrexx3vqjhp4u"] {
             assert!(text.parse::<KeyId>().is_err(), "{text}");
         }
-        for text in ["key_01h2xcejqtf2nbrexx3vqjhp41", "key_01h2xcejqtf2nbrexx3vqjhp41/0", "key_01h2xcejqtf2nbrexx3vqjhp41/+1", "key_01h2xcejqtf2nbrexx3vqjhp41/01"] {
+        for text in [
+            "key_01h2xcejqtf2nbrexx3vqjhp41",
+            "key_01h2xcejqtf2nbrexx3vqjhp41/0",
+            "key_01h2xcejqtf2nbrexx3vqjhp41/+1",
+            "key_01h2xcejqtf2nbrexx3vqjhp41/01",
+        ] {
             assert!(text.parse::<KeyVersion>().is_err(), "{text}");
         }
     }

@@ -15,10 +15,11 @@ pub struct UnknownWord {
 }
 
 /// An enum whose values are words: text, JSON and a list of all of them.
+#[macro_export]
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize, ::serde::Deserialize)]
         pub enum $name {
             $($(#[$vdoc])* #[serde(rename = $word)] $variant,)*
         }
@@ -33,24 +34,24 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownWord;
+        impl ::std::str::FromStr for $name {
+            type Err = $crate::key::UnknownWord;
 
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| UnknownWord {
+            fn from_str(text: &str) -> Result<Self, $crate::key::UnknownWord> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| $crate::key::UnknownWord {
                     expected: Self::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>().join(", "),
                 })
             }
         }
     };
 }
-pub(crate) use words;
+pub use words;
 
 words! {
     /// What a key may be used for. Purposes do not mix.

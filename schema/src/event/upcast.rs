@@ -46,7 +46,12 @@ pub fn lift<E: Event>(envelope: &Envelope) -> Result<E, UnknownEvent> {
 fn lift_with<E: Event>(envelope: &Envelope, steps: &[Step]) -> Result<E, UnknownEvent> {
     let known = E::schema_version(&envelope.event_type);
     if envelope.schema > known {
-        return Err(UnknownEvent::Newer { event: envelope.id.to_string(), event_type: envelope.event_type.clone(), found: envelope.schema, known });
+        return Err(UnknownEvent::Newer {
+            event: envelope.id.to_string(),
+            event_type: envelope.event_type.clone(),
+            found: envelope.schema,
+            known,
+        });
     }
     let data = (envelope.schema..known).fold(envelope.data.clone(), |data, version| {
         match steps.iter().find(|(name, from, _)| *name == envelope.event_type && *from == version) {

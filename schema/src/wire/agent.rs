@@ -1,1 +1,327 @@
-//! Between agent and control plane.
+//! Between agent and control plane: enrol, renew, sync, report, ship. JSON over mutual TLS; only enrolment comes without
+//! a client certificate. Statements and documents travel as the exact bytes of their DSSE envelopes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    encoding::{Base64, Digest, opt_u64_string, u64_string},
+    id::{AgentId, IncarnationId, KeyVersion, SiteId, TenantId},
+    key::Operation,
+};
+
+/// Where the agent API stands.
+pub mod path {
+    /// `POST` [`super::EnrolRequest`] -> [`super::EnrolResponse`].
+    pub const ENROL: &str = "/agent/v1/enrol";
+    /// `POST` [`super::RenewRequest`] -> [`super::RenewResponse`].
+    pub const RENEW: &str = "/agent/v1/renew";
+    /// `GET` -> [`super::StatementSet`]; `If-None-Match` and `?wait=<seconds>` make it a long poll (304 when nothing came).
+    pub const STATEMENTS: &str = "/agent/v1/statements";
+    /// `POST` [`super::Report`] -> [`super::ReportAnswer`].
+    pub const REPORT: &str = "/agent/v1/report";
+    /// `POST` [`super::ReceiptBatch`] -> [`super::ReceiptAnswer`].
+    pub const RECEIPTS: &str = "/agent/v1/receipts";
+}
+
+/// An agent asks to join the site its token was made for.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The single-use enrolment token's text. Secret.
+    pub token: String,
+    /// PKCS#10 certificate signing request (RFC 2986), PEM.
+    pub csr_pem: String,
+    /// The agent's self-signed `trust::document::RosterEntry` (the enrolment file names its id): DSSE, exact bytes.
+    pub roster_entry: Base64,
+    /// The version of the agent program.
+    pub agent_version: String,
+    /// The host's name, for people.
+    pub host: String,
+}
+
+/// What the enrolment file handed to an agent holds. The token proves the right to join; the rest is what to believe.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EnrolmentToken {
+    /// `1`.
+    pub v: u32,
+    /// Where the control plane's agent listener is, `https://host:port`.
+    pub control_plane: String,
+    /// The certificate authority of that listener, PEM; absent: the system's authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The id the agent will have.
+    pub agent: AgentId,
+    /// SHA-256 of the payload of the tenant's current root: what the agent pins.
+    pub root: Digest,
+    /// The key id of the pair of the site's first agent, when there is one: whom a joiner believes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founder: Option<Digest>,
+    /// The secret, `fh_enrol_…`.
+    pub token: String,
+    /// After this it is worthless.
+    pub expires: Timestamp,
+}
+
+/// The agent is in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolResponse {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its certificate and the authorities above it, PEM.
+    pub certificate_pem: String,
+    /// The certificate authority of agents and of the agent listener, PEM.
+    pub ca_pem: String,
+    /// When the certificate ends.
+    pub certificate_expires: Timestamp,
+}
+
+/// A certificate is about to end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// PKCS#10 certificate signing request with the same key, PEM.
+    pub csr_pem: String,
+}
+
+/// The next certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewResponse {
+    /// The certificate and the authorities above it, PEM.
+    pub certificate_pem: String,
+    /// The certificate authority of agents and of the agent listener, PEM.
+    pub ca_pem: String,
+    /// When it ends.
+    pub certificate_expires: Timestamp,
+}
+
+/// Every statement a site needs: the candidate of `trust::accept`. Each is a DSSE envelope, exact bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatementSet {
+    /// Every root from the first, in order (an agent skips those it has).
+    pub roots: Vec<Base64>,
+    /// The tenant's policy, the site's, and those of projects with keys at the site.
+    pub policies: Vec<Base64>,
+    /// The site's state.
+    pub state: Option<Base64>,
+    /// The site's heartbeat.
+    pub heartbeat: Option<Base64>,
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Signed version records of versions it made (`trust::document::VersionRecord`), exact bytes.
+    pub version_records: Vec<Base64>,
+    /// Signed holder reports (`trust::document::HolderReport`), exact bytes.
+    pub holder_reports: Vec<Base64>,
+    /// Signed vouches for other agents of the site (`trust::document::AgentVouch`), exact bytes.
+    pub vouches: Vec<Base64>,
+    /// The heartbeat it enforces.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub enforced_heartbeat: Option<u64>,
+    /// The state it enforces.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub enforced_state: Option<u64>,
+    /// The highest epoch it has seen.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Why the newest set was not accepted: the code of the rejection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Rejected>,
+    /// The version of the agent program.
+    pub agent_version: String,
+    /// What its vault is: `file`, …
+    pub vault: String,
+    /// Names of self-tests that failed; empty when all passed.
+    pub failed_self_tests: Vec<String>,
+}
+
+/// A set of statements that an agent would not believe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The code of the rejection.
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The report was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// Documents that were not taken, by their place in the request, and why.
+    pub refused: Vec<RefusedDocument>,
+}
+
+/// A document that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedDocument {
+    /// `version_records`, `holder_reports` or `vouches`.
+    pub list: String,
+    /// Its place, from 0.
+    pub index: usize,
+    /// The code of the refusal.
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+}
+
+/// A run of journal entries, in order and without gaps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReceiptBatch {
+    /// The journal's life.
+    pub incarnation: IncarnationId,
+    /// The sequence number of the first entry.
+    #[serde(with = "u64_string")]
+    pub first_seq: u64,
+    /// The chain hash before the first entry.
+    pub previous: Digest,
+    /// The entries: the exact bytes of each record's JSON ([`Receipt`]).
+    pub entries: Vec<Base64>,
+    /// `trust::document`-style DSSE envelope of [`ReceiptBatchHead`] by the agent's pair
+    /// (payload type `application/vnd.freehold.receipt-batch+json`, context `freehold/receipt-batch/v1`).
+    pub head: Base64,
+}
+
+/// What the agent signs of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptBatchHead {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The journal's life.
+    pub incarnation: IncarnationId,
+    /// The sequence number of the first entry.
+    #[serde(with = "u64_string")]
+    pub first_seq: u64,
+    /// How many entries.
+    #[serde(with = "u64_string")]
+    pub count: u64,
+    /// The chain hash before the first entry.
+    pub previous: Digest,
+    /// The chain hash after the last entry.
+    pub last: Digest,
+}
+
+/// How far the control plane has durably taken the receipts: everything up to and with `acknowledged`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptAnswer {
+    /// The highest sequence number taken.
+    #[serde(with = "u64_string")]
+    pub acknowledged: u64,
+    /// The chain hash after it.
+    pub last: Digest,
+}
+
+/// The label of the journal's hash chain: `hash = SHA-256(label, previous, entry bytes)`, see [`chain`].
+pub const CHAIN_LABEL: &str = "freehold-journal-v1";
+
+/// The chain hash after an entry.
+pub fn chain(previous: &Digest, entry: &[u8]) -> Digest {
+    Digest::labelled(CHAIN_LABEL, &[&previous.0, entry])
+}
+
+/// The chain hash before the first entry of an incarnation.
+pub fn chain_start(incarnation: IncarnationId) -> Digest {
+    Digest::labelled(CHAIN_LABEL, &[incarnation.to_string().as_bytes()])
+}
+
+/// One journal entry, as its exact bytes are read. Sequence numbers have no gaps within an incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Version of this format: `1`.
+    pub v: u32,
+    /// Its number.
+    #[serde(with = "u64_string")]
+    pub seq: u64,
+    /// When, by the agent's wall clock.
+    pub time: Timestamp,
+    /// What kind of entry.
+    #[serde(flatten)]
+    pub body: ReceiptBody,
+}
+
+/// Intent and outcome of an operation, and what concerns the journal itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ReceiptBody {
+    /// Somebody may do something, and is about to.
+    Intent(Intent),
+    /// What came of it.
+    Outcome {
+        /// The intent's number.
+        #[serde(with = "u64_string")]
+        intent: u64,
+        /// `ok`, `failed`, `aborted`, or `unknown` after a crash.
+        result: OutcomeResult,
+        /// A stable code, when it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// Bytes of plaintext processed.
+        #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// Somebody was refused; repeated refusals of one caller are counted into one entry per interval.
+    Refusal {
+        /// Who asked for what.
+        #[serde(flatten)]
+        intent: Intent,
+        /// The stable code.
+        code: String,
+        /// How many like it.
+        #[serde(with = "u64_string")]
+        count: u64,
+    },
+}
+
+/// What came of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeResult {
+    /// It was done.
+    Ok,
+    /// It was not.
+    Failed,
+    /// The caller went away or the stream broke.
+    Aborted,
+    /// Nobody knows: the agent stopped in between.
+    Unknown,
+}
+
+/// Who asked for what, and why it was decided so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The caller, or nothing when it did not prove who it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// What was asked.
+    pub operation: Operation,
+    /// The key version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_version: Option<KeyVersion>,
+    /// The algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+    /// Bytes of plaintext, when known beforehand.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Encryption context: name -> HMAC-SHA-256 of the value under a key made on site, base64url of its first 16 bytes.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub context: std::collections::BTreeMap<String, String>,
+    /// The request.
+    pub request: String,
+    /// W3C trace id, when the caller sent a traceparent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// `heartbeat.state.policy…` serials in force, e.g. `h42.s7.t3`.
+    pub statements: String,
+    /// The deciding Cedar policies.
+    pub policies: Vec<String>,
+}

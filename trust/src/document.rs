@@ -1,0 +1,130 @@
+//! Small documents that agents sign with their pair. They prove themselves, whoever carries them.
+//!
+//! Same DSSE envelope as statements, with types and contexts of their own.
+
+use schema::{
+    catalogue::Algorithm,
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    id::{AgentId, KeyVersion, SiteId, TenantId},
+    key::Origin,
+};
+use serde::{Deserialize, Serialize};
+
+/// A document's DSSE payload type and ML-DSA context.
+pub trait Document: Serialize + for<'de> Deserialize<'de> + Clone + PartialEq + std::fmt::Debug {
+    /// The DSSE payload type.
+    const MEDIA_TYPE: &'static str;
+    /// The ML-DSA context, and the label of the Ed25519 message.
+    const CONTEXT: &'static str;
+    /// The most bytes of an envelope; checked before parsing.
+    const MAX_BYTES: usize = 64 * 1024;
+}
+
+/// "This pair is an agent of this site": signed by the pair itself, counts only with a vouch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterEntry {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The agent.
+    pub agent: AgentId,
+    /// Ed25519 public key, 32 bytes.
+    pub ed25519: Base64,
+    /// ML-DSA-65 public key, 1952 bytes.
+    pub ml_dsa_65: Base64,
+    /// SHA-256 of the tenant's root the agent pinned at enrolment.
+    pub root: Digest,
+    /// When it was signed.
+    pub issued: Timestamp,
+}
+
+impl Document for RosterEntry {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.roster-entry+json";
+    const CONTEXT: &'static str = "freehold/roster-entry/v1";
+}
+
+/// "That entry is genuine": signed by a rostered agent, tenant signers, or the agent's previous pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentVouch {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The agent vouched for.
+    pub agent: AgentId,
+    /// The key id of its pair.
+    pub keyid: Digest,
+    /// When it was signed.
+    pub issued: Timestamp,
+}
+
+impl Document for AgentVouch {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.agent-vouch+json";
+    const CONTEXT: &'static str = "freehold/agent-vouch/v1";
+}
+
+/// "I made this version": signed by the generator; the first seen is final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The version.
+    pub version: KeyVersion,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Where the material came from.
+    pub origin: Origin,
+    /// Identifies the material: SHA-256 over a label and the public key, or over a label and a key derived from the secret.
+    pub fingerprint: Digest,
+    /// The public key as the algorithm's standard encodes it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<Base64>,
+    /// Who made it.
+    pub generator: AgentId,
+    /// When.
+    pub issued: Timestamp,
+}
+
+impl Document for VersionRecord {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.version-record+json";
+    const CONTEXT: &'static str = "freehold/version-record/v1";
+    const MAX_BYTES: usize = 128 * 1024;
+}
+
+/// "My vault has this version" or "it is gone from my vault": signed by a holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderReport {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The version.
+    pub version: KeyVersion,
+    /// The material's fingerprint, as in the version record.
+    pub fingerprint: Digest,
+    /// Who holds it.
+    pub holder: AgentId,
+    /// What is reported.
+    pub status: HolderStatus,
+    /// When.
+    pub issued: Timestamp,
+}
+
+impl Document for HolderReport {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.holder-report+json";
+    const CONTEXT: &'static str = "freehold/holder-report/v1";
+}
+
+/// What a holder reports of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HolderStatus {
+    /// The vault has it and it passed its pairwise test.
+    Ready,
+    /// It is gone, and a tombstone keeps it gone.
+    Destroyed,
+}

@@ -1,0 +1,211 @@
+//! Policy: what is allowed. Signed by the tenant's own signers when it has any, else by the control plane.
+
+use std::collections::BTreeMap;
+
+use schema::{
+    catalogue::Algorithm,
+    encoding::{Base64, opt_u64_string, u64_string},
+    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId},
+    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, words},
+    name::{Labels, Name},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Head, Kind, Scope, Statement};
+
+/// What is allowed in one scope. A project's policy reaches only its own resources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Common head; `project` or `site` say the scope, neither means the tenant.
+    #[serde(flatten)]
+    pub head: Head,
+    /// The version of the Cedar language, e.g. `4.5`.
+    pub cedar_version: String,
+    /// Cedar policies by id (`<policy id>/<name or index>`), one policy each. Sorted.
+    pub cedar: BTreeMap<String, String>,
+    /// Callers that agents let in.
+    pub callers: BTreeMap<CallerId, CallerDefinition>,
+    /// Certificate authorities of callers that come with a certificate, DER.
+    pub caller_authorities: Vec<Base64>,
+    /// Key definitions of the project (empty in a tenant's policy).
+    pub keys: BTreeMap<KeyId, KeyDefinition>,
+    /// Templates that state may make keys from.
+    pub templates: BTreeMap<Name, KeyTemplate>,
+    /// Who may vouch for agents (tenant and site scope).
+    pub vouching: VouchingRule,
+    /// What may go on without the control plane; absent: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline: Option<OfflineRule>,
+    /// What may act again after a suspension or revocation.
+    pub resumptions: Vec<Resumption>,
+    /// Versions whose compromise is confirmed.
+    pub compromises: Vec<KeyVersion>,
+    /// Versions whose destruction is confirmed.
+    pub destructions: Vec<KeyVersion>,
+}
+
+impl Policy {
+    /// What it is for.
+    pub fn scope(&self) -> Scope {
+        match (self.head.project, self.head.site) {
+            (Some(project), _) => Scope::Project(project),
+            (None, Some(site)) => Scope::Site(site),
+            (None, None) => Scope::Tenant,
+        }
+    }
+}
+
+impl Statement for Policy {
+    const KIND: Kind = Kind::Policy;
+
+    fn head(&self) -> &Head {
+        &self.head
+    }
+}
+
+words! {
+    /// How a caller proves who it is.
+    CallerKind {
+        /// A token whose hash only the agent has.
+        Token = "token",
+        /// A client certificate.
+        Mtls = "mtls",
+    }
+}
+
+/// One application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerDefinition {
+    /// Its name inside the project.
+    pub name: Name,
+    /// The project it belongs to.
+    pub project: ProjectId,
+    /// How it proves who it is.
+    pub kind: CallerKind,
+    /// Of a certificate: SHA-256 of the authority's certificate, base64url; of a token: the site it is local to.
+    pub issuer: String,
+    /// Of a certificate: the subject alternative name (URI or DNS) that names it; of a token: its name again.
+    pub subject: String,
+    /// Labels, given to policy.
+    pub labels: Labels,
+}
+
+/// What is fixed about a key, and the rules its versions follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyDefinition {
+    /// Its name inside the project.
+    pub name: Name,
+    /// Other names inside the project.
+    pub aliases: Vec<Name>,
+    /// The project.
+    pub project: ProjectId,
+    /// The project's name.
+    pub project_name: Name,
+    /// Exactly one algorithm.
+    pub algorithm: Algorithm,
+    /// Exactly one purpose.
+    pub purpose: Purpose,
+    /// Where its material may be.
+    pub placement: Vec<SiteId>,
+    /// Labels, given to policy.
+    pub labels: Labels,
+    /// How many homes a version needs.
+    pub durability: Durability,
+    /// Whether material may leave the vault, wrapped.
+    pub exportable: bool,
+    /// Where its material was made.
+    pub origin: Origin,
+    /// Agents that may make its material; empty means any rostered agent of its sites.
+    pub eligible_generators: Vec<AgentId>,
+    /// How new versions may come about.
+    pub rotation: RotationRule,
+    /// Soft and hard limits; hard limits are ceilings that leases stay under.
+    pub limits: Limits,
+    /// The lowest versions that may still be used.
+    pub minimum_versions: MinimumVersions,
+}
+
+/// What keys state may make by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTemplate {
+    /// The project.
+    pub project: ProjectId,
+    /// Algorithms allowed.
+    pub algorithms: Vec<Algorithm>,
+    /// Purposes allowed.
+    pub purposes: Vec<Purpose>,
+    /// Sites allowed.
+    pub placement: Vec<SiteId>,
+    /// Labels every key has, exactly.
+    pub labels: Labels,
+    /// Durabilities allowed.
+    pub durabilities: Vec<Durability>,
+    /// Whether keys may be exportable.
+    pub exportable: bool,
+    /// The rotation rule every key has.
+    pub rotation: RotationRule,
+    /// The limits every key has.
+    pub limits: Limits,
+    /// The most keys made from it; absent means no limit.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub max_keys: Option<u64>,
+}
+
+/// Who may vouch for an agent that joins a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VouchingRule {
+    /// Whether rostered agents may (whose operator compared the join code).
+    pub agents: bool,
+    /// How many rostered agents must.
+    pub agents_needed: u32,
+    /// Whether the tenant's policy signers may.
+    pub signers: bool,
+}
+
+impl Default for VouchingRule {
+    fn default() -> Self {
+        Self { agents: true, agents_needed: 1, signers: true }
+    }
+}
+
+/// Degradation by the heartbeat's age, in seconds, and what is allowed in grace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfflineRule {
+    /// From this age: warnings. Default 600.
+    #[serde(with = "u64_string")]
+    pub stale_seconds: u64,
+    /// From this age: only `grace_operations`. Default 86 400.
+    #[serde(with = "u64_string")]
+    pub grace_seconds: u64,
+    /// From this age: nothing. Default 604 800.
+    #[serde(with = "u64_string")]
+    pub expired_seconds: u64,
+    /// What is allowed in grace.
+    pub grace_operations: Vec<schema::key::Operation>,
+}
+
+impl Default for OfflineRule {
+    fn default() -> Self {
+        use schema::key::Operation;
+        Self {
+            stale_seconds: 600,
+            grace_seconds: 86_400,
+            expired_seconds: 604_800,
+            grace_operations: vec![Operation::Decrypt, Operation::Verify, Operation::PublicKey],
+        }
+    }
+}
+
+/// Lifts every restriction on a subject up to a state serial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumption {
+    /// What may act again.
+    pub subject: super::state::Subject,
+    /// Restrictions that entered with a state of this serial or lower are lifted, by site.
+    pub up_to_state_serial: BTreeMap<SiteId, SerialText>,
+}
+
+/// A serial inside a map, as a decimal string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SerialText(#[serde(with = "u64_string")] pub u64);

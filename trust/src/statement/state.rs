@@ -1,0 +1,145 @@
+//! State: what has happened to keys, agents and callers of a site. It follows and restricts; it cannot widen.
+
+use std::collections::BTreeMap;
+
+use schema::{
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId},
+    key::{RevocationReason, VersionState},
+    name::Name,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Head, Kind, Statement, policy::KeyDefinition};
+
+/// What has happened at one site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Common head.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Keys made from a template of policy, with the template's name.
+    pub templated: BTreeMap<KeyId, TemplatedKey>,
+    /// The versions of every key placed at the site.
+    pub keys: BTreeMap<KeyId, KeyState>,
+    /// The agents of the site.
+    pub roster: BTreeMap<AgentId, RosterSlot>,
+    /// How many roster slots were ever used at the site (nonce ceilings count every one).
+    pub slots_used: u32,
+    /// What was revoked, with the reason. Only grows.
+    pub revocations: Vec<Revocation>,
+    /// What is suspended. Agents keep the union of all they have seen; only policy lifts one.
+    pub suspensions: Vec<Subject>,
+}
+
+impl Statement for State {
+    const KIND: Kind = Kind::State;
+
+    fn head(&self) -> &Head {
+        &self.head
+    }
+}
+
+/// A key that stands in no policy, but follows a template of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplatedKey {
+    /// The template's name.
+    pub template: Name,
+    /// What it is.
+    #[serde(flatten)]
+    pub definition: KeyDefinition,
+}
+
+/// The versions of one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyState {
+    /// The version used when none is named; 0 while there is none. Moves forward only.
+    pub primary: u32,
+    /// Every version ever, by number, without gaps from 1.
+    pub versions: BTreeMap<u32, VersionEntry>,
+}
+
+/// One version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionEntry {
+    /// Its state.
+    pub state: VersionState,
+    /// When it came to be (was asked for).
+    pub created: Timestamp,
+    /// When it became active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activated: Option<Timestamp>,
+    /// Who is to make it, or made it. None until an agent was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<AgentId>,
+    /// The generator's signed version record: a DSSE envelope, exact bytes. None until it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Base64>,
+    /// Signed ready reports of its holders: DSSE envelopes, exact bytes.
+    pub ready: BTreeMap<AgentId, Base64>,
+}
+
+/// An agent of the site, and why it is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterSlot {
+    /// The signed roster entry (`document::RosterEntry`): a DSSE envelope by the agent's own pair, exact bytes.
+    pub entry: Base64,
+    /// Why the entry counts.
+    pub vouches: Vec<Vouch>,
+}
+
+/// Why a roster entry counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Vouch {
+    /// The site's first agent came with an enrolment token. Others believe it because their own enrolment named it as the
+    /// founder; the agent itself because the pair is its own.
+    Enrolment,
+    /// A rostered agent whose operator compared the join code (`document::AgentVouch`, DSSE by that agent's pair).
+    Agent {
+        /// Which agent.
+        agent: AgentId,
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+    /// The tenant's policy signers (`document::AgentVouch`, DSSE by a threshold of them).
+    Signers {
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+    /// The agent's own previous pair (`document::AgentVouch`, DSSE by that pair).
+    Previous {
+        /// The previous pair.
+        keyid: Digest,
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+}
+
+/// Something that may be suspended or revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Subject {
+    /// A caller.
+    Caller(CallerId),
+    /// An agent.
+    Agent(AgentId),
+    /// A whole key.
+    Key(KeyId),
+    /// One version.
+    Version(KeyVersion),
+    /// Every key of a project.
+    Project(ProjectId),
+}
+
+/// Something was revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// What.
+    pub subject: Subject,
+    /// Why (RFC 5280).
+    pub reason: RevocationReason,
+    /// When.
+    pub at: Timestamp,
+}
