@@ -4,7 +4,7 @@
 //!
 //! - [`id`]: one type per identifier; [`name`]: text that has been parsed.
 //! - [`clock`]: time, randomness and ids as arguments.
-//! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key.
+//! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`rule`]: rules of policies.
 //! - [`context`]: the encryption context and its canonical bytes.
 //! - [`event`]: the record that is kept for ever, and what each domain records.
 //! - [`wire`]: requests and answers between agent, control plane and applications.
@@ -18,5 +18,6 @@ pub mod event;
 pub mod id;
 pub mod key;
 pub mod name;
+pub mod rule;
 pub mod token;
 pub mod wire;

@@ -8,7 +8,24 @@ use zeroize::Zeroizing;
 use crate::{
     clock::{Ids, random},
     encoding::{Digest, base64url, from_base64url},
+    key::words,
 };
+
+words! {
+    /// What an API token may be used for at most; Cedar has the last word.
+    Scope {
+        /// Create tenants; nothing inside one.
+        Operator = "operator",
+        /// Everything inside one tenant.
+        Admin = "admin",
+        /// Keys and callers, no policy and no tokens.
+        KeyManager = "key-manager",
+        /// Policies.
+        PolicyEditor = "policy-editor",
+        /// Read everything inside one tenant.
+        Reader = "reader",
+    }
+}
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,8 @@
 //! Who is asking, for whom, through what. Made only from a proof (a token, a certificate), never from a request body.
 
-use schema::id::{PrincipalId, RequestId, TenantId, TokenId};
+pub use schema::token::Scope;
 
-/// What a principal may do, as far as the token says; Cedar has the last word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scope {
-    /// Create tenants; nothing inside one.
-    Operator,
-    /// Everything inside one tenant.
-    Admin,
-    /// Keys and callers, no policy and no tokens.
-    KeyManager,
-    /// Policies.
-    PolicyEditor,
-    /// Read everything inside one tenant.
-    Reader,
-}
+use schema::id::{PrincipalId, RequestId, TenantId, TokenId};
 
 /// One operation of one principal inside one tenant.
 #[derive(Debug, Clone)]

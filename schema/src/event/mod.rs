@@ -1,7 +1,16 @@
 //! What is recorded: the envelope every event shares, and one file per domain. Events are for ever: past tense, one
 //! fact, no secrets.
 
+pub mod agent;
+pub mod alias;
+pub mod caller;
+pub mod key;
+pub mod policy;
+pub mod project;
 mod record;
+pub mod site;
+pub mod tenant;
+pub mod token;
 mod upcast;
 
 pub use record::{Envelope, InvalidRecord, MAX_RECORD_BYTES, RECORD_VERSION, Record, StreamId};

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+pub use schema::rule::{CallerKind, KeyTemplate, OfflineRule, VouchingRule};
 use schema::{
     catalogue::Algorithm,
-    encoding::{Base64, opt_u64_string, u64_string},
+    encoding::{Base64, u64_string},
     id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, words},
+    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule},
     name::{Labels, Name},
 };
 use serde::{Deserialize, Serialize};
@@ -63,16 +64,6 @@ impl Statement for Policy {
     }
 }
 
-words! {
-    /// How a caller proves who it is.
-    CallerKind {
-        /// A token whose hash only the agent has.
-        Token = "token",
-        /// A client certificate.
-        Mtls = "mtls",
-    }
-}
-
 /// One application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerDefinition {
@@ -123,77 +114,6 @@ pub struct KeyDefinition {
     pub limits: Limits,
     /// The lowest versions that may still be used.
     pub minimum_versions: MinimumVersions,
-}
-
-/// What keys state may make by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyTemplate {
-    /// The project.
-    pub project: ProjectId,
-    /// Algorithms allowed.
-    pub algorithms: Vec<Algorithm>,
-    /// Purposes allowed.
-    pub purposes: Vec<Purpose>,
-    /// Sites allowed.
-    pub placement: Vec<SiteId>,
-    /// Labels every key has, exactly.
-    pub labels: Labels,
-    /// Durabilities allowed.
-    pub durabilities: Vec<Durability>,
-    /// Whether keys may be exportable.
-    pub exportable: bool,
-    /// The rotation rule every key has.
-    pub rotation: RotationRule,
-    /// The limits every key has.
-    pub limits: Limits,
-    /// The most keys made from it; absent means no limit.
-    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
-    pub max_keys: Option<u64>,
-}
-
-/// Who may vouch for an agent that joins a site.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VouchingRule {
-    /// Whether rostered agents may (whose operator compared the join code).
-    pub agents: bool,
-    /// How many rostered agents must.
-    pub agents_needed: u32,
-    /// Whether the tenant's policy signers may.
-    pub signers: bool,
-}
-
-impl Default for VouchingRule {
-    fn default() -> Self {
-        Self { agents: true, agents_needed: 1, signers: true }
-    }
-}
-
-/// Degradation by the heartbeat's age, in seconds, and what is allowed in grace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfflineRule {
-    /// From this age: warnings. Default 600.
-    #[serde(with = "u64_string")]
-    pub stale_seconds: u64,
-    /// From this age: only `grace_operations`. Default 86 400.
-    #[serde(with = "u64_string")]
-    pub grace_seconds: u64,
-    /// From this age: nothing. Default 604 800.
-    #[serde(with = "u64_string")]
-    pub expired_seconds: u64,
-    /// What is allowed in grace.
-    pub grace_operations: Vec<schema::key::Operation>,
-}
-
-impl Default for OfflineRule {
-    fn default() -> Self {
-        use schema::key::Operation;
-        Self {
-            stale_seconds: 600,
-            grace_seconds: 86_400,
-            expired_seconds: 604_800,
-            grace_operations: vec![Operation::Decrypt, Operation::Verify, Operation::PublicKey],
-        }
-    }
 }
 
 /// Lifts every restriction on a subject up to a state serial.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use schema::rule::Vouch;
 use schema::{
     clock::Timestamp,
-    encoding::{Base64, Digest},
+    encoding::Base64,
     id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId},
     key::{RevocationReason, VersionState},
     name::Name,
@@ -87,34 +88,6 @@ pub struct RosterSlot {
     pub entry: Base64,
     /// Why the entry counts.
     pub vouches: Vec<Vouch>,
-}
-
-/// Why a roster entry counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "snake_case")]
-pub enum Vouch {
-    /// The site's first agent came with an enrolment token. Others believe it because their own enrolment named it as the
-    /// founder; the agent itself because the pair is its own.
-    Enrolment,
-    /// A rostered agent whose operator compared the join code (`document::AgentVouch`, DSSE by that agent's pair).
-    Agent {
-        /// Which agent.
-        agent: AgentId,
-        /// The signed vouch, exact bytes.
-        vouch: Base64,
-    },
-    /// The tenant's policy signers (`document::AgentVouch`, DSSE by a threshold of them).
-    Signers {
-        /// The signed vouch, exact bytes.
-        vouch: Base64,
-    },
-    /// The agent's own previous pair (`document::AgentVouch`, DSSE by that pair).
-    Previous {
-        /// The previous pair.
-        keyid: Digest,
-        /// The signed vouch, exact bytes.
-        vouch: Base64,
-    },
 }
 
 /// Something that may be suspended or revoked.

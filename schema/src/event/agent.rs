@@ -1,0 +1,78 @@
+//! What is recorded of an agent, from its invitation on.
+
+use crate::{
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    events,
+    id::SiteId,
+    key::RevocationReason,
+    name::{Name, Text},
+    rule::Vouch,
+};
+
+events! {
+    /// What happens to an agent.
+    AgentEvent {
+        /// A single-use token was made for it.
+        AgentInvited 1 {
+            /// The site it may join.
+            site: SiteId,
+            /// Its name at the site.
+            name: Name,
+            /// SHA-256 of the token's text.
+            token: Digest,
+            /// SHA-256 of the tenant's root payload that the enrolment file names.
+            root: Digest,
+            /// The key id of the pair of the site's first agent; none for the first itself.
+            founder: Option<Digest>,
+            /// After this the token is worthless.
+            expires: Timestamp,
+        },
+        /// Its invitation was taken back before it was used.
+        InvitationCancelled 1 {},
+        /// It came with the token, a pair and a certificate request of its own.
+        AgentEnrolled 1 {
+            /// The key id of its pair.
+            keyid: Digest,
+            /// Ed25519 public key, 32 bytes.
+            ed25519: Base64,
+            /// ML-DSA-65 public key, 1952 bytes.
+            ml_dsa_65: Base64,
+            /// Its signed roster entry: a DSSE envelope, exact bytes.
+            roster_entry: Base64,
+            /// SHA-256 of the DER of its certificate request.
+            csr: Digest,
+            /// SHA-256 of the DER of the public key in it (SubjectPublicKeyInfo); renewals keep it.
+            certificate_key: Digest,
+            /// The serial number of its certificate, lower-case hexadecimal.
+            certificate_serial: String,
+            /// When the certificate ends.
+            certificate_expires: Timestamp,
+            /// The host's name, for people.
+            host: String,
+            /// The version of the agent program.
+            agent_version: String,
+        },
+        /// Somebody said that its roster entry is genuine.
+        AgentVouched 1 {
+            /// Who, and the proof.
+            vouch: Vouch,
+        },
+        /// It got its next certificate.
+        CertificateRenewed 1 {
+            /// SHA-256 of the DER of its certificate request.
+            csr: Digest,
+            /// The serial number of the certificate, lower-case hexadecimal.
+            certificate_serial: String,
+            /// When the certificate ends.
+            certificate_expires: Timestamp,
+        },
+        /// It is no longer an agent of the site.
+        AgentRevoked 1 {
+            /// Why (RFC 5280).
+            reason: RevocationReason,
+            /// In words.
+            comment: Option<Text>,
+        },
+    }
+}

@@ -1,0 +1,47 @@
+//! What is recorded of a caller: an application that uses agents.
+
+use crate::{
+    events,
+    id::ProjectId,
+    key::RevocationReason,
+    name::{Labels, Name, Text},
+    rule::CallerKind,
+};
+
+events! {
+    /// What happens to a caller.
+    CallerEvent {
+        /// It was registered.
+        CallerRegistered 1 {
+            /// The project it belongs to.
+            project: ProjectId,
+            /// Its name in the project.
+            name: Name,
+            /// How it proves who it is.
+            kind: CallerKind,
+            /// Of a certificate: SHA-256 of the authority's certificate, base64url; of a token: the site it is local to.
+            issuer: String,
+            /// Of a certificate: the subject alternative name that names it; of a token: its name again.
+            subject: String,
+            /// Labels, given to policy.
+            labels: Labels,
+        },
+        /// It may do nothing until it is resumed.
+        CallerSuspended 1 {
+            /// Why.
+            reason: Option<Text>,
+        },
+        /// It may act again, as far as policy allows.
+        CallerResumed 1 {
+            /// Why.
+            reason: Option<Text>,
+        },
+        /// It may never do anything again.
+        CallerRevoked 1 {
+            /// Why (RFC 5280).
+            reason: RevocationReason,
+            /// In words.
+            comment: Option<Text>,
+        },
+    }
+}

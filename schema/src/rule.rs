@@ -1,0 +1,120 @@
+//! Rules and facts that events record and statements carry: who may join, what keys may be made, what goes on offline.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalogue::Algorithm,
+    encoding::{Base64, Digest, opt_u64_string, u64_string},
+    id::{AgentId, ProjectId, SiteId},
+    key::{Durability, Limits, Purpose, RotationRule, words},
+    name::Labels,
+};
+
+words! {
+    /// How a caller proves who it is.
+    CallerKind {
+        /// A token whose hash only the agent has.
+        Token = "token",
+        /// A client certificate.
+        Mtls = "mtls",
+    }
+}
+
+/// What keys state may make by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTemplate {
+    /// The project.
+    pub project: ProjectId,
+    /// Algorithms allowed.
+    pub algorithms: Vec<Algorithm>,
+    /// Purposes allowed.
+    pub purposes: Vec<Purpose>,
+    /// Sites allowed.
+    pub placement: Vec<SiteId>,
+    /// Labels every key has, exactly.
+    pub labels: Labels,
+    /// Durabilities allowed.
+    pub durabilities: Vec<Durability>,
+    /// Whether keys may be exportable.
+    pub exportable: bool,
+    /// The rotation rule every key has.
+    pub rotation: RotationRule,
+    /// The limits every key has.
+    pub limits: Limits,
+    /// The most keys made from it; absent means no limit.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub max_keys: Option<u64>,
+}
+
+/// Who may vouch for an agent that joins a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VouchingRule {
+    /// Whether rostered agents may (whose operator compared the join code).
+    pub agents: bool,
+    /// How many rostered agents must.
+    pub agents_needed: u32,
+    /// Whether the tenant's policy signers may.
+    pub signers: bool,
+}
+
+impl Default for VouchingRule {
+    fn default() -> Self {
+        Self { agents: true, agents_needed: 1, signers: true }
+    }
+}
+
+/// Degradation by the heartbeat's age, in seconds, and what is allowed in grace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfflineRule {
+    /// From this age: warnings. Default 600.
+    #[serde(with = "u64_string")]
+    pub stale_seconds: u64,
+    /// From this age: only `grace_operations`. Default 86 400.
+    #[serde(with = "u64_string")]
+    pub grace_seconds: u64,
+    /// From this age: nothing. Default 604 800.
+    #[serde(with = "u64_string")]
+    pub expired_seconds: u64,
+    /// What is allowed in grace.
+    pub grace_operations: Vec<crate::key::Operation>,
+}
+
+impl Default for OfflineRule {
+    fn default() -> Self {
+        use crate::key::Operation;
+        Self {
+            stale_seconds: 600,
+            grace_seconds: 86_400,
+            expired_seconds: 604_800,
+            grace_operations: vec![Operation::Decrypt, Operation::Verify, Operation::PublicKey],
+        }
+    }
+}
+
+/// Why a roster entry counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Vouch {
+    /// The site's first agent came with an enrolment token. Others believe it because their own enrolment named it as the
+    /// founder; the agent itself because the pair is its own.
+    Enrolment,
+    /// A rostered agent whose operator compared the join code (`document::AgentVouch`, DSSE by that agent's pair).
+    Agent {
+        /// Which agent.
+        agent: AgentId,
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+    /// The tenant's policy signers (`document::AgentVouch`, DSSE by a threshold of them).
+    Signers {
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+    /// The agent's own previous pair (`document::AgentVouch`, DSSE by that pair).
+    Previous {
+        /// The previous pair.
+        keyid: Digest,
+        /// The signed vouch, exact bytes.
+        vouch: Base64,
+    },
+}
