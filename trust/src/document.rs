@@ -8,6 +8,7 @@ use schema::{
     encoding::{Base64, Digest},
     id::{AgentId, KeyVersion, SiteId, TenantId},
     key::Origin,
+    wire::agent::ReceiptBatchHead,
 };
 use serde::{Deserialize, Serialize};
 
@@ -127,4 +128,10 @@ pub enum HolderStatus {
     Ready,
     /// It is gone, and a tombstone keeps it gone.
     Destroyed,
+}
+
+/// The head of a batch of receipts is defined beside the batch, in `schema`.
+impl Document for ReceiptBatchHead {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.receipt-batch+json";
+    const CONTEXT: &'static str = "freehold/receipt-batch/v1";
 }

@@ -2,6 +2,11 @@
 //!
 //! - [`statement`]: what is said: root, policy, state, heartbeat, lease; one file each.
 //! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports.
+//! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
+//! - [`dsse`]: the envelope all of it is signed in.
 
 pub mod document;
+pub mod dsse;
+mod json;
+pub mod pair;
 pub mod statement;
