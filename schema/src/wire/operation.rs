@@ -1,1 +1,372 @@
-//! What applications ask an agent: encrypt, decrypt, sign, verify, and their answers.
+//! What applications ask an agent: encrypt, decrypt, sign, verify, data keys, random bytes, public keys; and its answers.
+//!
+//! Keys are named by id (`key_…`), by id and version (`key_…/3`), or as `project/name`, where the name may be an alias.
+//! Bytes are base64url without padding. Unknown fields are refused, so that a mistyped `context` is never ignored.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use crate::{
+    context::EncryptionContext,
+    encoding::{base64url, from_base64url, opt_u64_string, u64_string},
+    id::{AgentId, KeyVersion, SiteId, TenantId},
+    key::words,
+};
+
+/// Where the operations stand.
+pub mod path {
+    /// `POST` [`super::EncryptRequest`] -> [`super::EncryptAnswer`].
+    pub const ENCRYPT: &str = "/v1/encrypt";
+    /// `POST` [`super::DecryptRequest`] -> [`super::DecryptAnswer`].
+    pub const DECRYPT: &str = "/v1/decrypt";
+    /// `POST` [`super::SignRequest`] -> [`super::SignAnswer`].
+    pub const SIGN: &str = "/v1/sign";
+    /// `POST` [`super::VerifyRequest`] -> [`super::VerifyAnswer`].
+    pub const VERIFY: &str = "/v1/verify";
+    /// `POST` [`super::DataKeyRequest`] -> [`super::DataKeyAnswer`].
+    pub const GENERATE_DATA_KEY: &str = "/v1/generate-data-key";
+    /// `POST` [`super::RandomRequest`] -> [`super::RandomAnswer`].
+    pub const RANDOM: &str = "/v1/random";
+    /// `POST` bytes -> a sealed file; `?key=` names the key.
+    pub const STREAM_ENCRYPT: &str = "/v1/stream/encrypt";
+    /// `POST` a sealed file -> its bytes.
+    pub const STREAM_DECRYPT: &str = "/v1/stream/decrypt";
+    /// `GET` -> [`super::AgentStatus`].
+    pub const STATUS: &str = "/v1/status";
+}
+
+/// Headers of requests and answers.
+pub mod header {
+    /// The encryption context of a stream: base64url of a JSON map of strings.
+    pub const CONTEXT: &str = "freehold-context";
+    /// A warning about the key that was used, one header each.
+    pub const WARNING: &str = "freehold-warning";
+    /// The key version a stream was sealed under or opened with.
+    pub const KEY_VERSION: &str = "freehold-key-version";
+    /// The algorithm a stream was sealed under or opened with.
+    pub const ALGORITHM: &str = "freehold-algorithm";
+    /// The policies that allowed a stream, separated by commas.
+    pub const POLICIES: &str = "freehold-policies";
+}
+
+/// Secret bytes in a request or an answer: base64url text in JSON, never printed, wiped on drop.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SecretBytes(pub Zeroizing<Vec<u8>>);
+
+impl From<Vec<u8>> for SecretBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl From<Zeroizing<Vec<u8>>> for SecretBytes {
+    fn from(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Serialize for SecretBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(base64url(&self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = SecretBytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64url without padding (RFC 4648, section 5)")
+            }
+
+            // Neither error repeats the text: it may hold a secret.
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                from_base64url(text).map(SecretBytes::from).map_err(E::custom)
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Self::Value, E> {
+                self.visit_str(&Zeroizing::new(text))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+words! {
+    /// How a message is written.
+    #[derive(ToSchema)]
+    Format {
+        /// JOSE compact serialisation.
+        Compact = "compact",
+        /// JOSE JSON serialisation.
+        Json = "json",
+    }
+}
+
+/// Seal a message of at most 1 MiB.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptRequest {
+    /// The key: `key_…`, `key_…/3` or `project/name`.
+    #[schema(example = "billing/cards")]
+    pub key: String,
+    /// The plaintext.
+    #[schema(value_type = String, format = "base64url")]
+    pub plaintext: SecretBytes,
+    /// The encryption context: the same map is needed to open the message.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub context: EncryptionContext,
+    /// How to write the message; `compact` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+}
+
+/// What every answer says of the decision behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Used {
+    /// The key version that was used.
+    #[schema(value_type = String, example = "key_01h2xcejqtf2nbrexx3vqjhp41/3")]
+    pub key_version: KeyVersion,
+    /// Its algorithm.
+    #[schema(example = "A256KW+A256GCM")]
+    pub algorithm: String,
+    /// The Cedar policies that allowed it.
+    pub policies: Vec<String>,
+    /// What should be looked at soon.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something to look at soon: the request was served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    /// A stable code: `statements_stale`, `statements_grace`, `soft_limit_uses`, `soft_limit_time`, `older_version`.
+    #[schema(example = "statements_stale")]
+    pub code: String,
+    /// What it is and what to do.
+    pub detail: String,
+}
+
+/// The sealed message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EncryptAnswer {
+    /// A JWE, compact or JSON.
+    pub message: String,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// Open a message.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecryptRequest {
+    /// A JWE, compact or JSON.
+    pub message: String,
+    /// The encryption context it was sealed with.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub context: EncryptionContext,
+}
+
+/// The opened message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DecryptAnswer {
+    /// The plaintext.
+    #[schema(value_type = String, format = "base64url")]
+    pub plaintext: SecretBytes,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// Sign a message of at most 1 MiB.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignRequest {
+    /// The key: `key_…`, `key_…/3` or `project/name`.
+    #[schema(example = "billing/invoices")]
+    pub key: String,
+    /// What to sign.
+    #[schema(value_type = String, format = "base64url")]
+    pub payload: SecretBytes,
+    /// Leave the payload out of the signature (RFC 7515, appendix F).
+    #[serde(default)]
+    pub detached: bool,
+    /// How to write the signature; `compact` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+}
+
+/// The signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SignAnswer {
+    /// A JWS, compact or JSON.
+    pub signature: String,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// Verify a signature.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// A JWS, compact or JSON.
+    pub signature: String,
+    /// The payload of a detached signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub payload: Option<SecretBytes>,
+    /// The key that must have made it; when absent, the one the signature names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Whether it is genuine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyAnswer {
+    /// Whether the signature is genuine.
+    pub valid: bool,
+    /// What was signed, when it is genuine and was attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub payload: Option<SecretBytes>,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// Make a data key: 256 random bits, in clear and sealed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataKeyRequest {
+    /// The key that seals it: `key_…`, `key_…/3` or `project/name`.
+    pub key: String,
+    /// The encryption context: the same map is needed to open it again.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub context: EncryptionContext,
+}
+
+/// A new data key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DataKeyAnswer {
+    /// The data key: 32 bytes. Use it and forget it.
+    #[schema(value_type = String, format = "base64url")]
+    pub plaintext: SecretBytes,
+    /// The sealed data key (a JWE of type `freehold-data-key`): keep it, and open it with `decrypt`.
+    pub message: String,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// Ask for random bytes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RandomRequest {
+    /// How many: 1 to 65 536.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub bytes: u32,
+}
+
+/// Random bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RandomAnswer {
+    /// The bytes.
+    #[schema(value_type = String, format = "base64url")]
+    pub random: SecretBytes,
+    /// The Cedar policies that allowed it.
+    pub policies: Vec<String>,
+    /// What should be looked at soon.
+    pub warnings: Vec<Warning>,
+}
+
+/// One policy statement in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatementSerial {
+    /// `tenant`, `project` or `site`, with the id of the latter two.
+    pub scope: String,
+    /// The serial.
+    #[serde(with = "u64_string")]
+    #[schema(value_type = String)]
+    pub serial: u64,
+}
+
+words! {
+    /// How old an agent's statements are.
+    #[derive(ToSchema)]
+    Freshness {
+        /// Young enough.
+        Fresh = "fresh",
+        /// Older than they should be: everything works, with a warning.
+        Stale = "stale",
+        /// Only what policy allows offline.
+        Grace = "grace",
+        /// Nothing.
+        Expired = "expired",
+        /// There are none: nothing.
+        None = "none",
+    }
+}
+
+/// What an agent enforces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentStatus {
+    /// The version of the agent program.
+    pub agent_version: String,
+    /// The agent, once enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub agent: Option<AgentId>,
+    /// Its site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub site: Option<SiteId>,
+    /// Its tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub tenant: Option<TenantId>,
+    /// How old its statements are.
+    pub freshness: Freshness,
+    /// The age of the heartbeat in force, in seconds.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub heartbeat_age_seconds: Option<u64>,
+    /// The heartbeat in force.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub heartbeat: Option<u64>,
+    /// The state in force.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub state: Option<u64>,
+    /// The policies in force.
+    pub policies: Vec<StatementSerial>,
+    /// How many keys are in force, and how many versions the vault has.
+    pub keys: usize,
+    /// How many callers are in force.
+    pub callers: usize,
+    /// How many Cedar policies are in force.
+    pub cedar_policies: usize,
+    /// Why the newest statements were not accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub rejection: Option<super::agent::Rejected>,
+    /// What the vault is.
+    pub vault: String,
+    /// Algorithms that passed the self-tests at start.
+    pub algorithms: Vec<String>,
+}
