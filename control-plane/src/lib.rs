@@ -5,4 +5,7 @@
 //!     HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
 
 pub mod access;
+pub mod bundles;
 pub mod eventing;
+pub mod pki;
+pub mod receipts;

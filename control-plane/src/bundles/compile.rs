@@ -1,0 +1,415 @@
+//! Facts give the content of every policy and state of a tenant. Pure and repeatable: the same facts after the same
+//! statements give the same content, so that "changed?" is a comparison.
+//!
+//! Content is a statement under [`blank_head`]; publishing fills the head in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{
+    clock::Timestamp,
+    id::{KeyVersion, ProjectId, SiteId, TenantId},
+    key::VersionState,
+};
+use trust::statement::{
+    Head, Kind, Scope,
+    policy::{Policy, Resumption, SerialText},
+    root::Root,
+    state::{Revocation, RosterSlot, State, Subject, TemplatedKey},
+};
+
+use super::facts::{Facts, KeyFacts, PolicyFacts, Revoked};
+
+/// The version of the Cedar language our policies are written in.
+pub const CEDAR_VERSION: &str = "4.5";
+
+/// The content of every policy and state of one tenant.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Content {
+    /// By scope: the tenant, each project with keys at a site, each site with rules of its own.
+    pub policies: BTreeMap<Scope, Policy>,
+    /// By site.
+    pub states: BTreeMap<SiteId, State>,
+}
+
+/// What was published last, heads included.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Published {
+    /// By scope.
+    pub policies: BTreeMap<Scope, Policy>,
+    /// By site.
+    pub states: BTreeMap<SiteId, State>,
+}
+
+/// Compiles everything.
+pub fn compile(facts: &Facts, published: &Published) -> Content {
+    let placed = projects_at_sites(facts);
+    let states: BTreeMap<_, _> =
+        facts.sites.keys().map(|site| (*site, state(facts, *site, placed.get(site), published.states.get(site)))).collect();
+    let mut resumptions = resumptions(facts, published, &states);
+    let projects = placed.values().flatten().copied().collect::<BTreeSet<_>>();
+    let scopes = std::iter::once(Scope::Tenant)
+        .chain(projects.into_iter().map(Scope::Project))
+        .chain(facts.sites.iter().filter(|(_, site)| site.offline.is_some()).map(|(id, _)| Scope::Site(*id)))
+        // What was ever published stays: an agent that pinned a scope is told of its present, not left with its past.
+        .chain(published.policies.keys().copied());
+    let policies = scopes
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|scope| (scope, policy(facts, scope, resumptions.remove(&scope).unwrap_or_default())))
+        .collect();
+    Content { policies, states }
+}
+
+/// The projects with keys at each site.
+pub fn projects_at_sites(facts: &Facts) -> BTreeMap<SiteId, BTreeSet<ProjectId>> {
+    let mut placed = BTreeMap::<_, BTreeSet<_>>::new();
+    for key in facts.keys.values() {
+        for site in &key.definition.placement {
+            placed.entry(*site).or_default().insert(key.definition.project);
+        }
+    }
+    placed
+}
+
+fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
+    let (project, site) = match scope {
+        Scope::Tenant => (None, None),
+        Scope::Project(project) => (Some(project), None),
+        Scope::Site(site) => (None, Some(site)),
+    };
+    let documents: Vec<&PolicyFacts> = facts.policies.iter().filter(|document| document.scope == scope).collect();
+    let own = |key: &&KeyFacts| Some(key.definition.project) == project;
+    let in_state = |state: VersionState| {
+        let versions = facts.keys.iter().filter(|(_, key)| own(key)).flat_map(move |(id, key)| {
+            key.state.versions.iter().filter(move |(_, entry)| entry.state == state).map(|(number, _)| KeyVersion::new(*id, *number))
+        });
+        versions.collect::<Vec<_>>()
+    };
+    let tenant_document =
+        facts.policies.iter().filter(|document| document.scope == Scope::Tenant).find_map(|document| document.vouching.clone());
+    Policy {
+        head: Head { project, site, ..blank_head(Kind::Policy, facts.tenant) },
+        cedar_version: CEDAR_VERSION.to_owned(),
+        cedar: documents.iter().flat_map(|document| document.cedar.clone()).collect(),
+        callers: facts
+            .callers
+            .iter()
+            .filter(|(_, caller)| Some(caller.definition.project) == project)
+            .map(|(id, caller)| (*id, caller.definition.clone()))
+            .collect(),
+        caller_authorities: Vec::new(),
+        keys: facts
+            .keys
+            .iter()
+            .filter(|(_, key)| own(key) && key.template.is_none())
+            .map(|(id, key)| (*id, key.definition.clone()))
+            .collect(),
+        templates: documents.iter().flat_map(|document| document.templates.clone()).collect(),
+        // A site's policy repeats the tenant's rule on vouching: having a rule of its own for one thing loosens no other.
+        vouching: tenant_document.unwrap_or_default(),
+        offline: site
+            .and_then(|site| facts.sites.get(&site)?.offline.clone())
+            .or_else(|| documents.iter().find_map(|document| document.offline.clone())),
+        resumptions,
+        compromises: in_state(VersionState::Compromised),
+        destructions: in_state(VersionState::Destroyed),
+    }
+}
+
+fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, last: Option<&State>) -> State {
+    let keys: BTreeMap<_, _> = facts.keys.iter().filter(|(_, key)| key.definition.placement.contains(&site)).collect();
+    let agents: BTreeMap<_, _> = facts.agents.iter().filter(|(_, agent)| agent.site == site).collect();
+    let here = |project: &ProjectId| projects.is_some_and(|projects| projects.contains(project));
+    let callers = || facts.callers.iter().filter(|(_, caller)| here(&caller.definition.project));
+
+    let suspensions = callers()
+        .filter(|(_, caller)| caller.suspended)
+        .map(|(id, _)| Subject::Caller(*id))
+        .chain(keys.iter().filter(|(_, key)| key.suspended).map(|(id, _)| Subject::Key(**id)))
+        .chain(keys.iter().flat_map(|(id, key)| {
+            let suspended = key.state.versions.iter().filter(|(_, entry)| entry.state == VersionState::Suspended);
+            suspended.map(|(number, _)| Subject::Version(KeyVersion::new(**id, *number)))
+        }))
+        .chain(facts.projects.iter().filter(|(id, project)| project.suspended && here(id)).map(|(id, _)| Subject::Project(*id)))
+        .collect::<BTreeSet<_>>();
+
+    let revocation = |subject, Revoked { reason, at }| (subject, Revocation { subject, reason, at });
+    let mut revocations: BTreeMap<Subject, Revocation> = callers()
+        .filter_map(|(id, caller)| Some(revocation(Subject::Caller(*id), caller.revoked?)))
+        .chain(agents.iter().filter_map(|(id, agent)| Some(revocation(Subject::Agent(**id), agent.revoked?))))
+        .chain(keys.iter().flat_map(|(id, key)| {
+            key.revoked_versions.iter().map(|(number, revoked)| revocation(Subject::Version(KeyVersion::new(**id, *number)), *revoked))
+        }))
+        .collect();
+    // Revocations only grow, whatever becomes of the facts they came from.
+    for revoked in last.iter().flat_map(|last| &last.revocations) {
+        revocations.entry(revoked.subject).or_insert_with(|| revoked.clone());
+    }
+
+    let mut state = State {
+        head: Head { site: Some(site), ..blank_head(Kind::State, facts.tenant) },
+        templated: keys
+            .iter()
+            .filter_map(|(id, key)| Some((**id, TemplatedKey { template: key.template.clone()?, definition: key.definition.clone() })))
+            .collect(),
+        keys: keys.iter().map(|(id, key)| (**id, key.state.clone())).collect(),
+        roster: agents
+            .iter()
+            .map(|(id, agent)| (**id, RosterSlot { entry: agent.roster_entry.clone(), vouches: agent.vouches.clone() }))
+            .collect(),
+        slots_used: u32::try_from(agents.len()).unwrap_or(u32::MAX),
+        revocations: revocations.into_values().collect(),
+        suspensions: suspensions.into_iter().collect(),
+    };
+    for (id, key) in &mut state.keys {
+        for version in key.versions.values_mut() {
+            // Reports of holders at other sites mean nothing here.
+            version.ready.retain(|holder, _| facts.agents.get(holder).is_some_and(|agent| agent.site == site));
+        }
+        debug_assert!(key.versions.keys().copied().eq(1..=key.versions.len() as u32), "versions of {id} have gaps");
+    }
+    state
+}
+
+/// What policy lifts: everything it lifted before, and whatever a published state restricted and the facts no longer do.
+fn resumptions(facts: &Facts, published: &Published, states: &BTreeMap<SiteId, State>) -> BTreeMap<Scope, Vec<Resumption>> {
+    let mut lifted = BTreeMap::<Scope, BTreeMap<Subject, BTreeMap<SiteId, SerialText>>>::new();
+    for (scope, policy) in &published.policies {
+        for resumption in &policy.resumptions {
+            lifted.entry(*scope).or_default().insert(resumption.subject, resumption.up_to_state_serial.clone());
+        }
+    }
+    for (site, last) in &published.states {
+        let still: BTreeSet<_> = states.get(site).into_iter().flat_map(|state| &state.suspensions).collect();
+        let revoked: BTreeSet<_> =
+            states.get(site).into_iter().flat_map(|state| &state.revocations).map(|revoked| revoked.subject).collect();
+        for subject in last.suspensions.iter().filter(|subject| !still.contains(subject) && !revoked.contains(subject)) {
+            let Some(scope) = scope_of(facts, *subject) else { continue };
+            let serial = lifted.entry(scope).or_default().entry(*subject).or_default().entry(*site).or_insert(SerialText(0));
+            *serial = (*serial).max(SerialText(last.head.serial));
+        }
+    }
+    let list = |by_subject: BTreeMap<_, _>| {
+        by_subject.into_iter().map(|(subject, up_to_state_serial)| Resumption { subject, up_to_state_serial }).collect()
+    };
+    lifted.into_iter().map(|(scope, by_subject)| (scope, list(by_subject))).collect()
+}
+
+/// Whose policy speaks for a subject.
+fn scope_of(facts: &Facts, subject: Subject) -> Option<Scope> {
+    let of_key = |key| facts.keys.get(&key).map(|key| Scope::Project(key.definition.project));
+    match subject {
+        Subject::Caller(caller) => facts.callers.get(&caller).map(|caller| Scope::Project(caller.definition.project)),
+        Subject::Agent(_) => Some(Scope::Tenant),
+        Subject::Key(key) => of_key(key),
+        Subject::Version(version) => of_key(version.key),
+        Subject::Project(project) => Some(Scope::Project(project)),
+    }
+}
+
+/// The head of content: everything that publishing fills in is empty.
+pub fn blank_head(kind: Kind, tenant: TenantId) -> Head {
+    Head {
+        format: kind.media_type().to_owned(),
+        requires: Vec::new(),
+        tenant,
+        site: None,
+        project: None,
+        agent: None,
+        epoch: 0,
+        serial: 0,
+        issued: Timestamp::default(),
+        not_before: Timestamp::default(),
+        expires: Timestamp::default(),
+        root_serial: 0,
+    }
+}
+
+/// Something with a head that publishing fills in.
+pub trait Headed: Clone + PartialEq {
+    /// The head.
+    fn head_mut(&mut self) -> &mut Head;
+
+    /// Without what publishing filled in.
+    #[must_use]
+    fn blank(&self) -> Self {
+        let mut blank = self.clone();
+        let head = blank.head_mut();
+        head.requires.clear();
+        (head.epoch, head.serial, head.root_serial) = (0, 0, 0);
+        (head.issued, head.not_before, head.expires) = Default::default();
+        blank
+    }
+}
+
+macro_rules! content {
+    ($($name:ty),*) => {$(
+        impl Headed for $name {
+            fn head_mut(&mut self) -> &mut Head {
+                &mut self.head
+            }
+        }
+    )*};
+}
+content!(Root, Policy, State);
+
+#[cfg(test)]
+mod tests {
+    use schema::{
+        encoding::Base64,
+        id::{AgentId, CallerId, KeyId},
+        key::{Durability, Origin, Purpose, RevocationReason},
+        name::Labels,
+        rule::{CallerKind, OfflineRule},
+    };
+    use trust::statement::{
+        policy::{CallerDefinition, KeyDefinition},
+        state::{KeyState, VersionEntry, Vouch},
+    };
+
+    use super::*;
+    use crate::bundles::facts::{AgentFacts, CallerFacts, ProjectFacts, SiteFacts};
+
+    const SITE: SiteId = SiteId::from_bits(1);
+    const OTHER_SITE: SiteId = SiteId::from_bits(2);
+    const PROJECT: ProjectId = ProjectId::from_bits(1);
+    const KEY: KeyId = KeyId::from_bits(1);
+    const CALLER: CallerId = CallerId::from_bits(1);
+    const AGENT: AgentId = AgentId::from_bits(1);
+
+    fn facts() -> Facts {
+        let mut facts = Facts::of(TenantId::from_bits(1));
+        facts.projects.insert(PROJECT, ProjectFacts { suspended: false });
+        facts.projects.insert(ProjectId::from_bits(2), ProjectFacts { suspended: false });
+        facts.sites.insert(SITE, SiteFacts { offline: None });
+        facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()) });
+        let agent = AgentFacts { site: SITE, roster_entry: Base64(vec![1]), vouches: vec![Vouch::Enrolment], revoked: None };
+        facts.agents.insert(AGENT, agent);
+        let definition = CallerDefinition {
+            name: "billing".parse().unwrap(),
+            project: PROJECT,
+            kind: CallerKind::Token,
+            issuer: SITE.to_string(),
+            subject: "billing".to_owned(),
+            labels: Labels::new(),
+        };
+        facts.callers.insert(CALLER, CallerFacts { definition, suspended: false, revoked: None });
+        let definition = KeyDefinition {
+            name: "card-data".parse().unwrap(),
+            aliases: vec![],
+            project: PROJECT,
+            project_name: "payments".parse().unwrap(),
+            algorithm: "A256KW+A256GCM".parse().unwrap(),
+            purpose: Purpose::Encrypt,
+            placement: vec![SITE],
+            labels: Labels::new(),
+            durability: Durability::SingleCopy,
+            exportable: false,
+            origin: Origin::Generated,
+            eligible_generators: vec![],
+            rotation: Default::default(),
+            limits: Default::default(),
+            minimum_versions: Default::default(),
+        };
+        let entry = VersionEntry {
+            state: VersionState::Active,
+            created: Timestamp::default(),
+            activated: None,
+            generator: Some(AGENT),
+            record: None,
+            ready: [(AGENT, Base64(vec![2])), (AgentId::from_bits(9), Base64(vec![3]))].into(),
+        };
+        let state = KeyState { primary: 1, versions: [(1, entry)].into() };
+        facts.keys.insert(KEY, KeyFacts { definition, template: None, suspended: false, state, revoked_versions: BTreeMap::new() });
+        facts
+    }
+
+    /// As if the content had been published as each scope's statement number `serial`.
+    fn publish(content: &Content, serial: u64) -> Published {
+        let mut published = Published { policies: content.policies.clone(), states: content.states.clone() };
+        published.policies.values_mut().for_each(|policy| policy.head.serial = serial);
+        published.states.values_mut().for_each(|state| state.head.serial = serial);
+        published
+    }
+
+    #[test]
+    fn what_is_published_compiles_to_itself() {
+        let mut facts = facts();
+        let first = compile(&facts, &Published::default());
+        assert_eq!(first.policies.keys().copied().collect::<Vec<_>>(), [Scope::Tenant, Scope::Project(PROJECT), Scope::Site(OTHER_SITE)]);
+        facts.callers.get_mut(&CALLER).unwrap().suspended = true;
+        facts.projects.get_mut(&PROJECT).unwrap().suspended = true;
+        let suspended = compile(&facts, &publish(&first, 1));
+        facts.callers.get_mut(&CALLER).unwrap().suspended = false;
+        let resumed = compile(&facts, &publish(&suspended, 2));
+        for content in [&first, &suspended, &resumed] {
+            let published = publish(content, 7);
+            assert!(published.policies.iter().all(|(scope, policy)| policy.blank() == content.policies[scope]));
+        }
+        assert_eq!(compile(&facts, &publish(&resumed, 3)), resumed);
+    }
+
+    #[test]
+    fn a_site_hears_only_of_what_is_its_own() {
+        let content = compile(&facts(), &Published::default());
+        assert!(content.states[&OTHER_SITE].keys.is_empty() && content.states[&OTHER_SITE].roster.is_empty());
+        let here = &content.states[&SITE];
+        assert_eq!(here.keys[&KEY].versions[&1].ready.keys().copied().collect::<Vec<_>>(), [AGENT]);
+        assert_eq!((here.roster.len(), here.slots_used), (1, 1));
+    }
+
+    #[test]
+    fn lifting_a_suspension_names_the_state_it_entered_with() {
+        let mut facts = facts();
+        facts.callers.get_mut(&CALLER).unwrap().suspended = true;
+        facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().state = VersionState::Suspended;
+        let suspended = compile(&facts, &Published::default());
+        let version = Subject::Version(KeyVersion::new(KEY, 1));
+        assert_eq!(suspended.states[&SITE].suspensions, [Subject::Caller(CALLER), version]);
+        assert!(suspended.policies[&Scope::Project(PROJECT)].resumptions.is_empty());
+
+        facts.callers.get_mut(&CALLER).unwrap().suspended = false;
+        let published = publish(&suspended, 5);
+        let resumed = compile(&facts, &published);
+        assert_eq!(resumed.states[&SITE].suspensions, [version]);
+        let lifted = &resumed.policies[&Scope::Project(PROJECT)].resumptions;
+        assert_eq!(lifted, &[Resumption { subject: Subject::Caller(CALLER), up_to_state_serial: [(SITE, SerialText(5))].into() }]);
+
+        // Suspended anew under a later state, the old resumption does not reach it.
+        facts.callers.get_mut(&CALLER).unwrap().suspended = true;
+        let again = compile(&facts, &publish(&resumed, 6));
+        assert_eq!(&again.policies[&Scope::Project(PROJECT)].resumptions, lifted);
+        assert_eq!(again.states[&SITE].suspensions.len(), 2);
+    }
+
+    #[test]
+    fn revocations_only_grow() {
+        let mut facts = facts();
+        facts.callers.get_mut(&CALLER).unwrap().revoked = Some(Revoked { reason: RevocationReason::Superseded, at: Timestamp::default() });
+        let revoked = compile(&facts, &Published::default());
+        facts.callers.remove(&CALLER);
+        let later = compile(&facts, &publish(&revoked, 1));
+        assert_eq!(later.states[&SITE].revocations, revoked.states[&SITE].revocations);
+        assert_eq!(later.states[&SITE].revocations.len(), 1);
+    }
+
+    #[test]
+    fn destroyed_and_compromised_versions_are_confirmed() {
+        let mut facts = facts();
+        let version = |facts: &mut Facts, state| facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().state = state;
+        version(&mut facts, VersionState::Compromised);
+        let policy = |facts: &Facts| compile(facts, &Published::default()).policies.remove(&Scope::Project(PROJECT)).unwrap();
+        assert_eq!(policy(&facts).compromises, [KeyVersion::new(KEY, 1)]);
+        version(&mut facts, VersionState::Destroyed);
+        assert_eq!((policy(&facts).compromises.len(), policy(&facts).destructions), (0, vec![KeyVersion::new(KEY, 1)]));
+    }
+
+    #[test]
+    fn keys_of_a_template_stand_in_state_and_not_in_policy() {
+        let mut facts = facts();
+        facts.keys.get_mut(&KEY).unwrap().template = Some("any".parse().unwrap());
+        let content = compile(&facts, &Published::default());
+        assert!(content.policies[&Scope::Project(PROJECT)].keys.is_empty());
+        assert_eq!(content.states[&SITE].templated[&KEY].template.as_str(), "any");
+    }
+}

@@ -1,0 +1,9 @@
+//! Certificates of agents, and of the listener they call.
+//!
+//! - [`authority`]: the deployment's certificate authority; checks signing requests and issues.
+//! - [`identity`]: who an agent's certificate says it is, as a SPIFFE id.
+//! - [`listener`]: TLS of the agent listener, renewed without a restart.
+
+pub mod authority;
+pub mod identity;
+pub mod listener;
