@@ -9,3 +9,6 @@ pub mod bundles;
 pub mod eventing;
 pub mod pki;
 pub mod receipts;
+pub mod database;
+pub mod eventing;
+pub mod sealing;

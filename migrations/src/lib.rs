@@ -1,1 +1,45 @@
-//! Dated database steps of the control plane, for SQLite and PostgreSQL.
+//! Dated database steps of the control plane, for SQLite and PostgreSQL. `README.md` tells how to add one.
+
+use sea_orm_migration::{
+    prelude::*,
+    sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend},
+};
+
+mod m20261122_000001_foundation;
+
+/// Every step, oldest first.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261122_000001_foundation::Migration)]
+    }
+}
+
+/// Brings a database up to date. Replicas that start together take turns.
+pub async fn up(database: &DatabaseConnection) -> Result<(), DbErr> {
+    if database.get_database_backend() != DbBackend::Postgres {
+        return Migrator::up(database, None).await;
+    }
+    // A session's advisory lock: everybody else waits for it, and it ends with its transaction.
+    let lock = sea_orm_migration::sea_orm::TransactionTrait::begin(database).await?;
+    lock.execute_unprepared("SELECT pg_advisory_xact_lock(7236837458091)").await?;
+    let outcome = Migrator::up(database, None).await;
+    lock.commit().await?;
+    outcome
+}
+
+/// Runs statements separated by `;`, with the names of types that the engines call differently filled in:
+/// `{bytes}`, `{bigint}`.
+pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &str) -> Result<(), DbErr> {
+    let (bytes, bigint) = match manager.get_database_backend() {
+        DbBackend::Postgres => ("BYTEA", "BIGINT"),
+        _ => ("BLOB", "INTEGER"),
+    };
+    let statements = statements.replace("{bytes}", bytes).replace("{bigint}", bigint);
+    for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+        manager.get_connection().execute_unprepared(statement).await?;
+    }
+    Ok(())
+}

@@ -1,5 +1,12 @@
 //! Events: how a command becomes records, and records become rows.
 //!
-//! [`aggregate`] is what a domain implements; everything else here serves every domain alike.
+//! [`aggregate`] is what a domain implements; everything else here serves every domain alike. In the order in which data
+//! flows:
+//!
+//! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL.
+//! - [`scenario`]: given, when, then, for tests of aggregates.
 
 pub mod aggregate;
+pub mod scenario;
+pub mod sql;
+pub mod store;
