@@ -6,9 +6,9 @@
 
 pub mod access;
 pub mod bundles;
+pub mod database;
+pub mod eventing;
 pub mod eventing;
 pub mod pki;
 pub mod receipts;
-pub mod database;
-pub mod eventing;
 pub mod sealing;
