@@ -8,7 +8,6 @@ pub mod access;
 pub mod bundles;
 pub mod database;
 pub mod eventing;
-pub mod eventing;
 pub mod pki;
 pub mod receipts;
 pub mod sealing;
