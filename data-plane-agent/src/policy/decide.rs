@@ -1,0 +1,397 @@
+//! Whether a request is allowed. Pure: everything it needs is in its arguments. The answer is a permit or a refusal.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use schema::{
+    catalogue::Algorithm,
+    clock::Timestamp,
+    context::EncryptionContext,
+    id::{CallerId, KeyVersion},
+    key::{KeyReference, Operation},
+    wire::operation::{Freshness, Warning},
+};
+use trust::statement::{policy::CallerDefinition, state::Subject};
+
+use super::{
+    in_force::{InForce, KeyInForce, serves},
+    permit::UsePermit,
+    refusal::Refusal,
+    slice::{Moment, Target, Verdict},
+};
+
+/// What somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Who, proved.
+    pub caller: CallerId,
+    /// What.
+    pub operation: Operation,
+    /// The encryption context.
+    pub context: &'a EncryptionContext,
+    /// Where the caller comes from.
+    pub address: IpAddr,
+    /// Bytes of plaintext or ciphertext, when known beforehand.
+    pub size: Option<u64>,
+}
+
+/// What a decision rests on.
+#[derive(Clone, Copy)]
+pub struct Grounds<'a> {
+    /// The set in force.
+    pub in_force: Option<&'a InForce>,
+    /// Algorithms that passed their self-tests.
+    pub enabled: &'a BTreeSet<Algorithm>,
+    /// Agent time.
+    pub now: Timestamp,
+}
+
+/// The use of a key was allowed.
+#[derive(Debug)]
+pub struct Allowed {
+    /// To be spent by the vault.
+    pub permit: UsePermit,
+    /// The key.
+    pub key: Arc<KeyInForce>,
+    /// The version to use.
+    pub version: KeyVersion,
+    /// The policies that allowed it.
+    pub policies: Vec<String>,
+    /// What should be looked at soon.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that needs no key was allowed.
+#[derive(Debug)]
+pub struct AllowedKeyless {
+    /// The policies that allowed it.
+    pub policies: Vec<String>,
+    /// What should be looked at soon.
+    pub warnings: Vec<Warning>,
+}
+
+/// A request was turned down, and what was known of it by then.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// The version that would have been used.
+    pub version: Option<KeyVersion>,
+    /// Its algorithm.
+    pub algorithm: Option<Algorithm>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, version: None, algorithm: None }
+    }
+}
+
+/// How old the statements in force are.
+pub fn freshness(in_force: Option<&InForce>, now: Timestamp) -> Freshness {
+    let Some(in_force) = in_force else { return Freshness::None };
+    let (age, rule) = (in_force.age_seconds(now), &in_force.offline);
+    if age >= rule.expired_seconds {
+        Freshness::Expired
+    } else if age >= rule.grace_seconds {
+        Freshness::Grace
+    } else if age >= rule.stale_seconds {
+        Freshness::Stale
+    } else {
+        Freshness::Fresh
+    }
+}
+
+/// Whether a caller may use a key. From the cheap to the dear: who, how old, which key, what Cedar says, then what the
+/// version allows, so that somebody who may not use a key does not learn its state.
+pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) -> Result<Allowed, Refused> {
+    let (in_force, caller, mut warnings) = admit(grounds, ask)?;
+    let key = in_force.key(reference).ok_or_else(|| Refusal::KeyNotFound { reference: reference.clone() })?;
+    let definition = &key.definition;
+    if !serves(definition, ask.operation) {
+        return Err(match ask.operation {
+            Operation::PublicKey => Refusal::NoPublicKey,
+            operation => Refusal::WrongPurpose { purpose: definition.purpose, operation },
+        }
+        .into());
+    }
+    let number = match reference {
+        KeyReference::Version(version) => version.number,
+        KeyReference::Id(_) | KeyReference::Named { .. } => key.primary,
+    };
+    let version = KeyVersion::new(key.id, number);
+    let refuse = |refusal| Refused { refusal, version: (number > 0).then_some(version), algorithm: Some(definition.algorithm) };
+
+    let freshness = freshness(Some(in_force), grounds.now);
+    let moment = Moment {
+        context: ask.context,
+        time: grounds.now,
+        address: ask.address,
+        size: ask.size,
+        version: (number > 0).then_some(number),
+        statements: freshness.as_str(),
+    };
+    let policies = in_force
+        .policies
+        .slice((ask.caller, caller), ask.operation, Target::Key(key.id, definition))
+        .and_then(|slice| slice.decide(&moment))
+        .map_err(Refusal::Undecidable)
+        .and_then(allowed_by)
+        .map_err(refuse)?;
+
+    check_restrictions(in_force, key, version).map_err(refuse)?;
+    check_version(grounds, ask.operation, key, version, &mut warnings).map_err(refuse)?;
+    if !grounds.enabled.contains(&definition.algorithm) {
+        return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
+    }
+    Ok(Allowed { permit: UsePermit::grant(version, ask.operation, definition.algorithm), key: key.clone(), version, policies, warnings })
+}
+
+/// Whether a caller may ask for something that needs no key.
+pub fn decide_keyless(grounds: &Grounds<'_>, ask: &Ask<'_>) -> Result<AllowedKeyless, Refused> {
+    let (in_force, caller, warnings) = admit(grounds, ask)?;
+    let freshness = freshness(Some(in_force), grounds.now);
+    let moment = Moment {
+        context: ask.context,
+        time: grounds.now,
+        address: ask.address,
+        size: ask.size,
+        version: None,
+        statements: freshness.as_str(),
+    };
+    let policies = in_force
+        .policies
+        .slice((ask.caller, caller), ask.operation, Target::Site(in_force.site))
+        .and_then(|slice| slice.decide(&moment))
+        .map_err(Refusal::Undecidable)
+        .and_then(allowed_by)?;
+    Ok(AllowedKeyless { policies, warnings })
+}
+
+fn allowed_by(verdict: Verdict) -> Result<Vec<String>, Refusal> {
+    match verdict {
+        Verdict::Allowed(policies) => Ok(policies),
+        Verdict::Forbidden(policies) => Err(Refusal::Forbidden { policies }),
+        Verdict::NothingAllows(nearest) => Err(Refusal::NothingAllows { nearest }),
+    }
+}
+
+/// Whether the caller is let in at all, by statements of this age.
+fn admit<'a>(grounds: &Grounds<'a>, ask: &Ask<'_>) -> Result<(&'a InForce, &'a CallerDefinition, Vec<Warning>), Refusal> {
+    let in_force = grounds.in_force.ok_or(Refusal::NoStatements)?;
+    if in_force.is_restricted(Subject::Agent(in_force.agent)) {
+        return Err(Refusal::AgentSuspended);
+    }
+    let caller = in_force.caller(ask.caller).ok_or(Refusal::CallerUnknown { caller: ask.caller })?;
+    if in_force.is_restricted(Subject::Caller(ask.caller)) || in_force.is_restricted(Subject::Project(caller.project)) {
+        return Err(Refusal::CallerSuspended { caller: ask.caller });
+    }
+    let age_seconds = in_force.age_seconds(grounds.now);
+    let warning =
+        |code: &str, detail: &str| Warning { code: code.to_owned(), detail: format!("the policy in force is {age_seconds} s old{detail}") };
+    let warnings = match freshness(Some(in_force), grounds.now) {
+        Freshness::Fresh => Vec::new(),
+        Freshness::Stale => vec![warning("statements_stale", ": the agent has not heard from the control plane")],
+        Freshness::Grace if in_force.offline.grace_operations.contains(&ask.operation) => {
+            let left = in_force.offline.expired_seconds.saturating_sub(age_seconds);
+            vec![warning("statements_grace", &format!(": only offline operations are allowed, for another {left} s"))]
+        }
+        Freshness::Grace => return Err(Refusal::NotOffline { operation: ask.operation, age_seconds }),
+        Freshness::Expired | Freshness::None => return Err(Refusal::StatementsExpired { age_seconds }),
+    };
+    Ok((in_force, caller, warnings))
+}
+
+fn check_restrictions(in_force: &InForce, key: &KeyInForce, version: KeyVersion) -> Result<(), Refusal> {
+    let subjects = [
+        (Subject::Project(key.definition.project), "the key's project"),
+        (Subject::Key(key.id), "the key"),
+        (Subject::Version(version), "this version"),
+    ];
+    match subjects.into_iter().find(|(subject, _)| in_force.is_restricted(*subject)) {
+        Some((_, subject)) => Err(Refusal::KeySuspended { subject }),
+        None => Ok(()),
+    }
+}
+
+fn check_version(
+    grounds: &Grounds<'_>,
+    operation: Operation,
+    key: &KeyInForce,
+    version: KeyVersion,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Refusal> {
+    if version.number == 0 {
+        return Err(Refusal::NoPrimaryVersion);
+    }
+    let entry = key.versions.get(&version.number).ok_or(Refusal::VersionNotFound { version })?;
+    let allowed = if operation.protects() { entry.state.may_protect() } else { entry.state.may_process() };
+    if !allowed {
+        return Err(Refusal::VersionState { version, state: entry.state, operation });
+    }
+    let minimums = key.definition.minimum_versions;
+    let minimum = if operation.protects() { minimums.protect.max(minimums.process) } else { minimums.process };
+    if version.number < minimum {
+        return Err(Refusal::BelowMinimumVersion { version, minimum });
+    }
+    if operation.protects() {
+        let limits = &key.definition.limits;
+        let active_seconds = entry.activated.map_or(0, |since| grounds.now.since(since).as_secs());
+        if let Some(limit_seconds) = limits.hard_seconds.filter(|limit| active_seconds >= *limit) {
+            return Err(Refusal::HardTimeLimit { version, limit_seconds });
+        }
+        if let Some(limit) = limits.soft_seconds.filter(|limit| active_seconds >= *limit) {
+            let detail =
+                format!("version {version} has been active for {active_seconds} s, past its soft limit of {limit} s: rotate the key");
+            warnings.push(Warning { code: "soft_limit_time".to_owned(), detail });
+        }
+        if version.number != key.primary {
+            let detail = format!("version {version} is not the primary version ({}): name the key without a version", key.primary);
+            warnings.push(Warning { code: "older_version".to_owned(), detail });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use schema::key::{Limits, MinimumVersions, Purpose, VersionState};
+
+    use super::*;
+    use crate::policy::testing::{CALLER, KEY, NOW, PROJECT, SITE, SetBuilder};
+
+    const ANYTHING: &str = "permit (principal, action, resource);";
+
+    fn ask(operation: Operation, context: &EncryptionContext) -> Ask<'_> {
+        Ask { caller: CALLER, operation, context, address: Ipv4Addr::LOCALHOST.into(), size: Some(10) }
+    }
+
+    fn try_at(set: &SetBuilder, operation: Operation, reference: &str, now: Timestamp) -> Result<Allowed, &'static str> {
+        let enabled = Algorithm::all().collect();
+        let in_force = set.compile();
+        let context = EncryptionContext::default();
+        let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now };
+        decide(&grounds, &ask(operation, &context), &reference.parse().unwrap()).map_err(|refused| refused.refusal.code())
+    }
+
+    fn attempt(set: &SetBuilder, operation: Operation, reference: &str) -> Result<Allowed, &'static str> {
+        try_at(set, operation, reference, NOW)
+    }
+
+    #[test]
+    fn without_a_set_nothing_is_allowed() {
+        let enabled = Algorithm::all().collect();
+        let context = EncryptionContext::default();
+        let grounds = Grounds { in_force: None, enabled: &enabled, now: NOW };
+        let refused = decide(&grounds, &ask(Operation::Encrypt, &context), &"billing/cards".parse().unwrap()).unwrap_err();
+        assert_eq!(refused.refusal.code(), "no_policy_yet");
+        assert_eq!(decide_keyless(&grounds, &ask(Operation::Random, &context)).unwrap_err().refusal.code(), "no_policy_yet");
+    }
+
+    #[test]
+    fn keys_are_found_by_id_version_name_and_alias() {
+        let mut set = SetBuilder::new(ANYTHING);
+        set.key().aliases = vec!["pan".parse().unwrap()];
+        for reference in [KEY.to_string(), format!("{KEY}/2"), "billing/cards".to_owned(), "billing/pan".to_owned()] {
+            let allowed = attempt(&set, Operation::Encrypt, &reference).unwrap();
+            assert_eq!((allowed.version, allowed.policies), (KeyVersion::new(KEY, 2), vec!["pol/0".to_owned()]));
+            assert_eq!((allowed.permit.version(), allowed.permit.operation()), (KeyVersion::new(KEY, 2), Operation::Encrypt));
+        }
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/other").unwrap_err(), "key_not_found");
+        set.key().placement = vec![];
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "key_not_found");
+    }
+
+    #[test]
+    fn old_versions_only_process() {
+        let set = SetBuilder::new(ANYTHING);
+        assert!(attempt(&set, Operation::Decrypt, &format!("{KEY}/1")).is_ok());
+        assert_eq!(attempt(&set, Operation::Encrypt, &format!("{KEY}/1")).unwrap_err(), "version_state");
+        assert_eq!(attempt(&set, Operation::Decrypt, &format!("{KEY}/3")).unwrap_err(), "version_not_found");
+    }
+
+    #[test]
+    fn minimum_versions_and_time_limits_hold() {
+        let mut set = SetBuilder::new(ANYTHING);
+        set.key().minimum_versions = MinimumVersions { process: 2, protect: 3 };
+        assert_eq!(attempt(&set, Operation::Decrypt, &format!("{KEY}/1")).unwrap_err(), "below_minimum_version");
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "below_minimum_version");
+        set.key().minimum_versions = MinimumVersions::default();
+        set.key().limits = Limits { soft_seconds: Some(10), hard_seconds: Some(20), ..Limits::default() };
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(try_at(&set, Operation::Encrypt, "billing/cards", later(9)).unwrap().warnings.is_empty());
+        assert_eq!(try_at(&set, Operation::Encrypt, "billing/cards", later(10)).unwrap().warnings[0].code, "soft_limit_time");
+        assert_eq!(try_at(&set, Operation::Encrypt, "billing/cards", later(20)).unwrap_err(), "hard_limit_time");
+        assert!(try_at(&set, Operation::Decrypt, "billing/cards", later(20)).is_ok());
+    }
+
+    #[test]
+    fn every_restriction_refuses() {
+        let subjects = [
+            (Subject::Caller(CALLER), "caller_suspended"),
+            (Subject::Project(PROJECT), "caller_suspended"),
+            (Subject::Agent(crate::policy::testing::AGENT), "agent_suspended"),
+            (Subject::Key(KEY), "key_suspended"),
+            (Subject::Version(KeyVersion::new(KEY, 2)), "key_suspended"),
+        ];
+        for (subject, code) in subjects {
+            let mut set = SetBuilder::new(ANYTHING);
+            set.restricted.insert(subject);
+            assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), code, "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn statements_degrade_with_age() {
+        let set = SetBuilder::new(ANYTHING);
+        let at = |operation, seconds| try_at(&set, operation, "billing/cards", NOW.plus(Duration::from_secs(seconds)));
+        assert!(at(Operation::Encrypt, 599).unwrap().warnings.is_empty());
+        assert_eq!(at(Operation::Encrypt, 600).unwrap().warnings[0].code, "statements_stale");
+        assert_eq!(at(Operation::Encrypt, 86_400).unwrap_err(), "not_allowed_offline");
+        assert_eq!(at(Operation::Decrypt, 86_400).unwrap().warnings[0].code, "statements_grace");
+        assert_eq!(at(Operation::Decrypt, 604_800).unwrap_err(), "statements_expired");
+    }
+
+    #[test]
+    fn purposes_do_not_mix_and_failed_algorithms_are_off() {
+        let mut set = SetBuilder::new(ANYTHING);
+        assert_eq!(attempt(&set, Operation::Sign, "billing/cards").unwrap_err(), "wrong_purpose");
+        assert_eq!(attempt(&set, Operation::PublicKey, "billing/cards").unwrap_err(), "no_public_key");
+        set.key().purpose = Purpose::Sign;
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "wrong_purpose");
+        set.key().purpose = Purpose::Encrypt;
+        let (in_force, context) = (set.compile(), EncryptionContext::default());
+        let grounds = Grounds { in_force: Some(&in_force), enabled: &BTreeSet::new(), now: NOW };
+        let refused = decide(&grounds, &ask(Operation::Encrypt, &context), &"billing/cards".parse().unwrap()).unwrap_err();
+        assert_eq!(refused.refusal.code(), "algorithm_disabled");
+    }
+
+    #[test]
+    fn a_caller_without_a_permit_does_not_learn_the_state_of_a_key() {
+        let mut set = SetBuilder::new("permit (principal, action == Action::\"verify\", resource);");
+        set.restricted.insert(Subject::Key(KEY));
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "not_allowed_by_policy");
+    }
+
+    #[test]
+    fn what_policy_confirmed_counts_before_state_says_so() {
+        let mut set = SetBuilder::new(ANYTHING);
+        set.policies[0].compromises = vec![KeyVersion::new(KEY, 2)];
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "version_state");
+        assert!(attempt(&set, Operation::Decrypt, "billing/cards").is_ok());
+        set.policies[0].destructions = vec![KeyVersion::new(KEY, 2)];
+        assert_eq!(set.compile().key(&KEY.to_string().parse().unwrap()).unwrap().versions[&2].state, VersionState::Destroyed);
+        assert_eq!(attempt(&set, Operation::Decrypt, "billing/cards").unwrap_err(), "version_state");
+    }
+
+    #[test]
+    fn random_is_about_the_site() {
+        let enabled = Algorithm::all().collect();
+        let context = EncryptionContext::default();
+        let in_force =
+            SetBuilder::new(&format!("permit (principal, action == Action::\"random\", resource == Site::\"{SITE}\");")).compile();
+        let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now: NOW };
+        assert!(decide_keyless(&grounds, &ask(Operation::Random, &context)).is_ok());
+    }
+}

@@ -1,0 +1,16 @@
+//! What is allowed, and the proof that it was decided.
+//!
+//! - [`current`]: the set in force; until there is one, nothing is allowed.
+//! - [`in_force`]: a set as requests see it.
+//! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`].
+//! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
+
+pub mod current;
+pub mod decide;
+pub mod explain;
+pub mod in_force;
+pub mod permit;
+pub mod refusal;
+pub mod slice;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,41 @@
+//! The proof that a use of a key was decided. Only the policy module can make one, and use spends it.
+
+use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
+
+/// One use of one key version was allowed. Not `Clone`: a vault operation takes it by value, so a decision is good for
+/// exactly one use, and using a key without a decision does not compile.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a permit that is dropped allows nothing"]
+pub struct UsePermit {
+    version: KeyVersion,
+    operation: Operation,
+    algorithm: Algorithm,
+}
+
+impl UsePermit {
+    /// Allows one use. Only the deciding module may call this.
+    pub(in crate::policy) fn grant(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {
+        Self { version, operation, algorithm }
+    }
+
+    /// The key version that may be used.
+    pub fn version(&self) -> KeyVersion {
+        self.version
+    }
+
+    /// What it may be used for.
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The one algorithm of the key.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// A permit nobody decided about, for tests.
+    #[cfg(test)]
+    pub(crate) fn for_test(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {
+        Self::grant(version, operation, algorithm)
+    }
+}

@@ -1,0 +1,201 @@
+//! The reasons a request is turned down. Each has a stable code and says what to do.
+
+use schema::{
+    id::{CallerId, KeyVersion},
+    key::{KeyReference, Operation, Purpose, VersionState},
+    wire::problem::Problem,
+};
+
+use super::{explain::Nearest, slice::UnusablePolicy};
+
+/// Why a request is turned down.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    /// No set was ever accepted.
+    #[error("this agent has no policy yet: enrol it and wait until it is ready (GET /readyz says why it is not)")]
+    NoStatements,
+    /// The set in force is too old for anything.
+    #[error("the policy in force is {age_seconds} s old, and nothing is allowed any more: restore the connection to the control plane")]
+    StatementsExpired {
+        /// The heartbeat's age.
+        age_seconds: u64,
+    },
+    /// The set in force is too old for this.
+    #[error(
+        "the policy in force is {age_seconds} s old, and policy does not allow {operation} offline: restore the connection to the control plane"
+    )]
+    NotOffline {
+        /// What was asked.
+        operation: Operation,
+        /// The heartbeat's age.
+        age_seconds: u64,
+    },
+    /// This agent was suspended or revoked.
+    #[error("this agent was suspended or revoked at the control plane")]
+    AgentSuspended,
+    /// The caller proved who it is, but no policy lets it in.
+    #[error("caller {caller} is not registered in the policy in force: create it at the control plane and publish")]
+    CallerUnknown {
+        /// Who.
+        caller: CallerId,
+    },
+    /// The caller was suspended or revoked.
+    #[error("caller {caller} was suspended or revoked")]
+    CallerSuspended {
+        /// Who.
+        caller: CallerId,
+    },
+    /// There is no such key here.
+    #[error("there is no key {reference} at this site: look at its name and at the sites it is placed at")]
+    KeyNotFound {
+        /// What was asked for.
+        reference: KeyReference,
+    },
+    /// The key has no such version.
+    #[error("there is no version {version}")]
+    VersionNotFound {
+        /// What was asked for.
+        version: KeyVersion,
+    },
+    /// The key's first version is not active yet.
+    #[error("the key has no active version yet: its generator has still to report it ready")]
+    NoPrimaryVersion,
+    /// The key is for something else.
+    #[error("this key is for {purpose}, not for {operation}: use another key")]
+    WrongPurpose {
+        /// What it is for.
+        purpose: Purpose,
+        /// What was asked.
+        operation: Operation,
+    },
+    /// The key has no public half.
+    #[error("this key is symmetric: it has no public half")]
+    NoPublicKey,
+    /// The key, its version or its project was suspended or revoked.
+    #[error("{subject} was suspended or revoked")]
+    KeySuspended {
+        /// `the key`, `this version` or `the project`.
+        subject: &'static str,
+    },
+    /// The version's state does not allow it.
+    #[error("version {version} is {state}: it does not {operation}")]
+    VersionState {
+        /// Which.
+        version: KeyVersion,
+        /// Its state.
+        state: VersionState,
+        /// What was asked.
+        operation: Operation,
+    },
+    /// The version is older than policy allows.
+    #[error("version {version} is below the key's minimum version {minimum}: protect the data again under a newer one")]
+    BelowMinimumVersion {
+        /// Which.
+        version: KeyVersion,
+        /// The lowest allowed.
+        minimum: u32,
+    },
+    /// The version has protected data for too long.
+    #[error("version {version} has been active longer than its hard limit of {limit_seconds} s: rotate the key")]
+    HardTimeLimit {
+        /// Which.
+        version: KeyVersion,
+        /// The limit.
+        limit_seconds: u64,
+    },
+    /// The self-tests of the algorithm did not pass at start.
+    #[error("{algorithm} is switched off: its self-test failed when this agent started; look at the log and replace the agent")]
+    AlgorithmDisabled {
+        /// Which.
+        algorithm: &'static str,
+    },
+    /// Policies forbid it.
+    #[error("forbidden by {}", .policies.join(", "))]
+    Forbidden {
+        /// Which.
+        policies: Vec<String>,
+    },
+    /// No policy allows it.
+    #[error("{}", nothing_allows(.nearest.as_ref()))]
+    NothingAllows {
+        /// The nearest that would, had its conditions held.
+        nearest: Option<Nearest>,
+    },
+    /// The question could not be put to Cedar.
+    #[error("the request could not be decided")]
+    Undecidable(#[source] UnusablePolicy),
+}
+
+fn nothing_allows(nearest: Option<&Nearest>) -> String {
+    match nearest {
+        Some(Nearest { policy, condition, error: None }) => {
+            format!("nothing allows this; the nearest policy is {policy}, whose condition failed: {condition}")
+        }
+        Some(Nearest { policy, condition, error: Some(error) }) => {
+            format!("nothing allows this; the nearest policy is {policy}, whose condition could not be evaluated: {condition}: {error}")
+        }
+        None => "nothing allows this: no policy's scope matches this caller, operation and key".to_owned(),
+    }
+}
+
+impl Refusal {
+    /// The stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoStatements => "no_policy_yet",
+            Self::StatementsExpired { .. } => "statements_expired",
+            Self::NotOffline { .. } => "not_allowed_offline",
+            Self::AgentSuspended => "agent_suspended",
+            Self::CallerUnknown { .. } => "caller_unknown",
+            Self::CallerSuspended { .. } => "caller_suspended",
+            Self::KeyNotFound { .. } => "key_not_found",
+            Self::VersionNotFound { .. } => "version_not_found",
+            Self::NoPrimaryVersion => "no_active_version",
+            Self::WrongPurpose { .. } => "wrong_purpose",
+            Self::NoPublicKey => "no_public_key",
+            Self::KeySuspended { .. } => "key_suspended",
+            Self::VersionState { .. } => "version_state",
+            Self::BelowMinimumVersion { .. } => "below_minimum_version",
+            Self::HardTimeLimit { .. } => "hard_limit_time",
+            Self::AlgorithmDisabled { .. } => "algorithm_disabled",
+            Self::Forbidden { .. } => "forbidden_by_policy",
+            Self::NothingAllows { .. } => "not_allowed_by_policy",
+            Self::Undecidable(_) => "undecidable",
+        }
+    }
+
+    /// As it is shown to the caller.
+    pub fn problem(&self) -> Problem {
+        let (status, title) = match self {
+            Self::NoStatements => (503, "There is no policy yet"),
+            Self::StatementsExpired { .. } => (503, "The policy is too old"),
+            Self::NotOffline { .. } => (403, "Not allowed offline"),
+            Self::AgentSuspended => (403, "The agent is suspended"),
+            Self::CallerUnknown { .. } => (403, "The caller is not registered"),
+            Self::CallerSuspended { .. } => (403, "The caller is suspended"),
+            Self::KeyNotFound { .. } => (404, "There is no such key here"),
+            Self::VersionNotFound { .. } => (404, "There is no such version"),
+            Self::NoPrimaryVersion => (409, "The key has no active version"),
+            Self::WrongPurpose { .. } => (400, "The key is for something else"),
+            Self::NoPublicKey => (400, "The key has no public half"),
+            Self::KeySuspended { .. } => (403, "The key is suspended"),
+            Self::VersionState { .. } => (409, "The version's state does not allow it"),
+            Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
+            Self::HardTimeLimit { .. } => (409, "A hard limit was reached"),
+            Self::AlgorithmDisabled { .. } => (503, "The algorithm is switched off"),
+            Self::Forbidden { .. } => (403, "Policy forbids it"),
+            Self::NothingAllows { .. } => (403, "Policy does not allow it"),
+            Self::Undecidable(_) => (500, "The request could not be decided"),
+        };
+        let problem = Problem::new(status, self.code(), title, self.to_string());
+        match self {
+            Self::Forbidden { policies } => problem.fact("policies", policies.clone()),
+            Self::NothingAllows { nearest: Some(nearest) } => match serde_json::to_value(nearest) {
+                Ok(nearest) => problem.fact("nearest", nearest),
+                Err(_) => problem,
+            },
+            Self::KeyNotFound { .. } | Self::WrongPurpose { .. } | Self::NoPublicKey => problem.field("key"),
+            _ => problem,
+        }
+    }
+}

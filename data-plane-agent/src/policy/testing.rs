@@ -1,0 +1,137 @@
+//! Callers, keys and whole sets for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{
+    clock::Timestamp,
+    encoding::Digest,
+    id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, VersionState},
+    name::Labels,
+};
+use trust::statement::{
+    Head, Kind, Pin,
+    heartbeat::Heartbeat,
+    policy::{CallerDefinition, CallerKind, KeyDefinition, Policy, VouchingRule},
+    state::{KeyState, State, Subject, VersionEntry},
+};
+
+use super::in_force::{Believed, InForce};
+
+pub(crate) const TENANT: TenantId = TenantId::from_bits(1);
+pub(crate) const SITE: SiteId = SiteId::from_bits(2);
+pub(crate) const AGENT: AgentId = AgentId::from_bits(3);
+pub(crate) const PROJECT: ProjectId = ProjectId::from_bits(4);
+pub(crate) const CALLER: CallerId = CallerId::from_bits(5);
+pub(crate) const KEY: KeyId = KeyId::from_bits(6);
+pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_750_000_000_000_000);
+
+pub(crate) fn caller(project: ProjectId, name: &str, kind: CallerKind) -> CallerDefinition {
+    CallerDefinition {
+        name: name.parse().unwrap(),
+        project,
+        kind,
+        issuer: SITE.to_string(),
+        subject: name.to_owned(),
+        labels: Labels::new(),
+    }
+}
+
+pub(crate) fn key(project: ProjectId, name: &str, placement: &[SiteId]) -> KeyDefinition {
+    KeyDefinition {
+        name: name.parse().unwrap(),
+        aliases: vec![],
+        project,
+        project_name: "billing".parse().unwrap(),
+        algorithm: "A256KW+A256GCM".parse().unwrap(),
+        purpose: Purpose::Encrypt,
+        placement: placement.to_vec(),
+        labels: Labels::new(),
+        durability: Durability::SingleCopy,
+        exportable: false,
+        origin: Origin::Generated,
+        eligible_generators: vec![],
+        rotation: RotationRule::default(),
+        limits: Limits::default(),
+        minimum_versions: MinimumVersions::default(),
+    }
+}
+
+/// A set that can be changed before it is put in force.
+pub(crate) struct SetBuilder {
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) state: State,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) restricted: BTreeSet<Subject>,
+}
+
+impl SetBuilder {
+    /// One caller, and one key with versions 1 (deactivated) and 2 (active, primary).
+    pub(crate) fn new(cedar: &str) -> Self {
+        let policy = Policy {
+            head: head(Kind::Policy),
+            cedar_version: "4.5".to_owned(),
+            cedar: [("pol/0".to_owned(), cedar.to_owned())].into(),
+            callers: [(CALLER, caller(PROJECT, "checkout", CallerKind::Token))].into(),
+            caller_authorities: vec![],
+            keys: [(KEY, key(PROJECT, "cards", &[SITE]))].into(),
+            templates: BTreeMap::new(),
+            vouching: VouchingRule::default(),
+            offline: None,
+            resumptions: vec![],
+            compromises: vec![],
+            destructions: vec![],
+        };
+        let versions = [(1, version(VersionState::Deactivated)), (2, version(VersionState::Active))].into();
+        let state = State {
+            head: head(Kind::State),
+            templated: BTreeMap::new(),
+            keys: [(KEY, KeyState { primary: 2, versions })].into(),
+            roster: BTreeMap::new(),
+            slots_used: 1,
+            revocations: vec![],
+            suspensions: vec![],
+        };
+        let pin = Pin { serial: 1, sha256: Digest::of(b"") };
+        let heartbeat = Heartbeat {
+            head: head(Kind::Heartbeat),
+            root: pin,
+            tenant_policy: pin,
+            project_policies: BTreeMap::new(),
+            site_policy: None,
+            state: pin,
+            checkpoint: None,
+        };
+        Self { policies: vec![policy], state, heartbeat, restricted: BTreeSet::new() }
+    }
+
+    pub(crate) fn key(&mut self) -> &mut KeyDefinition {
+        self.policies[0].keys.get_mut(&KEY).unwrap()
+    }
+
+    pub(crate) fn compile(&self) -> InForce {
+        let Self { policies, state, heartbeat, restricted } = self;
+        InForce::compile(Believed { tenant: TENANT, site: SITE, agent: AGENT, policies, state, heartbeat, restricted }).unwrap()
+    }
+}
+
+fn version(state: VersionState) -> VersionEntry {
+    VersionEntry { state, created: NOW, activated: Some(NOW), generator: Some(AGENT), record: None, ready: BTreeMap::new() }
+}
+
+fn head(kind: Kind) -> Head {
+    Head {
+        format: kind.media_type().to_owned(),
+        requires: vec![],
+        tenant: TENANT,
+        site: None,
+        project: None,
+        agent: None,
+        epoch: 1,
+        serial: 7,
+        issued: NOW,
+        not_before: NOW,
+        expires: NOW,
+        root_serial: 1,
+    }
+}
