@@ -1,1 +1,24 @@
-//! What both Freehold servers share: configuration, TLS, logs, health, shutdown.
+//! What both Freehold servers share, so that they behave alike at their edges.
+//!
+//! In the order in which a process needs it:
+//!
+//! - [`config`]: one TOML file, environment and flags, parsed once.
+//! - [`log`]: structured logs, request ids, the middleware that writes a line per request.
+//! - [`files`]: atomic writes, secret files, the lock on a data directory.
+//! - [`tls`]: TLS 1.3 with X25519MLKEM768 first; development certificates; certificates that reload.
+//! - [`listen`]: sockets, with errors that say what to do; who is at the other end.
+//! - [`outgoing`]: the HTTP client, with proxy, private authority and client certificate.
+//! - [`problem`]: every error over HTTP.
+//! - [`health`], [`metrics`]: `/livez`, `/readyz`, `/metrics`.
+//! - [`shutdown`]: signals, cancellation, draining.
+
+pub mod config;
+pub mod files;
+pub mod health;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod outgoing;
+pub mod problem;
+pub mod shutdown;
+pub mod tls;
