@@ -1,0 +1,154 @@
+//! Every command there is: nouns and verbs.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueHint};
+
+use crate::{commands, output::Format, profile::Profile};
+
+const AFTER_HELP: &str = "\
+Secrets never stand in arguments: tokens are read from files (--token-file, --caller-token-file; '-' is standard input).
+
+Exit codes:
+  0  done
+  1  something broke
+  2  the command was not understood, or an input was wrong
+  3  refused by a rule, by policy, or for want of a right
+  4  it does not exist, or is not yours to see
+  5  the token or certificate was not accepted
+  6  the server could not be reached
+  7  a signature, message or file did not verify
+
+Start with:
+  freehold profile set me --server https://127.0.0.1:7400 --ca-file ca.pem --token-file admin.token
+  freehold key list
+  freehold encrypt --key payments/files --context purpose=backup < plain > sealed";
+
+/// Policy from the cloud, keys at home: administer a Freehold control plane and use its agents.
+#[derive(Debug, Parser)]
+#[command(name = "freehold", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// How to print the answer
+    #[arg(short, long, global = true, value_enum, default_value_t, env = "FREEHOLD_OUTPUT")]
+    pub output: Format,
+    /// The profile to use [default: the current one]
+    #[arg(long, global = true, env = "FREEHOLD_PROFILE", value_name = "NAME")]
+    pub profile: Option<String>,
+    /// The configuration file
+    #[arg(long, global = true, env = "FREEHOLD_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// URL of the control plane, e.g. https://127.0.0.1:7400
+    #[arg(long, global = true, env = "FREEHOLD_SERVER", value_name = "URL", help_heading = "Connection")]
+    pub server: Option<String>,
+    /// File with the certificate authority of the control plane, PEM
+    #[arg(long, global = true, env = "FREEHOLD_CA_FILE", value_name = "FILE", help_heading = "Connection")]
+    pub ca_file: Option<PathBuf>,
+    /// File with the API token
+    #[arg(long, global = true, env = "FREEHOLD_TOKEN_FILE", value_name = "FILE", help_heading = "Connection")]
+    pub token_file: Option<PathBuf>,
+    /// URL of the agent, e.g. https://127.0.0.1:7410
+    #[arg(long, global = true, env = "FREEHOLD_AGENT", value_name = "URL", help_heading = "Connection")]
+    pub agent: Option<String>,
+    /// File with the certificate authority of the agent, PEM
+    #[arg(long, global = true, env = "FREEHOLD_AGENT_CA_FILE", value_name = "FILE", help_heading = "Connection")]
+    pub agent_ca_file: Option<PathBuf>,
+    /// File with the caller token
+    #[arg(long, global = true, env = "FREEHOLD_CALLER_TOKEN_FILE", value_name = "FILE", help_heading = "Connection")]
+    pub caller_token_file: Option<PathBuf>,
+}
+
+impl Global {
+    /// What flags and environment say of the connection.
+    pub fn connection(&self) -> Profile {
+        Profile {
+            server: self.server.clone(),
+            ca_file: self.ca_file.clone(),
+            token_file: self.token_file.clone(),
+            agent: self.agent.clone(),
+            agent_ca_file: self.agent_ca_file.clone(),
+            caller_token_file: self.caller_token_file.clone(),
+        }
+    }
+}
+
+/// Nouns of the control plane, then verbs of an agent.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Connections: where servers stand and which files prove who you are
+    #[command(subcommand)]
+    Profile(commands::profile::Profile),
+    /// Who am I, as the control plane sees it
+    Whoami,
+    /// Tenants (operators only)
+    #[command(subcommand)]
+    Tenant(commands::tenant::Tenant),
+    /// Projects: groups of keys and callers
+    #[command(subcommand)]
+    Project(commands::project::Project),
+    /// Sites: groups of agents that share one set of statements
+    #[command(subcommand)]
+    Site(commands::site::Site),
+    /// Agents: what does the cryptography at a site
+    #[command(subcommand)]
+    Agent(commands::agents::Agents),
+    /// Callers: applications that use agents
+    #[command(subcommand)]
+    Caller(commands::caller::Caller),
+    /// Keys and their versions
+    #[command(subcommand)]
+    Key(commands::key::Key),
+    /// Policies: who may do what with which key
+    #[command(subcommand)]
+    Policy(commands::policy::Policy),
+    /// API tokens of the control plane
+    #[command(subcommand)]
+    Token(commands::token::Token),
+    /// What was recorded
+    #[command(subcommand)]
+    Event(commands::audit::Event),
+    /// What agents say they did
+    #[command(subcommand)]
+    Receipt(commands::audit::Receipt),
+    /// Seal standard input or a file of any size for a key
+    Encrypt(commands::files::Encrypt),
+    /// Open what 'encrypt' sealed
+    Decrypt(commands::files::Decrypt),
+    /// Sign standard input or a file of at most 1 MiB; prints a detached JWS
+    Sign(commands::messages::Sign),
+    /// Verify a detached JWS
+    Verify(commands::messages::Verify),
+    /// Make a data key: in clear and sealed
+    DataKey(commands::messages::DataKey),
+    /// Random bytes from the agent, base64url
+    Random(commands::messages::Random),
+    /// Print a public key
+    PublicKey(commands::messages::PublicKey),
+    /// How an agent is: its statements, their age, its health
+    Status,
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,154 @@
+//! Agents, as the control plane sees them.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use schema::key::RevocationReason;
+use serde_json::{Value, json};
+
+use super::{Idempotency, Limit, Session};
+use crate::{error::Error, graphql::documents::AGENT, output, secret};
+
+/// Agents: what does the cryptography at a site.
+#[derive(Debug, Subcommand)]
+pub enum Agents {
+    /// List agents
+    List {
+        /// Only those of this site (id or name)
+        #[arg(long)]
+        site: Option<String>,
+        /// Only those in this state: invited, enrolled, active, suspended, revoked, expired
+        #[arg(long, value_parser = ["invited", "enrolled", "active", "suspended", "revoked", "expired"])]
+        state: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show one agent
+    Show {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+    },
+    /// Invite an agent to a site; writes a single-use enrolment file for 'freehold-agent enrol'
+    Invite {
+        /// The site (id or name)
+        #[arg(long)]
+        site: String,
+        /// Where the enrolment file goes; only its owner can read it
+        #[arg(long, value_name = "FILE")]
+        enrolment_file: PathBuf,
+        /// What people call it
+        #[arg(long)]
+        display_name: Option<String>,
+        /// How long the invitation holds, e.g. 1h
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        lifetime: Option<u64>,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Withdraw an invitation that was not used yet
+    CancelInvitation {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+    },
+    /// Suspend an agent until it is resumed
+    Suspend {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a suspended agent act again
+    Resume {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Revoke an agent; final
+    Revoke {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+        /// An RFC 5280 reason, e.g. keyCompromise, cessationOfOperation
+        #[arg(long, value_parser = super::one_of::<RevocationReason>)]
+        reason: String,
+        /// Why, in words
+        #[arg(long)]
+        comment: Option<String>,
+    },
+}
+
+const LIST: &[output::Column] = &[
+    ("id", "/id"),
+    ("site", "/site/name"),
+    ("state", "/state"),
+    ("host", "/host"),
+    ("version", "/agentVersion"),
+    ("enforced state", "/enforcedState"),
+    ("last seen", "/lastSeenAt"),
+];
+
+const SHOW: &[output::Column] = &[
+    ("id", "/id"),
+    ("display name", "/displayName"),
+    ("site", "/site/name"),
+    ("state", "/state"),
+    ("host", "/host"),
+    ("version", "/agentVersion"),
+    ("vault", "/vault"),
+    ("key id", "/keyId"),
+    ("certificate expires", "/certificateExpiresAt"),
+    ("rostered", "/rosteredAt"),
+    ("enforced heartbeat", "/enforcedHeartbeat"),
+    ("enforced state", "/enforcedState"),
+    ("rejection", "/rejection"),
+    ("failed self-tests", "/failedSelfTests"),
+    ("last seen", "/lastSeenAt"),
+    ("invitation expires", "/invitationExpiresAt"),
+];
+
+impl Agents {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let client = session.control_plane()?;
+        let (operation, input) = match self {
+            Self::List { site, state, limit } => {
+                let variables = json!({ "site": site, "state": state.map(|state| super::word(&state)) });
+                let rows = client.list(AGENT, "Agents", variables, limit.limit).await?;
+                return output::list(session.output, LIST, &rows);
+            }
+            Self::Show { agent } => {
+                let value = client.one(AGENT, "Agent", json!({ "id": agent }), &format!("agent '{agent}'")).await?;
+                return output::object(session.output, SHOW, &value);
+            }
+            Self::Invite { site, enrolment_file, display_name, lifetime, idempotency } => {
+                secret::check_new(&enrolment_file, "the enrolment")?;
+                let input = json!({
+                    "site": site, "displayName": display_name, "lifetimeSeconds": lifetime.map(|s| s.to_string()),
+                    "idempotencyKey": idempotency.idempotency_key,
+                });
+                let payload = client.mutate(AGENT, "InviteAgent", input).await?;
+                if let Some(enrolment) = payload.get("enrolment").and_then(Value::as_str) {
+                    secret::write_new(&enrolment_file, "the enrolment", enrolment)?;
+                    output::note(&format!(
+                        "the enrolment is in {0}: bring it to the agent's host and run 'freehold-agent enrol --token-file {0}'",
+                        enrolment_file.display()
+                    ));
+                }
+                return output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null));
+            }
+            Self::CancelInvitation { agent } => ("CancelInvitation", json!({ "agent": agent })),
+            Self::Suspend { agent, reason } => ("SuspendAgent", json!({ "agent": agent, "reason": reason })),
+            Self::Resume { agent, reason } => ("ResumeAgent", json!({ "agent": agent, "reason": reason })),
+            Self::Revoke { agent, reason, comment } => ("RevokeAgent", json!({ "agent": agent, "reason": reason, "comment": comment })),
+        };
+        let payload = client.mutate(AGENT, operation, input).await?;
+        output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null))
+    }
+}

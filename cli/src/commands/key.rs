@@ -1,0 +1,474 @@
+//! Keys and their versions.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use schema::key::{Durability, Purpose, RevocationReason, VersionState};
+use serde_json::{Value, json};
+
+use super::{Idempotency, Limit, Session, labels, one_of, pair};
+use crate::{
+    error::{Error, Exit},
+    graphql::{Client, documents::KEY},
+    output,
+};
+
+/// Keys and their versions.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// List keys
+    List {
+        /// Only those of this project (id or name)
+        #[arg(long)]
+        project: Option<String>,
+        /// Only those with a version in this state
+        #[arg(long, value_parser = one_of::<VersionState>)]
+        state: Option<String>,
+        /// Only those of this algorithm
+        #[arg(long)]
+        algorithm: Option<String>,
+        /// Only those with this purpose
+        #[arg(long, value_parser = one_of::<Purpose>)]
+        purpose: Option<String>,
+        /// Only those placed at this site (id or name)
+        #[arg(long)]
+        site: Option<String>,
+        /// Only those with this label
+        #[arg(long, value_parser = pair, value_name = "NAME=VALUE")]
+        label: Option<(String, String)>,
+        /// Only those whose name contains this
+        #[arg(long)]
+        search: Option<String>,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show one key: its versions, what is desired of each holder and what it reported
+    Show {
+        /// Id, or project/name
+        key: String,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
+    },
+    /// List the algorithms a key can have
+    Algorithms,
+    /// Create a key; an agent of the site makes the material
+    Create {
+        /// Its name: a-z, 0-9, '-' and '.'
+        name: String,
+        /// The project (id or name)
+        #[arg(long)]
+        project: String,
+        /// See 'freehold key algorithms'
+        #[arg(long)]
+        algorithm: String,
+        /// What it is for: encrypt, sign, ...
+        #[arg(long, value_parser = one_of::<Purpose>)]
+        purpose: String,
+        /// Where its material may be (id or name); may be repeated
+        #[arg(long = "site", required = true)]
+        sites: Vec<String>,
+        /// How many homes a version needs before it is used: single-copy, two-holders, sealed-backup
+        #[arg(long, value_parser = one_of::<Durability>)]
+        durability: String,
+        /// What it is for, in words
+        #[arg(long)]
+        description: Option<String>,
+        /// A label, given to policy; may be repeated
+        #[arg(long = "label", value_parser = pair, value_name = "NAME=VALUE")]
+        labels: Vec<(String, String)>,
+        /// Its material may leave the vault, wrapped; cannot be changed later
+        #[arg(long)]
+        exportable: bool,
+        /// Let it be destroyed without lifting a protection first
+        #[arg(long)]
+        no_deletion_protection: bool,
+        /// Rotate by itself when the primary version is this old, e.g. 90d
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        rotate_every: Option<u64>,
+        /// The template of policy it follows
+        #[arg(long)]
+        template: Option<String>,
+        /// Wait until a version is active
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Change what a key is for, in words
+    Describe {
+        /// Id, or project/name
+        key: String,
+        /// What it is for; left out: nothing
+        description: Option<String>,
+    },
+    /// Replace the labels of a key
+    Relabel {
+        /// Id, or project/name
+        key: String,
+        /// The labels it has from now on
+        #[arg(value_parser = pair, value_name = "NAME=VALUE")]
+        labels: Vec<(String, String)>,
+    },
+    /// Refuse the destruction of a key's versions, or allow it
+    Protect {
+        /// Id, or project/name
+        key: String,
+        /// Lift the protection
+        #[arg(long)]
+        off: bool,
+    },
+    /// Set the lowest versions that may still be used; 0 means no minimum
+    Minimum {
+        /// Id, or project/name
+        key: String,
+        /// To decrypt and verify
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        process: u32,
+        /// To encrypt and sign
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        protect: u32,
+    },
+    /// Declare soft (warn) and hard (refuse) limits of one version; what is left out has none
+    Limit {
+        /// Id, or project/name
+        key: String,
+        /// Warn after this many uses
+        #[arg(long, value_name = "N")]
+        soft_uses: Option<u64>,
+        /// Refuse after this many uses
+        #[arg(long, value_name = "N")]
+        hard_uses: Option<u64>,
+        /// Warn when a version has been active this long
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        soft_time: Option<u64>,
+        /// Refuse when a version has been active this long
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        hard_time: Option<u64>,
+    },
+    /// Ask for the next version; it is used once its holders have it
+    Rotate {
+        /// Id, or project/name
+        key: String,
+        /// Wait until the new version is active
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Suspend a version until it is resumed
+    Suspend(Version),
+    /// Let a suspended version act again
+    Resume(Version),
+    /// Let a version only decrypt and verify from now on
+    Deactivate(Version),
+    /// Revoke a version; the reason decides its state
+    Revoke {
+        /// A version: key_.../3, or project/name/3
+        #[arg(id = "number", value_name = "VERSION")]
+        version: String,
+        /// An RFC 5280 reason, e.g. keyCompromise, superseded
+        #[arg(long, value_parser = one_of::<RevocationReason>)]
+        reason: String,
+        /// Why, in words
+        #[arg(long)]
+        comment: Option<String>,
+    },
+    /// Say that a version is known or feared to be in other hands
+    Compromise(Version),
+    /// Let no version of a key do anything until it is resumed
+    SuspendAll {
+        /// Id, or project/name
+        key: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let the versions of a suspended key act again
+    ResumeAll {
+        /// Id, or project/name
+        key: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Destroy a version for ever, after a waiting time in which it can be cancelled
+    Destroy {
+        /// A version: key_.../3, or project/name/3
+        #[arg(id = "number", value_name = "VERSION")]
+        version: String,
+        /// How long it can still be cancelled, e.g. 7d
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        wait: Option<u64>,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Take back a destruction that has not happened yet
+    CancelDestruction {
+        /// A version: key_.../3, or project/name/3
+        #[arg(id = "number", value_name = "VERSION")]
+        version: String,
+    },
+    /// Say why a holder will never report that it destroyed a version
+    AttestLost {
+        /// A version: key_.../3, or project/name/3
+        #[arg(id = "number", value_name = "VERSION")]
+        version: String,
+        /// The agent that is gone
+        #[arg(long)]
+        holder: String,
+        /// What happened to it, in words
+        #[arg(long)]
+        attestation: String,
+    },
+    /// Give a key another name in its project
+    Alias {
+        /// The project (id or name)
+        #[arg(long)]
+        project: String,
+        /// The other name
+        name: String,
+        /// The key: id, or project/name
+        key: String,
+    },
+    /// Let another name mean another key
+    MoveAlias {
+        /// The project (id or name)
+        #[arg(long)]
+        project: String,
+        /// The other name
+        name: String,
+        /// The key: id, or project/name
+        key: String,
+    },
+    /// Retire another name
+    RetireAlias {
+        /// The project (id or name)
+        #[arg(long)]
+        project: String,
+        /// The other name
+        name: String,
+    },
+}
+
+/// One version, and why.
+#[derive(Debug, clap::Args)]
+pub struct Version {
+    /// A version: key_.../3, or project/name/3
+    #[arg(value_name = "VERSION")]
+    number: String,
+    /// Why
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+const LIST: &[output::Column] = &[
+    ("id", "/id"),
+    ("project", "/project/name"),
+    ("name", "/name"),
+    ("algorithm", "/algorithm/name"),
+    ("purpose", "/purpose"),
+    ("durability", "/durability"),
+    ("primary", "/primaryVersion"),
+    ("state", "/state"),
+    ("sites", "/placement"),
+    ("labels", "/labels"),
+];
+
+const SHOW: &[output::Column] = &[
+    ("id", "/id"),
+    ("project", "/project/name"),
+    ("name", "/name"),
+    ("state", "/state"),
+    ("aliases", "/aliases"),
+    ("description", "/description"),
+    ("algorithm", "/algorithm/name"),
+    ("purpose", "/purpose"),
+    ("durability", "/durability"),
+    ("exportable", "/exportable"),
+    ("origin", "/origin"),
+    ("deletion protection", "/deletionProtection"),
+    ("sites", "/placement"),
+    ("labels", "/labels"),
+    ("limits", "/limits"),
+    ("rotation", "/rotation"),
+    ("minimum versions", "/minimumVersions"),
+    ("created", "/createdAt"),
+    ("primary", "/primaryVersion"),
+    ("versions", "/versionLines"),
+];
+
+impl Key {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let client = session.control_plane()?;
+        let (operation, input) = match self {
+            Self::List { project, state, algorithm, purpose, site, label, search, as_of, limit } => {
+                let variables = json!({
+                    "project": project, "state": state, "algorithm": algorithm, "purpose": purpose, "site": site, "search": search,
+                    "asOf": as_of, "label": label.map(|(name, value)| json!({ "name": name, "value": value })),
+                });
+                let rows = client.list(KEY, "Keys", variables, limit.limit).await?;
+                let rows: Vec<Value> =
+                    rows.into_iter().map(|row| if session.output == output::Format::Table { summed(row) } else { row }).collect();
+                return output::list(session.output, LIST, &rows);
+            }
+            Self::Show { key, as_of } => {
+                let value = client.one(KEY, "Key", json!({ "reference": key, "asOf": as_of }), &format!("key '{key}'")).await?;
+                return show(session, value);
+            }
+            Self::Algorithms => {
+                let data = client.run(KEY, "Algorithms", json!({})).await?;
+                let rows = data.get("algorithms").and_then(Value::as_array).cloned().unwrap_or_default();
+                let columns = [
+                    ("name", "/name"),
+                    ("purposes", "/purposes"),
+                    ("status", "/status"),
+                    ("classical bits", "/classicalBits"),
+                    ("quantum category", "/quantumCategory"),
+                    ("standard", "/standard"),
+                ];
+                return output::list(session.output, &columns, &rows);
+            }
+            Self::Create {
+                name,
+                project,
+                algorithm,
+                purpose,
+                sites,
+                durability,
+                description,
+                labels: pairs,
+                exportable,
+                no_deletion_protection,
+                rotate_every,
+                template,
+                wait,
+                idempotency,
+            } => {
+                let input = json!({
+                    "project": project, "name": name, "algorithm": algorithm, "purpose": purpose,
+                    "placement": sites, "durability": durability, "template": template, "exportable": exportable, "description": description,
+                    "labels": labels(&pairs), "deletionProtection": !no_deletion_protection,
+                    "rotation": rotate_every.map(|s| json!({ "everySeconds": s.to_string() })),
+                    "idempotencyKey": idempotency.idempotency_key,
+                });
+                let payload = client.mutate(KEY, "CreateKey", input).await?;
+                return finish(session, &client, payload, wait).await;
+            }
+            Self::Rotate { key, wait, idempotency } => {
+                let input = json!({ "key": key, "idempotencyKey": idempotency.idempotency_key });
+                let payload = client.mutate(KEY, "RotateKey", input).await?;
+                return finish(session, &client, payload, wait).await;
+            }
+            Self::Describe { key, description } => ("DescribeKey", json!({ "key": key, "description": description })),
+            Self::Relabel { key, labels: pairs } => ("RelabelKey", json!({ "key": key, "labels": labels(&pairs) })),
+            Self::Protect { key, off } => ("SetKeyDeletionProtection", json!({ "key": key, "protected": !off })),
+            Self::Minimum { key, process, protect } => {
+                ("SetKeyMinimumVersions", json!({ "key": key, "minimumVersions": { "process": process, "protect": protect } }))
+            }
+            Self::Limit { key, soft_uses, hard_uses, soft_time, hard_time } => {
+                let number = |number: Option<u64>| number.map(|number| number.to_string());
+                let limits = json!({
+                    "softUses": number(soft_uses), "hardUses": number(hard_uses), "softSeconds": number(soft_time), "hardSeconds": number(hard_time),
+                });
+                ("SetKeyLimits", json!({ "key": key, "limits": limits }))
+            }
+            Self::SuspendAll { key, reason } => ("SuspendKey", json!({ "key": key, "reason": reason })),
+            Self::ResumeAll { key, reason } => ("ResumeKey", json!({ "key": key, "reason": reason })),
+            Self::Compromise(version) => ("CompromiseKeyVersion", version.input()),
+            Self::CancelDestruction { version } => ("CancelKeyVersionDestruction", json!({ "version": version })),
+            Self::AttestLost { version, holder, attestation } => {
+                ("AttestHolderLost", json!({ "version": version, "holder": holder, "attestation": attestation }))
+            }
+            Self::Suspend(version) => ("SuspendKeyVersion", version.input()),
+            Self::Resume(version) => ("ResumeKeyVersion", version.input()),
+            Self::Deactivate(version) => ("DeactivateKeyVersion", version.input()),
+            Self::Destroy { version, wait, reason } => {
+                ("DestroyKeyVersion", json!({ "version": version, "waitSeconds": wait.map(|s| s.to_string()), "reason": reason }))
+            }
+            Self::Revoke { version, reason, comment } => {
+                ("RevokeKeyVersion", json!({ "version": version, "reason": reason, "comment": comment }))
+            }
+            Self::Alias { project, name, key } => ("CreateAlias", json!({ "project": project, "name": name, "key": key })),
+            Self::MoveAlias { project, name, key } => ("MoveAlias", json!({ "project": project, "name": name, "key": key })),
+            Self::RetireAlias { project, name } => ("RetireAlias", json!({ "project": project, "name": name })),
+        };
+        let payload = client.mutate(KEY, operation, input).await?;
+        show(session, payload.get("key").cloned().unwrap_or(Value::Null))
+    }
+}
+
+impl Version {
+    fn input(&self) -> Value {
+        json!({ "version": self.number, "reason": self.reason })
+    }
+}
+
+/// After creation and rotation: waits, if asked to, until the newest version is active.
+async fn finish(session: &Session, client: &Client, payload: Value, wait: bool) -> Result<(), Error> {
+    let mut key = payload.get("key").cloned().unwrap_or(Value::Null);
+    let newest = newest_number(&key);
+    for _ in 0..300 {
+        if !wait || active(&key, newest) {
+            return show(session, key);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        key = client.one(KEY, "Key", json!({ "reference": key["id"] }), "the key").await?;
+    }
+    Err(Error::new(Exit::Fault, "not_active_yet", format!("version {newest} is not active after 60 s"))
+        .hint("is an agent of its site running? See 'freehold agent list' and 'freehold key show'"))
+}
+
+fn newest_number(key: &Value) -> u64 {
+    let numbers = key["versions"].as_array().into_iter().flatten().filter_map(|version| version["number"].as_u64());
+    numbers.max().unwrap_or(1)
+}
+
+fn active(key: &Value, number: u64) -> bool {
+    key["versions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|version| version["number"].as_u64() == Some(number) && version["state"] == "ACTIVE")
+}
+
+fn show(session: &Session, mut key: Value) -> Result<(), Error> {
+    if session.output == output::Format::Table {
+        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(version_line).collect();
+        key["versionLines"] = json!(lines.join("\n"));
+    }
+    output::object(session.output, SHOW, &key)
+}
+
+/// The state of the newest version stands for the key in listings.
+fn summed(mut row: Value) -> Value {
+    let primary = row["primaryVersion"].as_u64().unwrap_or(0);
+    let versions = row["versions"].as_array().cloned().unwrap_or_default();
+    let shown = versions.iter().find(|version| version["number"].as_u64() == Some(primary)).or(versions.last());
+    row["state"] = shown.map_or(Value::Null, |version| version["state"].clone());
+    row
+}
+
+fn version_line(version: &Value) -> String {
+    let text = |name: &str| output::cell(version.get(name));
+    let holders: Vec<String> = version["holders"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|holder| {
+            format!(
+                "{} desired {} reported {}",
+                output::cell(holder.get("agentId")),
+                output::cell(holder.get("desired")),
+                output::cell(holder.get("reported"))
+            )
+        })
+        .collect();
+    let holders = if holders.is_empty() { "no holder yet".to_owned() } else { holders.join("; ") };
+    format!("{} {} since {}: {holders}", text("number"), text("state"), text("activatedAt"))
+}

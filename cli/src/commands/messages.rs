@@ -1,0 +1,183 @@
+//! Signatures, data keys, random bytes and public keys.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use schema::encoding::base64url;
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::{
+    error::{Error, Exit},
+    output, secret,
+};
+
+/// Sign standard input or a file of at most 1 MiB.
+#[derive(Debug, clap::Args)]
+pub struct Sign {
+    /// The key: id, or project/name
+    #[arg(long)]
+    key: String,
+    /// What to sign; '-' is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Where the signature goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+}
+
+/// Verify a detached JWS.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// The signature, as 'freehold sign' printed it
+    #[arg(long, value_name = "FILE")]
+    signature: PathBuf,
+    /// The key it must be of: id, or project/name [default: the one the signature names]
+    #[arg(long)]
+    key: Option<String>,
+    /// What was signed; '-' is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+}
+
+/// Make a data key.
+#[derive(Debug, clap::Args)]
+pub struct DataKey {
+    /// The key it is sealed for: id, or project/name
+    #[arg(long)]
+    key: String,
+    /// Encryption context; may be repeated
+    #[arg(long, value_parser = super::pair, value_name = "NAME=VALUE")]
+    context: Vec<(String, String)>,
+    /// Where the clear data key goes (32 bytes); only its owner can read it
+    #[arg(long, value_name = "FILE")]
+    plaintext_file: PathBuf,
+}
+
+/// Random bytes.
+#[derive(Debug, clap::Args)]
+pub struct Random {
+    /// How many
+    #[arg(default_value_t = 32)]
+    bytes: u32,
+}
+
+/// Print a public key.
+#[derive(Debug, clap::Args)]
+pub struct PublicKey {
+    /// The key: id, key_.../3, or project/name
+    key: String,
+    /// How to write it
+    #[arg(long, default_value = "jwk", value_parser = ["jwk", "pem"])]
+    format: String,
+}
+
+impl Sign {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let payload = read_message(&self.file)?;
+        let body = json!({ "key": self.key, "payload": base64url(&payload), "detached": true });
+        let answer = session.agent()?.post("/v1/sign", &body).await?;
+        warn(&answer);
+        let signature = answer["signature"].as_str().unwrap_or_default();
+        match &self.signature {
+            Some(path) => {
+                std::fs::write(path, format!("{signature}\n"))
+                    .map_err(|source| Error::fault(&format!("could not write {}", path.display()), source))?;
+                output::object(
+                    session.output,
+                    &[("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")],
+                    &answer,
+                )
+            }
+            None if session.output == output::Format::Table => output::line(signature),
+            None => output::object(session.output, &[], &answer),
+        }
+    }
+}
+
+impl Verify {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let signature = std::fs::read_to_string(&self.signature).map_err(|source| Error {
+            exit: Exit::Usage,
+            ..Error::fault(&format!("could not read {}", self.signature.display()), source)
+        })?;
+        let payload = read_message(&self.file)?;
+        let mut body = json!({ "signature": signature.trim(), "payload": base64url(&payload) });
+        if let Some(key) = &self.key {
+            body["key"] = json!(key);
+        }
+        let answer = session.agent()?.post("/v1/verify", &body).await?;
+        warn(&answer);
+        let columns = [("valid", "/valid"), ("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")];
+        output::object(session.output, &columns, &answer)?;
+        if answer["valid"] == true {
+            return Ok(());
+        }
+        Err(Error::new(
+            Exit::Unverified,
+            "signature_invalid",
+            "the signature does not verify: the document or the signature was changed, or another key made it",
+        ))
+    }
+}
+
+impl DataKey {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        secret::check_new(&self.plaintext_file, "the data key")?;
+        let context: schema::key::Pairs = self.context.into_iter().collect();
+        let answer = session.agent()?.post("/v1/generate-data-key", &json!({ "key": self.key, "context": context })).await?;
+        warn(&answer);
+        let plaintext = zeroize::Zeroizing::new(answer["plaintext"].as_str().unwrap_or_default().to_owned());
+        secret::write_new(&self.plaintext_file, "the data key", &plaintext)?;
+        output::note(&format!("the clear data key is in {}, as base64url", self.plaintext_file.display()));
+        let mut shown = answer.clone();
+        if let Some(map) = shown.as_object_mut() {
+            map.remove("plaintext");
+        }
+        output::object(session.output, &[("message", "/message"), ("key version", "/key_version"), ("policies", "/policies")], &shown)
+    }
+}
+
+impl Random {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let answer = session.agent()?.post("/v1/random", &json!({ "bytes": self.bytes })).await?;
+        output::line(answer["bytes"].as_str().unwrap_or_default())
+    }
+}
+
+impl PublicKey {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let path = format!("/v1/keys/{}/public?format={}", self.key, self.format);
+        output::line(session.agent()?.text(&path).await?.trim_end())
+    }
+}
+
+/// Warnings of the agent, for people.
+pub fn warn(answer: &Value) {
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        output::note(&format!("warning: {}", output::cell(Some(warning))));
+    }
+}
+
+fn read_message(path: &Path) -> Result<Vec<u8>, Error> {
+    const MAX: u64 = 1024 * 1024;
+    let mut bytes = Vec::new();
+    let result = if path == Path::new("-") {
+        std::io::stdin().take(MAX + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
+    };
+    result.map_err(|source| Error { exit: Exit::Usage, ..Error::fault(&format!("could not read {}", path.display()), source) })?;
+    if bytes.len() as u64 > MAX {
+        return Err(Error::usage(format!("{} is larger than 1 MiB", path.display()))
+            .hint("sign a digest file of it instead, e.g. the output of sha256sum"));
+    }
+    Ok(bytes)
+}

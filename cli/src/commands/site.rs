@@ -1,0 +1,87 @@
+//! Sites.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Idempotency, Limit, Session};
+use crate::{error::Error, graphql::documents::SITE, output};
+
+/// Sites: groups of agents that share one set of statements.
+#[derive(Debug, Subcommand)]
+pub enum Site {
+    /// List sites
+    List {
+        /// Only those whose name contains this
+        #[arg(long)]
+        search: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show one site
+    Show {
+        /// Id or name
+        site: String,
+    },
+    /// Create a site
+    Create {
+        /// Its name: a-z, 0-9, '-' and '.'
+        name: String,
+        /// What people call it
+        #[arg(long)]
+        display_name: Option<String>,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// The signed statements in force at a site, and which agents enforce them
+    Statements {
+        /// Id or name
+        site: String,
+    },
+}
+
+const COLUMNS: &[output::Column] = &[("id", "/id"), ("name", "/name"), ("display name", "/displayName"), ("created", "/createdAt")];
+
+impl Site {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let client = session.control_plane()?;
+        match self {
+            Self::List { search, limit } => {
+                let rows = client.list(SITE, "Sites", json!({ "search": search }), limit.limit).await?;
+                output::list(session.output, COLUMNS, &rows)
+            }
+            Self::Show { site } => {
+                let value = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
+                output::object(session.output, COLUMNS, &value)
+            }
+            Self::Create { name, display_name, idempotency } => {
+                let input = json!({ "name": name, "displayName": display_name, "idempotencyKey": idempotency.idempotency_key });
+                let payload = client.mutate(SITE, "CreateSite", input).await?;
+                output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
+            }
+            Self::Statements { site } => {
+                let value = client.one(SITE, "SiteStatements", json!({ "reference": site }), &format!("site '{site}'")).await?;
+                let rows = value.get("statements").and_then(Value::as_array).cloned().unwrap_or_default();
+                let columns = [
+                    ("kind", "/kind"),
+                    ("project", "/project"),
+                    ("epoch", "/epoch"),
+                    ("serial", "/serial"),
+                    ("issued", "/issuedAt"),
+                    ("expires", "/expiresAt"),
+                    ("sha256", "/sha256"),
+                    ("enforced by", "/enforcedBy"),
+                ];
+                let rows: Vec<Value> = rows.into_iter().map(with_agent_ids).collect();
+                output::list(session.output, &columns, &rows)
+            }
+        }
+    }
+}
+
+fn with_agent_ids(mut row: Value) -> Value {
+    if let Some(agents) = row.get("enforcedBy").and_then(Value::as_array) {
+        row["enforcedBy"] = agents.iter().filter_map(|agent| agent.get("id").cloned()).collect();
+    }
+    row
+}

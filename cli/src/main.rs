@@ -1,0 +1,7 @@
+//! `freehold`: see [`cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
