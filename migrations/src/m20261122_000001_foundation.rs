@@ -103,6 +103,14 @@ CREATE TABLE view_terms (
     PRIMARY KEY (tenant, kind, term, id, revision)
 );
 
+-- SHA-256 of secrets that somebody proves who they are by, in the whole deployment.
+CREATE TABLE view_handles (
+    handle TEXT NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    kind   TEXT NOT NULL,
+    id     TEXT NOT NULL
+);
+
 -- How far projectors have come, moved in the transaction that writes their rows.
 CREATE TABLE checkpoints (
     name     TEXT NOT NULL PRIMARY KEY,

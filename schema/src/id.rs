@@ -37,7 +37,7 @@ pub struct InvalidId {
 }
 
 /// What every identifier type can do.
-pub trait Id: Copy + Ord + fmt::Display + FromStr<Err = InvalidId> + Send + Sync + 'static {
+pub trait Id: Copy + Ord + fmt::Debug + fmt::Display + FromStr<Err = InvalidId> + Send + Sync + 'static {
     /// The prefix, without `_`.
     const PREFIX: &'static str;
     /// From 128 bits.

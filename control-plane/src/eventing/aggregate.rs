@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use schema::{
     clock::{Ids, Timestamp},
+    encoding::Digest,
     event::{Event, StreamId},
     id::{EventId, Id, TenantId},
 };
@@ -83,4 +84,6 @@ pub struct Index {
     pub state: Option<String>,
     /// Further terms listings filter by, e.g. `("algorithm", "ML-DSA-65")`, `("label.env", "prod")`, `("site", "site_…")`.
     pub terms: Vec<(String, String)>,
+    /// SHA-256 of high-entropy secrets it is found by across tenants (API tokens, enrolment tokens), stored as they are.
+    pub handles: Vec<Digest>,
 }

@@ -3,10 +3,14 @@
 //! [`aggregate`] is what a domain implements; everything else here serves every domain alike. In the order in which data
 //! flows:
 //!
+//! - [`handler`]: load, authorise, decide, append.
 //! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL.
+//! - [`view`]: the read model: projected, queried, rebuilt.
 //! - [`scenario`]: given, when, then, for tests of aggregates.
 
 pub mod aggregate;
+pub mod handler;
 pub mod scenario;
 pub mod sql;
 pub mod store;
+pub mod view;

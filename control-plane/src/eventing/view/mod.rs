@@ -1,0 +1,11 @@
+//! The read model of every aggregate: its state after each change, sealed, with keyed indexes beside it.
+//!
+//! One pair of tables serves every kind, so a new aggregate needs no migration: it is registered in [`Kinds`]. Rows are
+//! written by [`Projector`] in the order of the log, can be dropped and rebuilt to the same rows, and have no side
+//! effects. Superseded rows stay, closed by `valid_to`, so anything can be asked *as of* a time.
+
+mod projector;
+mod query;
+
+pub use projector::{Kinds, ProjectError, Projector};
+pub use query::{Filter, Page, QueryError, Slice, View, Views};

@@ -1,0 +1,425 @@
+//! Writes the read model: takes records in the order of the log, and moves its checkpoint in the transaction that writes
+//! the rows. Any number of replicas may run one; the checkpoint's lock makes them take turns.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+    time::Duration,
+};
+
+use schema::{
+    clock::Timestamp,
+    event::{Record, StreamId, UnknownEvent, lift},
+    id::{DataKeyId, Id, TenantId},
+};
+use sea_orm::{ConnectionTrait, DbErr, Value};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    database::Database,
+    eventing::{
+        aggregate::{Aggregate, Index},
+        handler::meta,
+        store::{Cursor, EventStore, ReadError, Stored},
+    },
+    sealing::{Keyring, Place, SealingError},
+};
+
+const CHECKPOINT: &str = "views";
+const BATCH: usize = 500;
+const MAX_REMEMBERED: usize = 10_000;
+const INSERT_ROWS: usize = 64;
+const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
+
+/// The kinds of aggregates that have a read model, by the prefix of their ids.
+#[derive(Default, Clone)]
+pub struct Kinds(BTreeMap<&'static str, Arc<dyn Kind>>);
+
+impl fmt::Debug for Kinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Kinds {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This one too.
+    #[must_use]
+    pub fn register<A: Aggregate>(mut self) -> Self {
+        self.0.insert(A::Id::PREFIX, Arc::new(KindOf::<A>(PhantomData)));
+        self
+    }
+}
+
+/// An aggregate whose type is known at run time only. States travel as JSON.
+trait Kind: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn evolve(&self, state: Option<&[u8]>, record: &Record) -> Result<(Vec<u8>, Index), ProjectError>;
+}
+
+struct KindOf<A>(PhantomData<fn() -> A>);
+
+impl<A: Aggregate> Kind for KindOf<A> {
+    fn name(&self) -> &'static str {
+        A::KIND
+    }
+
+    fn evolve(&self, state: Option<&[u8]>, record: &Record) -> Result<(Vec<u8>, Index), ProjectError> {
+        let unreadable = |source| ProjectError::State { kind: A::KIND, source };
+        let mut state: A = state.map(serde_json::from_slice).transpose().map_err(unreadable)?.unwrap_or_default();
+        let envelope = record.envelope();
+        state.evolve(&lift(envelope)?, &meta(envelope));
+        Ok((serde_json::to_vec(&state).map_err(unreadable)?, state.index()))
+    }
+}
+
+/// Why the read model does not move on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectError {
+    /// The log could not be read.
+    #[error("reading the log for the read model failed")]
+    Read(#[from] ReadError),
+    /// A record holds an event this program does not know.
+    #[error("the read model met an event it cannot read")]
+    Event(#[from] UnknownEvent),
+    /// A state is not what it was written as; rebuild the read model.
+    #[error("a {kind} of the read model is not readable as one; rebuild the read model")]
+    State {
+        /// The kind.
+        kind: &'static str,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A revision is missing.
+    #[error("the read model has revision {has} of {stream} and met revision {met}; rebuild the read model")]
+    Gap {
+        /// The stream.
+        stream: StreamId,
+        /// What there is.
+        has: u64,
+        /// What came.
+        met: u64,
+    },
+    /// A row does not open.
+    #[error("sealing or opening a row of the read model failed")]
+    Sealing(#[from] SealingError),
+    /// The database could not be asked.
+    #[error("writing the read model failed")]
+    Database(#[from] DbErr),
+}
+
+/// The newest row of a stream.
+#[derive(Clone)]
+struct Latest {
+    state: Vec<u8>,
+    revision: u64,
+    valid_from: Timestamp,
+}
+
+struct NewRow {
+    tenant: TenantId,
+    kind: &'static str,
+    stream: StreamId,
+    revision: u64,
+    cursor: Cursor,
+    valid_from: Timestamp,
+    valid_to: Option<Timestamp>,
+    index: Index,
+    state: Vec<u8>,
+}
+
+/// Writes the read model. One per process.
+pub struct Projector {
+    database: Database,
+    keyring: Arc<Keyring>,
+    store: Arc<dyn EventStore>,
+    kinds: Kinds,
+    reached: watch::Sender<Cursor>,
+    /// The checkpoint after our last batch, and rows that are the newest while it stays there.
+    position: Option<Cursor>,
+    latest: HashMap<(TenantId, StreamId), Latest>,
+}
+
+impl Projector {
+    pub(super) fn new(
+        database: Database,
+        keyring: Arc<Keyring>,
+        store: Arc<dyn EventStore>,
+        kinds: Kinds,
+        reached: watch::Sender<Cursor>,
+    ) -> Self {
+        Self { database, keyring, store, kinds, reached, position: None, latest: HashMap::new() }
+    }
+
+    /// Projects what comes, until told to stop. A fault is logged and tried again: the rest of the log waits.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut after = Cursor::START;
+        loop {
+            let step = async {
+                self.store.follow(after).await?;
+                self.catch_up().await
+            };
+            let outcome = tokio::select! {
+                outcome = step => outcome,
+                () = stop.cancelled() => return,
+            };
+            match outcome {
+                Ok(cursor) => after = cursor,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the read model does not move on");
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE_AFTER_FAULT) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Projects everything there is now.
+    pub async fn catch_up(&mut self) -> Result<Cursor, ProjectError> {
+        loop {
+            if let Some(cursor) = self.step().await? {
+                return Ok(cursor);
+            }
+        }
+    }
+
+    /// Drops the read model and writes it again.
+    pub async fn rebuild(&mut self) -> Result<Cursor, ProjectError> {
+        let transaction = self.database.begin().await?;
+        self.lock_checkpoint(&transaction).await?;
+        for sql in ["DELETE FROM view_terms", "DELETE FROM view_handles", "DELETE FROM views"] {
+            transaction.execute_raw(self.database.sql(sql, vec![])).await?;
+        }
+        self.move_checkpoint(&transaction, Cursor::START).await?;
+        transaction.commit().await?;
+        self.forget();
+        self.catch_up().await
+    }
+
+    fn forget(&mut self) {
+        self.position = None;
+        self.latest.clear();
+    }
+
+    /// One batch; the checkpoint, when there is nothing beyond it.
+    async fn step(&mut self) -> Result<Option<Cursor>, ProjectError> {
+        let position = match self.position {
+            Some(position) => position,
+            None => self.checkpoint().await?,
+        };
+        let batch = self.store.read_all(position, BATCH).await?;
+        if batch.upto == position {
+            // Another replica may have come further.
+            let reached = self.checkpoint().await?;
+            self.announce(reached);
+            if reached != position {
+                self.forget();
+                return Ok(None);
+            }
+            return Ok(Some(position));
+        }
+        if self.latest.len() > MAX_REMEMBERED {
+            self.latest.clear();
+        }
+        let outcome = self.project(position, &batch.records, batch.upto).await;
+        match outcome {
+            Ok(true) => {
+                self.position = Some(batch.upto);
+                self.announce(batch.upto);
+            }
+            Ok(false) => self.forget(),
+            Err(error) => {
+                self.forget();
+                return Err(error);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Computes the rows of a batch and writes them; false when another replica was first.
+    async fn project(&mut self, position: Cursor, records: &[Stored], upto: Cursor) -> Result<bool, ProjectError> {
+        let mut rows: Vec<NewRow> = Vec::with_capacity(records.len());
+        // Rows that were there before this batch, and when they end.
+        let mut ended: Vec<(TenantId, &'static str, StreamId, u64, Timestamp)> = Vec::new();
+        let mut newest: HashMap<(TenantId, StreamId), usize> = HashMap::new();
+        for stored in records {
+            let envelope = stored.record.envelope();
+            let Some(kind) = self.kinds.0.get(envelope.stream.prefix()).cloned() else { continue };
+            let key = (envelope.tenant, envelope.stream.clone());
+            let before = match self.latest.get(&key) {
+                Some(latest) => Some(latest.clone()),
+                None => self.load(envelope.tenant, kind.name(), &envelope.stream).await?,
+            };
+            let has = before.as_ref().map_or(0, |latest| latest.revision);
+            if envelope.revision != has + 1 {
+                return Err(ProjectError::Gap { stream: envelope.stream.clone(), has, met: envelope.revision });
+            }
+            let valid_from = before.as_ref().map_or(envelope.time, |latest| latest.valid_from.max(envelope.time));
+            match newest.get(&key) {
+                Some(row) => rows[*row].valid_to = Some(valid_from),
+                None if has > 0 => ended.push((envelope.tenant, kind.name(), envelope.stream.clone(), has, valid_from)),
+                None => {}
+            }
+            let (state, index) = kind.evolve(before.as_ref().map(|latest| latest.state.as_slice()), &stored.record)?;
+            self.latest.insert(key.clone(), Latest { state: state.clone(), revision: envelope.revision, valid_from });
+            newest.insert(key, rows.len());
+            rows.push(NewRow {
+                tenant: envelope.tenant,
+                kind: kind.name(),
+                stream: envelope.stream.clone(),
+                revision: envelope.revision,
+                cursor: stored.cursor,
+                valid_from,
+                valid_to: None,
+                index,
+                state,
+            });
+        }
+        let (mut views, mut terms, mut handles) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            self.columns(row, &mut views, &mut terms, &mut handles).await?;
+        }
+
+        let transaction = self.database.begin().await?;
+        if self.lock_checkpoint(&transaction).await? != position {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        for (tenant, kind, stream, revision, end) in ended {
+            let sql = "UPDATE views SET valid_to = $1 WHERE tenant = $2 AND kind = $3 AND id = $4 AND revision = $5";
+            let values = vec![end.micros().into(), tenant.to_string().into(), kind.into(), stream.as_str().into(), number(revision).into()];
+            transaction.execute_raw(self.database.sql(sql, values)).await?;
+        }
+        let columns = "tenant, kind, id, revision, position, valid_from, valid_to, parent, name, state, data_key, sealed";
+        self.insert(&transaction, "views", columns, "", views).await?;
+        self.insert(&transaction, "view_terms", "tenant, kind, term, id, revision", "", terms).await?;
+        self.insert(&transaction, "view_handles", "handle, tenant, kind, id", " ON CONFLICT (handle) DO NOTHING", handles).await?;
+        self.move_checkpoint(&transaction, upto).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// A row as columns.
+    async fn columns(
+        &self,
+        row: NewRow,
+        views: &mut Vec<Vec<Value>>,
+        terms: &mut Vec<Vec<Value>>,
+        handles: &mut Vec<Vec<Value>>,
+    ) -> Result<(), ProjectError> {
+        let keys = self.keyring.tenant(row.tenant).await?;
+        let (tenant, id) = (row.tenant.to_string(), row.stream.as_str().to_owned());
+        let sealed = keys.seal(Place::View { kind: row.kind, id: &id, revision: row.revision }, &row.state)?;
+        let parent = row.index.parent.as_deref().map(|parent| keys.blind("views.parent", &[row.kind, parent]));
+        let name = row.index.name.as_deref().map(|name| keys.blind("views.name", &[row.kind, name]));
+        views.push(vec![
+            tenant.clone().into(),
+            row.kind.into(),
+            id.clone().into(),
+            number(row.revision).into(),
+            number(row.cursor.position()).into(),
+            row.valid_from.micros().into(),
+            row.valid_to.map(Timestamp::micros).into(),
+            parent.into(),
+            name.into(),
+            row.index.state.into(),
+            sealed.data_key.to_string().into(),
+            sealed.bytes.into(),
+        ]);
+        let blinded: BTreeSet<_> =
+            row.index.terms.iter().map(|(term, value)| keys.blind("view_terms.term", &[row.kind, term, value])).collect();
+        for term in blinded {
+            terms.push(vec![tenant.clone().into(), row.kind.into(), term.into(), id.clone().into(), number(row.revision).into()]);
+        }
+        for handle in row.index.handles {
+            handles.push(vec![handle.to_string().into(), tenant.clone().into(), row.kind.into(), id.clone().into()]);
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &self,
+        connection: &impl ConnectionTrait,
+        table: &str,
+        columns: &str,
+        on_conflict: &str,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<(), DbErr> {
+        for rows in rows.chunks(INSERT_ROWS) {
+            let mut n = 0;
+            let mut places = Vec::with_capacity(rows.len());
+            for row in rows {
+                let row: Vec<_> = row
+                    .iter()
+                    .map(|_| {
+                        n += 1;
+                        format!("${n}")
+                    })
+                    .collect();
+                places.push(format!("({})", row.join(", ")));
+            }
+            let sql = format!("INSERT INTO {table} ({columns}) VALUES {}{on_conflict}", places.join(", "));
+            connection.execute_raw(self.database.sql(sql, rows.iter().flatten().cloned().collect())).await?;
+        }
+        Ok(())
+    }
+
+    async fn load(&self, tenant: TenantId, kind: &'static str, stream: &StreamId) -> Result<Option<Latest>, ProjectError> {
+        let sql =
+            "SELECT revision, valid_from, data_key, sealed FROM views WHERE tenant = $1 AND kind = $2 AND id = $3 AND valid_to IS NULL";
+        let values = vec![tenant.to_string().into(), kind.into(), stream.as_str().into()];
+        let Some(row) = self.database.read().query_one_raw(self.database.sql(sql, values)).await? else { return Ok(None) };
+        let (revision, valid_from): (i64, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        let data_key: String = row.try_get_by_index(2)?;
+        let data_key: DataKeyId = data_key.parse().map_err(|_| SealingError::DoesNotOpen)?;
+        let sealed: Vec<u8> = row.try_get_by_index(3)?;
+        let place = Place::View { kind, id: stream.as_str(), revision: revision.unsigned_abs() };
+        let state = self.keyring.open_sealed(tenant, place, data_key, &sealed).await?;
+        Ok(Some(Latest { state, revision: revision.unsigned_abs(), valid_from: Timestamp::from_micros(valid_from) }))
+    }
+
+    fn announce(&self, reached: Cursor) {
+        self.reached.send_if_modified(|known| {
+            let moved = *known != reached;
+            *known = reached;
+            moved
+        });
+    }
+
+    async fn checkpoint(&self) -> Result<Cursor, DbErr> {
+        super::query::checkpoint(&self.database).await
+    }
+
+    async fn lock_checkpoint(&self, connection: &impl ConnectionTrait) -> Result<Cursor, DbErr> {
+        let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
+        connection.execute_raw(self.database.sql(sql, vec![CHECKPOINT.into()])).await?;
+        let sql = format!("SELECT position FROM checkpoints WHERE name = $1{}", self.database.for_update());
+        let row = connection.query_one_raw(self.database.sql(sql, vec![CHECKPOINT.into()])).await?;
+        let position: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+        Ok(Cursor::at(position.unwrap_or(0).unsigned_abs()))
+    }
+
+    async fn move_checkpoint(&self, connection: &impl ConnectionTrait, to: Cursor) -> Result<(), DbErr> {
+        let sql = "UPDATE checkpoints SET position = $1 WHERE name = $2";
+        connection.execute_raw(self.database.sql(sql, vec![number(to.position()).into(), CHECKPOINT.into()])).await.map(drop)
+    }
+}
+
+pub(super) const fn checkpoint_name() -> &'static str {
+    CHECKPOINT
+}
+
+/// As SQL has it: signed.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
