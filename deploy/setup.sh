@@ -29,6 +29,7 @@ need_rust() {
 build() {
     need_rust
     command -v cc >/dev/null || apt_install build-essential
+    command -v curl >/dev/null || apt_install curl ca-certificates
 }
 
 postgres_bin() { ls -d /usr/lib/postgresql/*/bin /usr/local/pgsql/bin 2>/dev/null | tail -n 1; }
