@@ -12,6 +12,11 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    dsse::{self, EnvelopeError, Signed},
+    pair::{InvalidPair, Pair, PublicPair, Signers},
+};
+
 /// A document's DSSE payload type and ML-DSA context.
 pub trait Document: Serialize + for<'de> Deserialize<'de> + Clone + PartialEq + std::fmt::Debug {
     /// The DSSE payload type.
@@ -134,4 +139,39 @@ pub enum HolderStatus {
 impl Document for ReceiptBatchHead {
     const MEDIA_TYPE: &'static str = "application/vnd.freehold.receipt-batch+json";
     const CONTEXT: &'static str = "freehold/receipt-batch/v1";
+}
+
+/// Why a roster entry does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum RosterEntryError {
+    /// Not an envelope, or not signed by its own pair.
+    #[error("it is not signed by the pair it names: {0}")]
+    Envelope(#[source] EnvelopeError),
+    /// The keys are none.
+    #[error("{0}")]
+    Pair(#[source] InvalidPair),
+}
+
+/// Signs a document with an agent's pair; gives the envelope's exact bytes.
+pub fn sign<D: Document>(document: &D, pair: &Pair) -> Base64 {
+    dsse::sign_document(document, &[pair]).into()
+}
+
+/// Reads a document that this pair signed.
+pub fn open<D: Document>(bytes: &[u8], pair: &PublicPair) -> Result<Signed<D>, EnvelopeError> {
+    dsse::open_document(bytes, &Signers::one(pair.clone()), 1)
+}
+
+/// Reads a roster entry, and checks that the pair it names signed it. That it *counts* takes a vouch.
+pub fn open_roster_entry(bytes: &[u8]) -> Result<(RosterEntry, PublicPair), RosterEntryError> {
+    let claimed: RosterEntry = dsse::peek_document(bytes).map_err(RosterEntryError::Envelope)?;
+    let pair = PublicPair::parse(claimed.ed25519.as_slice(), claimed.ml_dsa_65.as_slice()).map_err(RosterEntryError::Pair)?;
+    let signed = open::<RosterEntry>(bytes, &pair).map_err(RosterEntryError::Envelope)?;
+    Ok((signed.payload, pair))
+}
+
+/// An agent's own roster entry, signed by its pair.
+pub fn sign_roster_entry(pair: &Pair, tenant: TenantId, site: SiteId, agent: AgentId, root: Digest, issued: Timestamp) -> Base64 {
+    let (ed25519, ml_dsa_65) = (Base64::from(*pair.public().ed25519()), Base64::from(pair.public().ml_dsa_65()));
+    sign(&RosterEntry { tenant, site, agent, ed25519, ml_dsa_65, root, issued }, pair)
 }

@@ -343,7 +343,7 @@ mod tests {
     fn size_comes_before_parsing_and_doubles_are_refused() {
         let [a, ..] = pairs();
         let bytes = Envelope::sign(TYPE, CONTEXT, b"{}".to_vec(), &[&a]).to_bytes();
-        assert!(matches!(Envelope::parse(&vec![b'x'; 11], 10), Err(EnvelopeError::Oversized { bytes: 11, max: 10 })));
+        assert!(matches!(Envelope::parse(&[b'x'; 11], 10), Err(EnvelopeError::Oversized { bytes: 11, max: 10 })));
         assert!(matches!(Envelope::parse(&bytes[..bytes.len() - 1], 1 << 20), Err(EnvelopeError::Malformed(_))));
         let doubled = br#"{"payload":"","payload":"","payloadType":"a","signatures":[]}"#;
         assert!(matches!(Envelope::parse(doubled, 1 << 20), Err(EnvelopeError::Malformed(_))));

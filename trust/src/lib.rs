@@ -4,9 +4,13 @@
 //! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports.
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
 //! - [`dsse`]: the envelope all of it is signed in.
+//! - [`mod@accept`]: the ordered checks that make a set of statements believed, and what the set then says.
+//! - [`time`]: what time it is at an agent, and how current what it believes is.
 
+pub mod accept;
 pub mod document;
 pub mod dsse;
 mod json;
 pub mod pair;
 pub mod statement;
+pub mod time;

@@ -1,0 +1,158 @@
+//! Check 9, policies and templates: what every key is, and that each policy speaks only of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{
+    id::{KeyId, ProjectId, SiteId},
+    name::Name,
+};
+
+use super::{
+    Rejection,
+    memory::{KeyMemory, Memory, scope_name},
+};
+use crate::statement::{
+    Scope,
+    policy::{KeyDefinition, KeyTemplate, Policy},
+    state::{State, TemplatedKey},
+};
+
+/// Every key there is, by policy or from a template.
+pub(super) fn judge(
+    policies: &BTreeMap<Scope, &Policy>,
+    state: &State,
+    site: SiteId,
+    memory: &mut Memory,
+) -> Result<BTreeMap<KeyId, KeyDefinition>, Rejection> {
+    let mut definitions = BTreeMap::new();
+    for (scope, policy) in policies {
+        in_scope(scope, policy)?;
+        definitions.extend(policy.keys.iter().map(|(key, definition)| (*key, definition.clone())));
+    }
+    let mut from_template = BTreeMap::<&Name, u64>::new();
+    for (key, templated) in &state.templated {
+        // What policy defines, policy defines; the template has served its time.
+        if definitions.contains_key(key) {
+            continue;
+        }
+        let template =
+            template(policies, templated).ok_or_else(|| outside(*key, format!("there is no template {:?}", templated.template)))?;
+        fits(*key, &templated.definition, template, site)?;
+        let count = from_template.entry(&templated.template).or_default();
+        *count += 1;
+        if template.max_keys.is_some_and(|most| *count > most) {
+            return Err(outside(*key, format!("the template {} allows no more keys", templated.template)));
+        }
+    }
+    // Names are judged with the keys of policy first: what state makes may not take a name from them.
+    let mut names = Names::default();
+    for (key, definition) in &definitions {
+        names.take(*key, definition)?;
+    }
+    for (key, templated) in &state.templated {
+        if !definitions.contains_key(key) {
+            names.take(*key, &templated.definition)?;
+            definitions.insert(*key, templated.definition.clone());
+        }
+    }
+    for (key, definition) in &definitions {
+        remember(*key, definition, memory)?;
+    }
+    Ok(definitions)
+}
+
+/// A project's policy reaches only its own resources; keys and callers are defined by projects only.
+fn in_scope(scope: &Scope, policy: &Policy) -> Result<(), Rejection> {
+    let out = |about: String| Rejection::PolicyOutOfScope { policy: scope_name(scope), about };
+    let own = |project: ProjectId| *scope == Scope::Project(project);
+    if let Some((key, _)) = policy.keys.iter().find(|(_, definition)| !own(definition.project)) {
+        return Err(out(key.to_string()));
+    }
+    if let Some((caller, _)) = policy.callers.iter().find(|(_, definition)| !own(definition.project)) {
+        return Err(out(caller.to_string()));
+    }
+    let foreign = |template: &&KeyTemplate| matches!(scope, Scope::Project(_)) && !own(template.project);
+    if let Some(template) = policy.templates.values().find(foreign) {
+        return Err(out(template.project.to_string()));
+    }
+    if let Some((key, _)) = policy.keys.iter().find(|(_, definition)| !definition.algorithm.serves(definition.purpose)) {
+        return Err(out(format!("{key}, whose algorithm does not serve its purpose")));
+    }
+    Ok(())
+}
+
+fn template<'a>(policies: &BTreeMap<Scope, &'a Policy>, key: &TemplatedKey) -> Option<&'a KeyTemplate> {
+    let mut templates = policies.values().filter_map(|policy| policy.templates.get(&key.template));
+    templates.find(|template| template.project == key.definition.project)
+}
+
+fn outside(key: KeyId, detail: String) -> Rejection {
+    Rejection::OutsideTemplate { key, detail }
+}
+
+fn fits(key: KeyId, definition: &KeyDefinition, template: &KeyTemplate, site: SiteId) -> Result<(), Rejection> {
+    let rules = [
+        (template.algorithms.contains(&definition.algorithm), "its algorithm is not allowed"),
+        (template.purposes.contains(&definition.purpose), "its purpose is not allowed"),
+        (definition.algorithm.serves(definition.purpose), "its algorithm does not serve its purpose"),
+        (definition.placement.iter().all(|site| template.placement.contains(site)), "its placement is not allowed"),
+        (definition.placement.contains(&site), "it is not placed at this site"),
+        (definition.labels == template.labels, "its labels are not the template's"),
+        (template.durabilities.contains(&definition.durability), "its durability is not allowed"),
+        (template.exportable || !definition.exportable, "it may not be exportable"),
+        (definition.origin == schema::key::Origin::Generated, "its material was not made at the site"),
+        (definition.rotation == template.rotation, "its rotation rule is not the template's"),
+        (definition.limits == template.limits, "its limits are not the template's"),
+    ];
+    match rules.into_iter().find(|(holds, _)| !holds) {
+        Some((_, detail)) => Err(outside(key, detail.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Which key a name means, and which project a project's name. Neither may mean two.
+#[derive(Default)]
+struct Names {
+    keys: BTreeMap<(ProjectId, Name), KeyId>,
+    projects: BTreeMap<Name, ProjectId>,
+    project_names: BTreeMap<ProjectId, Name>,
+}
+
+impl Names {
+    fn take(&mut self, key: KeyId, definition: &KeyDefinition) -> Result<(), Rejection> {
+        let taken = |name: &Name| Rejection::NameTaken { key, name: name.to_string() };
+        let project = *self.projects.entry(definition.project_name.clone()).or_insert(definition.project);
+        let name = self.project_names.entry(definition.project).or_insert_with(|| definition.project_name.clone());
+        if project != definition.project || *name != definition.project_name {
+            return Err(taken(&definition.project_name));
+        }
+        let names: BTreeSet<&Name> = std::iter::once(&definition.name).chain(&definition.aliases).collect();
+        for name in names {
+            if self.keys.insert((definition.project, name.clone()), key).is_some_and(|other| other != key) {
+                return Err(taken(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fixed at creation: algorithm, purpose, exportable, origin.
+fn remember(key: KeyId, definition: &KeyDefinition, memory: &mut Memory) -> Result<(), Rejection> {
+    let held = memory.keys.entry(key).or_insert_with(|| KeyMemory {
+        algorithm: definition.algorithm,
+        purpose: definition.purpose,
+        exportable: definition.exportable,
+        origin: definition.origin,
+        primary: 0,
+    });
+    let fixed = [
+        (held.algorithm == definition.algorithm, "algorithm"),
+        (held.purpose == definition.purpose, "purpose"),
+        (held.exportable == definition.exportable, "exportable"),
+        (held.origin == definition.origin, "origin"),
+    ];
+    match fixed.into_iter().find(|(same, _)| !same) {
+        Some((_, what)) => Err(Rejection::KeyRedefined { key, what }),
+        None => Ok(()),
+    }
+}

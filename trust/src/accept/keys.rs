@@ -1,0 +1,242 @@
+//! Check 9, keys: versions come, become primary and end only as policy allows, and prove who made them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{
+    encoding::Digest,
+    id::{KeyId, KeyVersion},
+    key::{Durability, VersionState},
+};
+
+use super::{
+    Identity, Rejection,
+    memory::{Memory, VersionMemory},
+    roster::Roster,
+};
+use crate::{
+    document::{self, Document, HolderReport, HolderStatus, VersionRecord},
+    statement::{
+        policy::KeyDefinition,
+        state::{KeyState, State, Subject, VersionEntry},
+    },
+};
+
+/// What keys are judged by.
+pub(super) struct KeyRules<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) definitions: &'a BTreeMap<KeyId, KeyDefinition>,
+    pub(super) roster: &'a Roster,
+    /// Versions whose compromise or destruction policy has confirmed.
+    pub(super) confirmed: &'a Confirmations,
+    /// Whether nothing was ever accepted before: then versions made before this agent came cannot be held to rules of
+    /// timing and eligibility that may have changed since.
+    pub(super) newcomer: bool,
+}
+
+/// What policy says of irreversible states.
+#[derive(Default)]
+pub(super) struct Confirmations {
+    pub(super) compromises: BTreeSet<KeyVersion>,
+    pub(super) destructions: BTreeSet<KeyVersion>,
+}
+
+/// Judges every key of a state, and remembers what must not be forgotten.
+pub(super) fn judge(state: &State, rules: &KeyRules<'_>, memory: &mut Memory) -> Result<(), Rejection> {
+    for (key, key_state) in &state.keys {
+        let definition = rules.definitions.get(key).ok_or(Rejection::InventedKey(*key))?;
+        if !definition.placement.contains(&rules.identity.site) {
+            return Err(Rejection::NotPlacedHere(*key));
+        }
+        numbers(*key, key_state, memory)?;
+        let mut before: Option<&VersionEntry> = None;
+        for (number, entry) in &key_state.versions {
+            let version = KeyVersion::new(*key, *number);
+            if !rules.newcomer && !memory.versions.contains_key(&version) {
+                interval(version, entry, before, definition, state)?;
+            }
+            generator(version, entry, definition, rules, memory)?;
+            let fingerprint = proofs(version, entry, definition, rules, memory)?;
+            settle(version, entry, key_state.primary, fingerprint, rules, memory)?;
+            before = Some(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Versions are numbered from 1 without gaps and never fewer; the primary is one of them and moves forward only.
+fn numbers(key: KeyId, state: &KeyState, memory: &mut Memory) -> Result<(), Rejection> {
+    let contiguous = state.versions.keys().zip(1..).all(|(number, expected)| *number == expected);
+    let highest = state.versions.keys().next_back().copied().unwrap_or(0);
+    let held = memory.versions.range(KeyVersion::new(key, 0)..=KeyVersion::new(key, u32::MAX)).next_back();
+    if !contiguous || held.is_some_and(|(version, _)| version.number > highest) {
+        return Err(Rejection::VersionsMissing(key));
+    }
+    let held = memory.keys.get(&key).map_or(0, |held| held.primary);
+    if state.primary < held {
+        return Err(Rejection::PrimaryWentBack { key, held, found: state.primary });
+    }
+    if state.primary != 0 {
+        let primary = KeyVersion::new(key, state.primary);
+        let entry = state.versions.get(&state.primary).ok_or(Rejection::PrimaryNotMade(primary))?;
+        if entry.record.is_none() || entry.state == VersionState::PreActivation {
+            return Err(Rejection::PrimaryNotMade(primary));
+        }
+    }
+    if let Some(held) = memory.keys.get_mut(&key) {
+        held.primary = state.primary;
+    }
+    Ok(())
+}
+
+/// A new version is not older than the state says time is, and not sooner after the last than the rule allows.
+fn interval(
+    version: KeyVersion,
+    entry: &VersionEntry,
+    before: Option<&VersionEntry>,
+    definition: &KeyDefinition,
+    state: &State,
+) -> Result<(), Rejection> {
+    let earliest = before.map(|before| before.created.plus(definition.rotation.min_interval()));
+    let too_soon = earliest.is_some_and(|earliest| entry.created < earliest);
+    if too_soon || entry.created > state.head.issued { Err(Rejection::TooSoon(version)) } else { Ok(()) }
+}
+
+/// A version that is yet to be made, or that others made since, is made by an eligible agent of the site.
+fn generator(
+    version: KeyVersion,
+    entry: &VersionEntry,
+    definition: &KeyDefinition,
+    rules: &KeyRules<'_>,
+    memory: &Memory,
+) -> Result<(), Rejection> {
+    let Some(agent) = entry.generator else { return Ok(()) };
+    let seen = memory.versions.get(&version).is_some_and(|held| held.fingerprint.is_some());
+    if seen || (rules.newcomer && entry.record.is_some()) {
+        return Ok(());
+    }
+    // Nothing is made for a version that is already at its end.
+    if entry.record.is_none() && entry.state != VersionState::PreActivation {
+        return Ok(());
+    }
+    let eligible = definition.eligible_generators.is_empty() || definition.eligible_generators.contains(&agent);
+    let rostered = rules.roster.believed.contains_key(&agent);
+    let revoked = memory.restrictions.contains_key(&Subject::Agent(agent));
+    if eligible && rostered && !revoked { Ok(()) } else { Err(Rejection::IneligibleGenerator { version, agent }) }
+}
+
+/// The version record and the ready reports hold; gives the fingerprint.
+fn proofs(
+    version: KeyVersion,
+    entry: &VersionEntry,
+    definition: &KeyDefinition,
+    rules: &KeyRules<'_>,
+    memory: &Memory,
+) -> Result<Option<Digest>, Rejection> {
+    let held = memory.versions.get(&version).and_then(|held| held.fingerprint);
+    let Some(record) = &entry.record else {
+        return match entry.state {
+            VersionState::Active | VersionState::Deactivated => Err(Rejection::RecordMissing(version)),
+            _ => Ok(held),
+        };
+    };
+    let what = "version record";
+    let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
+    let agent = entry.generator.ok_or_else(|| refused("the state names no generator"))?;
+    let record: VersionRecord = by_agent(record.as_slice(), what, version, agent, rules)?;
+    if (record.tenant, record.site, record.version, record.generator) != (rules.identity.tenant, rules.identity.site, version, agent) {
+        return Err(refused("it is of another tenant, site, version or generator"));
+    }
+    if record.algorithm != definition.algorithm || record.origin != definition.origin {
+        return Err(refused("it is of another algorithm or origin than the key"));
+    }
+    if let Some(held) = held.filter(|held| *held != record.fingerprint) {
+        return Err(Rejection::SecondFingerprint { version, held, found: record.fingerprint });
+    }
+    let what = "ready report";
+    let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
+    for (agent, report) in &entry.ready {
+        let report: HolderReport = by_agent(report.as_slice(), what, version, *agent, rules)?;
+        if (report.tenant, report.site, report.version, report.holder) != (rules.identity.tenant, rules.identity.site, version, *agent) {
+            return Err(refused("it is of another tenant, site, version or holder"));
+        }
+        if report.status != HolderStatus::Ready {
+            return Err(refused("it does not say that the version is ready"));
+        }
+        if report.fingerprint != record.fingerprint {
+            return Err(Rejection::SecondFingerprint { version, held: record.fingerprint, found: report.fingerprint });
+        }
+    }
+    let needed = if definition.durability == Durability::TwoHolders { 2 } else { 1 };
+    if entry.state == VersionState::Active && entry.ready.len() < needed {
+        return Err(Rejection::NotReady { version, ready: entry.ready.len(), needed });
+    }
+    Ok(Some(record.fingerprint))
+}
+
+/// A document that any pair believed to be this agent's, now or earlier, signed.
+fn by_agent<D: Document>(
+    bytes: &[u8],
+    what: &'static str,
+    version: KeyVersion,
+    agent: schema::id::AgentId,
+    rules: &KeyRules<'_>,
+) -> Result<D, Rejection> {
+    let mut failure = None;
+    for pair in rules.roster.pairs_of(agent) {
+        match document::open::<D>(bytes, pair) {
+            Ok(signed) => return Ok(signed.payload),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(match failure {
+        None => Rejection::NotRostered { what, version, agent },
+        Some(error) => Rejection::DocumentRefused { what, version, detail: with_source(&error) },
+    })
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_source(source)),
+        None => error.to_string(),
+    }
+}
+
+/// The state a version settles in; none when it is held back for now: suspended, or in an irreversible state that nothing
+/// foresaw (rotation foresees that a version it has replaced is deactivated) and policy has not confirmed.
+pub(super) fn settles(version: KeyVersion, state: VersionState, primary: u32, confirmed: &Confirmations) -> Option<VersionState> {
+    let settles = match state {
+        VersionState::PreActivation | VersionState::Active => true,
+        VersionState::Suspended => false,
+        VersionState::Deactivated => version.number < primary,
+        VersionState::Compromised => confirmed.compromises.contains(&version),
+        VersionState::Destroyed => confirmed.destructions.contains(&version),
+    };
+    settles.then_some(state)
+}
+
+/// States never go back; only what has settled is remembered as a state, the rest as a restriction.
+fn settle(
+    version: KeyVersion,
+    entry: &VersionEntry,
+    primary: u32,
+    fingerprint: Option<Digest>,
+    rules: &KeyRules<'_>,
+    memory: &mut Memory,
+) -> Result<(), Rejection> {
+    let found = entry.state;
+    let held = memory.versions.get(&version).map_or(VersionState::PreActivation, |held| held.settled);
+    let settled = if found == held { Some(held) } else { settles(version, found, primary, rules.confirmed) };
+    let back = match found {
+        // Whatever is not at its end may be suspended, and comes back to where it was.
+        VersionState::Suspended => held.rank() >= VersionState::Compromised.rank(),
+        _ => found.rank() < held.rank(),
+    };
+    if back {
+        return Err(Rejection::VersionWentBack { version, held, found });
+    }
+    let settled = settled.unwrap_or(held);
+    let remembered = memory.versions.entry(version).or_insert(VersionMemory { settled, fingerprint });
+    remembered.settled = settled;
+    remembered.fingerprint = remembered.fingerprint.or(fingerprint);
+    Ok(())
+}

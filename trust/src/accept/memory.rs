@@ -1,0 +1,165 @@
+//! What an agent never forgets, whatever it is shown later.
+
+use std::collections::BTreeMap;
+
+use schema::{
+    catalogue::Algorithm,
+    encoding::{Base64, Digest, u64_string},
+    id::{AgentId, KeyId, KeyVersion},
+    key::{Origin, Purpose, RevocationReason, VersionState},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::statement::{Scope, state::Subject};
+
+/// Everything that outlives the set it was seen in. Only grows, except that policy lifts restrictions.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// The highest statement seen, of each.
+    #[serde(with = "list")]
+    pub seen: BTreeMap<Slot, Seen>,
+    /// What is suspended or revoked.
+    #[serde(with = "list")]
+    pub restrictions: BTreeMap<Subject, Restriction>,
+    /// What is fixed about each key, and its highest primary.
+    #[serde(with = "list")]
+    pub keys: BTreeMap<KeyId, KeyMemory>,
+    /// Every version ever seen.
+    #[serde(with = "list")]
+    pub versions: BTreeMap<KeyVersion, VersionMemory>,
+    /// Every pair ever believed to be an agent's, by key id.
+    #[serde(with = "list")]
+    pub pairs: BTreeMap<Digest, PairMemory>,
+    /// How many roster slots were ever used.
+    pub slots_used: u32,
+}
+
+/// A place where one statement follows another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// The tenant's root.
+    Root,
+    /// A policy.
+    Policy(Scope),
+    /// The site's state.
+    State,
+    /// The site's heartbeat.
+    Heartbeat,
+}
+
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root => f.write_str("root"),
+            Self::Policy(scope) => write!(f, "policy of {}", scope_name(scope)),
+            Self::State => f.write_str("state"),
+            Self::Heartbeat => f.write_str("heartbeat"),
+        }
+    }
+}
+
+/// A scope in words.
+pub(super) fn scope_name(scope: &Scope) -> String {
+    match scope {
+        Scope::Tenant => "the tenant".to_owned(),
+        Scope::Project(project) => project.to_string(),
+        Scope::Site(site) => site.to_string(),
+    }
+}
+
+/// One statement, exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its place in the order.
+    #[serde(flatten)]
+    pub order: Order,
+    /// SHA-256 of its payload.
+    pub sha256: Digest,
+}
+
+/// The order of statements: epoch, then serial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Order {
+    /// The epoch.
+    #[serde(with = "u64_string")]
+    pub epoch: u64,
+    /// The serial.
+    #[serde(with = "u64_string")]
+    pub serial: u64,
+}
+
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.serial)
+    }
+}
+
+/// What holds something back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Restriction {
+    /// The last state that asked for it; only a resumption up to this serial lifts it.
+    pub last: Order,
+    /// Whether it was suspended.
+    pub suspended: bool,
+    /// The reason, when it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<RevocationReason>,
+    /// Of a version: the irreversible state that nothing foresaw and policy has not confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<VersionState>,
+}
+
+/// What is fixed about a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyMemory {
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Its purpose.
+    pub purpose: Purpose,
+    /// Whether material may leave.
+    pub exportable: bool,
+    /// Where its material was made.
+    pub origin: Origin,
+    /// The highest primary version.
+    pub primary: u32,
+}
+
+/// What is remembered of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionMemory {
+    /// The state it can no longer leave backwards: irreversible states only once they were foreseen or confirmed. A destroyed
+    /// version is its own tombstone.
+    pub settled: VersionState,
+    /// The first fingerprint seen; final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Digest>,
+}
+
+/// A pair that was believed to be an agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairMemory {
+    /// Whose.
+    pub agent: AgentId,
+    /// Ed25519 public key.
+    pub ed25519: Base64,
+    /// ML-DSA-65 public key.
+    pub ml_dsa_65: Base64,
+}
+
+/// Maps whose keys are not text, as lists of pairs.
+mod list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer, K: Serialize, V: Serialize>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, K: Deserialize<'de> + Ord, V: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<K, V>, D::Error> {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,110 @@
+//! Check 9, suspensions and revocations: the union of all that were ever seen. State adds; only policy takes away.
+
+use std::collections::BTreeMap;
+
+use schema::{
+    id::{KeyId, KeyVersion, SiteId},
+    key::VersionState,
+};
+
+use super::{
+    keys::{Confirmations, settles},
+    memory::{Memory, Order, Restriction},
+};
+use crate::statement::{
+    Scope,
+    policy::{KeyDefinition, Policy},
+    state::{State, Subject},
+};
+
+/// Adds what a state restricts, and lifts what policy resumes.
+pub(super) fn apply(
+    state: &State,
+    policies: &BTreeMap<Scope, &Policy>,
+    definitions: &BTreeMap<KeyId, KeyDefinition>,
+    confirmed: &Confirmations,
+    site: SiteId,
+    memory: &mut Memory,
+) {
+    let now = Order { epoch: state.head.epoch, serial: state.head.serial };
+    let mut restrict = |subject: Subject, change: &dyn Fn(&mut Restriction)| {
+        let restriction = memory.restrictions.entry(subject).or_default();
+        restriction.last = restriction.last.max(now);
+        change(restriction);
+    };
+    for revocation in &state.revocations {
+        restrict(revocation.subject, &|restriction| restriction.revoked = Some(revocation.reason));
+    }
+    for subject in &state.suspensions {
+        restrict(*subject, &|restriction| restriction.suspended = true);
+    }
+    let mut settled = Vec::new();
+    for (key, key_state) in &state.keys {
+        for (number, entry) in &key_state.versions {
+            let version = KeyVersion::new(*key, *number);
+            match (settles(version, entry.state, key_state.primary, confirmed), entry.state) {
+                (Some(VersionState::PreActivation | VersionState::Active), _) => {}
+                (Some(_), _) => settled.push(version),
+                (None, VersionState::Suspended) => restrict(Subject::Version(version), &|restriction| restriction.suspended = true),
+                (None, state) => restrict(Subject::Version(version), &|restriction| restriction.unsettled = Some(state)),
+            }
+        }
+    }
+    // What was irreversible and unforeseen has been confirmed since.
+    for version in settled {
+        if let Some(restriction) = memory.restrictions.get_mut(&Subject::Version(version)) {
+            restriction.unsettled = None;
+        }
+    }
+    let lifts = lifts(policies, definitions, site);
+    memory.restrictions.retain(|subject, restriction| {
+        let lifted = lifts.get(subject).is_some_and(|up_to| restriction.last <= *up_to);
+        !lifted && (restriction.suspended || restriction.revoked.is_some() || restriction.unsettled.is_some())
+    });
+}
+
+/// Up to which state policy lifts the restrictions of each subject. A project's policy lifts only its own.
+fn lifts(policies: &BTreeMap<Scope, &Policy>, definitions: &BTreeMap<KeyId, KeyDefinition>, site: SiteId) -> BTreeMap<Subject, Order> {
+    let mut lifts = BTreeMap::<Subject, Order>::new();
+    for (scope, policy) in policies {
+        for resumption in &policy.resumptions {
+            let Some(serial) = resumption.up_to_state_serial.get(&site) else { continue };
+            if !reaches(scope, policy, &resumption.subject, definitions) {
+                continue;
+            }
+            let up_to = Order { epoch: policy.head.epoch, serial: serial.0 };
+            let lift = lifts.entry(resumption.subject).or_default();
+            *lift = (*lift).max(up_to);
+        }
+    }
+    lifts
+}
+
+/// Whether a subject is a policy's own.
+fn reaches(scope: &Scope, policy: &Policy, subject: &Subject, definitions: &BTreeMap<KeyId, KeyDefinition>) -> bool {
+    let Scope::Project(own) = scope else { return true };
+    match subject {
+        Subject::Project(project) => project == own,
+        Subject::Caller(caller) => policy.callers.contains_key(caller),
+        Subject::Agent(_) => false,
+        Subject::Key(key) | Subject::Version(KeyVersion { key, .. }) => key_of(*key, own, definitions),
+    }
+}
+
+fn key_of(key: KeyId, project: &schema::id::ProjectId, definitions: &BTreeMap<KeyId, KeyDefinition>) -> bool {
+    definitions.get(&key).is_some_and(|definition| definition.project == *project)
+}
+
+/// What policy confirms of irreversible states. A project's policy confirms only for its own keys.
+pub(super) fn confirmations(policies: &BTreeMap<Scope, &Policy>, definitions: &BTreeMap<KeyId, KeyDefinition>) -> Confirmations {
+    let mut confirmed = Confirmations::default();
+    for (scope, policy) in policies {
+        let own = |version: &&KeyVersion| match scope {
+            Scope::Project(project) => key_of(version.key, project, definitions),
+            _ => true,
+        };
+        confirmed.compromises.extend(policy.compromises.iter().filter(own));
+        confirmed.destructions.extend(policy.destructions.iter().filter(own));
+    }
+    confirmed
+}

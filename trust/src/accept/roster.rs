@@ -1,0 +1,150 @@
+//! Check 9, agents: which pairs are agents of the site. An entry counts only with a vouch; one without is carried, so that
+//! others can see and vouch for it, but believed by nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{encoding::Digest, id::AgentId};
+
+use super::{
+    Confirmed, Identity, Rejection,
+    memory::{Memory, PairMemory},
+    roots::RoleSigners,
+};
+use crate::{
+    document::AgentVouch,
+    dsse,
+    pair::{PublicPair, Signers},
+    statement::{
+        policy::VouchingRule,
+        state::{RosterSlot, State, Subject, Vouch},
+    },
+};
+
+/// The agents of a site: those believed, those that wait for a vouch, and every pair ever believed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Roster {
+    pub(super) believed: BTreeMap<AgentId, PublicPair>,
+    pub(super) waiting: BTreeMap<AgentId, Digest>,
+    past: BTreeMap<Digest, (AgentId, PublicPair)>,
+}
+
+/// What a roster is judged by.
+pub(super) struct RosterRules<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) confirmed: &'a Confirmed,
+    pub(super) vouching: &'a VouchingRule,
+    /// Those who may vouch as the tenant: its policy signers, when it holds them itself.
+    pub(super) tenant_signers: Option<&'a RoleSigners>,
+}
+
+impl Roster {
+    /// Every pair that was ever believed to be this agent's, the current one among them.
+    pub(super) fn pairs_of(&self, agent: AgentId) -> impl Iterator<Item = &PublicPair> {
+        let current = self.believed.get(&agent);
+        let past = self.past.values().filter(move |(owner, pair)| *owner == agent && current != Some(pair));
+        current.into_iter().chain(past.map(|(_, pair)| pair))
+    }
+}
+
+/// Judges the roster of a state; remembers the pairs it believes.
+pub(super) fn judge(state: &State, rules: &RosterRules<'_>, memory: &mut Memory) -> Result<Roster, Rejection> {
+    let used = u32::try_from(state.roster.len()).unwrap_or(u32::MAX).max(memory.slots_used);
+    if state.slots_used < used {
+        return Err(Rejection::SlotsForgotten { found: state.slots_used, held: used });
+    }
+    memory.slots_used = state.slots_used;
+
+    let mut past = BTreeMap::new();
+    for (keyid, pair) in &memory.pairs {
+        if let Ok(public) = PublicPair::parse(pair.ed25519.as_slice(), pair.ml_dsa_65.as_slice()) {
+            past.insert(*keyid, (pair.agent, public));
+        }
+    }
+    let mut entries = BTreeMap::new();
+    for (agent, slot) in &state.roster {
+        let pair = entry(*agent, slot, rules.identity)?;
+        if *agent == rules.identity.agent && pair.keyid() != rules.identity.keyid {
+            return Err(Rejection::Impostor(*agent));
+        }
+        entries.insert(*agent, (pair, slot));
+    }
+
+    let mut roster = Roster { past, ..Roster::default() };
+    // Agents vouch for agents: whoever is believed may make others believed, until nobody new is.
+    loop {
+        let before = roster.believed.len();
+        for (agent, (pair, slot)) in &entries {
+            if !roster.believed.contains_key(agent) && counts(*agent, pair, slot, &roster, rules, memory) {
+                roster.believed.insert(*agent, pair.clone());
+            }
+        }
+        if roster.believed.len() == before {
+            break;
+        }
+    }
+    for (agent, (pair, _)) in &entries {
+        if roster.believed.contains_key(agent) {
+            let (ed25519, ml_dsa_65) = (pair.ed25519().as_slice().into(), pair.ml_dsa_65().into());
+            memory.pairs.insert(pair.keyid(), PairMemory { agent: *agent, ed25519, ml_dsa_65 });
+        } else {
+            roster.waiting.insert(*agent, pair.keyid());
+        }
+    }
+    Ok(roster)
+}
+
+/// The pair an entry names, when the pair itself signed it and it is of this site.
+fn entry(agent: AgentId, slot: &RosterSlot, identity: &Identity) -> Result<PublicPair, Rejection> {
+    let refused = |detail: String| Rejection::RosterEntry { agent, detail };
+    let (entry, pair) = crate::document::open_roster_entry(slot.entry.as_slice()).map_err(|error| refused(error.to_string()))?;
+    if (entry.tenant, entry.site, entry.agent) != (identity.tenant, identity.site, agent) {
+        return Err(refused("it is of another tenant, site or agent".to_owned()));
+    }
+    Ok(pair)
+}
+
+fn counts(agent: AgentId, pair: &PublicPair, slot: &RosterSlot, roster: &Roster, rules: &RosterRules<'_>, memory: &Memory) -> bool {
+    let keyid = pair.keyid();
+    if roster.past.get(&keyid).is_some_and(|(owner, _)| *owner == agent) {
+        return true;
+    }
+    if agent == rules.identity.agent || rules.confirmed.agents.get(&agent) == Some(&keyid) {
+        return true;
+    }
+    let mut vouching_agents = BTreeSet::new();
+    for vouch in &slot.vouches {
+        match vouch {
+            Vouch::Enrolment if rules.identity.founder == Some(keyid) => return true,
+            Vouch::Enrolment => {}
+            Vouch::Agent { agent: voucher, vouch } => {
+                let believed = roster
+                    .believed
+                    .get(voucher)
+                    .filter(|_| rules.vouching.agents && *voucher != agent && !memory.restrictions.contains_key(&Subject::Agent(*voucher)));
+                if believed.is_some_and(|pair| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, agent, keyid, rules)) {
+                    vouching_agents.insert(*voucher);
+                }
+            }
+            Vouch::Signers { vouch } => {
+                let signers = rules.tenant_signers.filter(|_| rules.vouching.signers);
+                if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, agent, keyid, rules)) {
+                    return true;
+                }
+            }
+            Vouch::Previous { keyid: previous, vouch } => {
+                let previous = roster.past.get(previous).filter(|(owner, _)| *owner == agent);
+                if previous.is_some_and(|(_, pair)| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, agent, keyid, rules)) {
+                    return true;
+                }
+            }
+        }
+    }
+    rules.vouching.agents && vouching_agents.len() >= rules.vouching.agents_needed.max(1) as usize
+}
+
+fn vouches(bytes: &[u8], signers: &Signers, threshold: u32, agent: AgentId, keyid: Digest, rules: &RosterRules<'_>) -> bool {
+    dsse::open_document::<AgentVouch>(bytes, signers, threshold).is_ok_and(|vouch| {
+        let vouch = vouch.payload;
+        (vouch.tenant, vouch.site, vouch.agent, vouch.keyid) == (rules.identity.tenant, rules.identity.site, agent, keyid)
+    })
+}
