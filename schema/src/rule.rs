@@ -10,6 +10,18 @@ use crate::{
     name::Labels,
 };
 
+/// What a policy statement is for: the whole tenant, one project, or one site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The whole tenant.
+    Tenant,
+    /// One project: reaches only its own resources.
+    Project(ProjectId),
+    /// One site.
+    Site(SiteId),
+}
+
 words! {
     /// How a caller proves who it is.
     CallerKind {

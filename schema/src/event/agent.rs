@@ -6,7 +6,7 @@ use crate::{
     events,
     id::SiteId,
     key::RevocationReason,
-    name::{Name, Text},
+    name::Text,
     rule::Vouch,
 };
 
@@ -17,8 +17,8 @@ events! {
         AgentInvited 1 {
             /// The site it may join.
             site: SiteId,
-            /// Its name at the site.
-            name: Name,
+            /// What people call it.
+            display_name: Option<Text>,
             /// SHA-256 of the token's text.
             token: Digest,
             /// SHA-256 of the tenant's root payload that the enrolment file names.
@@ -66,6 +66,16 @@ events! {
             certificate_serial: String,
             /// When the certificate ends.
             certificate_expires: Timestamp,
+        },
+        /// It may do nothing until it is resumed.
+        AgentSuspended 1 {
+            /// Why.
+            reason: Option<Text>,
+        },
+        /// It may act again.
+        AgentResumed 1 {
+            /// Why.
+            reason: Option<Text>,
         },
         /// It is no longer an agent of the site.
         AgentRevoked 1 {

@@ -26,6 +26,11 @@ events! {
             /// Labels, given to policy.
             labels: Labels,
         },
+        /// Its labels were replaced.
+        CallerRelabelled 1 {
+            /// All labels.
+            labels: Labels,
+        },
         /// It may do nothing until it is resumed.
         CallerSuspended 1 {
             /// Why.

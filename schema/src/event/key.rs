@@ -19,6 +19,8 @@ events! {
             project: ProjectId,
             /// Its name in the project.
             name: Name,
+            /// What it is for.
+            description: Option<Text>,
             /// Exactly one algorithm.
             algorithm: Algorithm,
             /// Exactly one purpose.
@@ -43,6 +45,11 @@ events! {
             rotation: RotationRule,
             /// The template of policy it follows.
             template: Option<Name>,
+        },
+        /// It is described otherwise now.
+        KeyDescribed 1 {
+            /// What it is for.
+            description: Option<Text>,
         },
         /// Its labels were replaced.
         KeyRelabelled 1 {

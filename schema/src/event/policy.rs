@@ -7,20 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     encoding::{Digest, u64_string},
     events,
-    id::ProjectId,
     name::{Name, Text},
-    rule::{KeyTemplate, OfflineRule, VouchingRule},
+    rule::{KeyTemplate, OfflineRule, Scope, VouchingRule},
 };
-
-/// What a policy document is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyScope {
-    /// The whole tenant.
-    Tenant,
-    /// One project.
-    Project(ProjectId),
-}
 
 /// What one draft or version says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,21 +19,26 @@ pub struct PolicyContent {
     /// The length of the Cedar text in bytes.
     #[serde(with = "u64_string")]
     pub cedar_bytes: u64,
-    /// What keys the control plane may make by itself (project documents only).
+    /// What keys the control plane may make by itself (tenant and project documents).
     pub templates: BTreeMap<Name, KeyTemplate>,
-    /// Who may vouch for agents (tenant document only).
+    /// Who may vouch for agents (tenant and site documents).
     pub vouching: Option<VouchingRule>,
-    /// What goes on without the control plane (tenant document only).
+    /// What goes on without the control plane (tenant and site documents).
     pub offline: Option<OfflineRule>,
 }
 
 events! {
     /// What happens to a policy document.
     PolicyEvent {
+        /// The document was begun. It says nothing yet.
+        PolicyCreated 1 {
+            /// Its name in its scope.
+            name: Name,
+            /// What it is for.
+            scope: Scope,
+        },
         /// A draft was saved.
         PolicyDraftSaved 1 {
-            /// What the document is for; the same in every event of the document.
-            scope: PolicyScope,
             /// The draft's number, from 1 without gaps.
             draft: u32,
             /// What it says.

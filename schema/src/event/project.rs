@@ -12,13 +12,13 @@ events! {
         ProjectCreated 1 {
             /// Its name in the tenant.
             name: Name,
-            /// What it is for.
-            description: Option<Text>,
+            /// What people call it.
+            display_name: Option<Text>,
         },
-        /// It is described otherwise now.
-        ProjectDescribed 1 {
-            /// What it is for.
-            description: Option<Text>,
+        /// People call it something else now.
+        ProjectRenamed 1 {
+            /// What people call it.
+            display_name: Option<Text>,
         },
         /// No key of it may be used until it is resumed.
         ProjectSuspended 1 {

@@ -13,13 +13,13 @@ events! {
         SiteCreated 1 {
             /// Its name in the tenant.
             name: Name,
-            /// Where and what it is.
-            description: Option<Text>,
+            /// What people call it.
+            display_name: Option<Text>,
         },
-        /// It is described otherwise now.
-        SiteDescribed 1 {
-            /// Where and what it is.
-            description: Option<Text>,
+        /// People call it something else now.
+        SiteRenamed 1 {
+            /// What people call it.
+            display_name: Option<Text>,
         },
         /// What goes on there without the control plane was changed.
         SiteOfflineRuleSet 1 {

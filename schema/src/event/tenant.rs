@@ -13,14 +13,14 @@ events! {
             /// Its name in the deployment.
             name: Name,
             /// What people call it.
-            display_name: Text,
+            display_name: Option<Text>,
             /// The principal that may administer it first.
             creator: String,
         },
         /// People call it something else now.
         TenantRenamed 1 {
             /// What people call it.
-            display_name: Text,
+            display_name: Option<Text>,
         },
     }
 }

@@ -6,6 +6,7 @@ pub mod policy;
 pub mod root;
 pub mod state;
 
+pub use schema::rule::Scope;
 use schema::{
     clock::Timestamp,
     encoding::{Digest, u64_string},
@@ -110,18 +111,6 @@ pub trait Statement: Serialize + for<'de> Deserialize<'de> + Clone + PartialEq +
 
     /// What this program understands of `requires`, for this kind.
     const UNDERSTOOD: &'static [&'static str] = &[];
-}
-
-/// What a policy statement is for: the whole tenant, one project, or one site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// The whole tenant.
-    Tenant,
-    /// One project: reaches only its own resources.
-    Project(ProjectId),
-    /// One site.
-    Site(SiteId),
 }
 
 /// Names one statement exactly.
