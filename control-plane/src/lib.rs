@@ -11,3 +11,13 @@ pub mod eventing;
 pub mod pki;
 pub mod receipts;
 pub mod sealing;
+
+// The domains, each in the same shape: command, refusal, aggregate.
+pub mod agents;
+pub mod aliases;
+pub mod callers;
+pub mod keys;
+pub mod projects;
+pub mod sites;
+pub mod tenants;
+pub mod tokens;

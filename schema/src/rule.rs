@@ -91,6 +91,13 @@ pub struct OfflineRule {
     pub grace_operations: Vec<crate::key::Operation>,
 }
 
+impl OfflineRule {
+    /// Whether the ages are in order and the first is above 0.
+    pub const fn is_sound(&self) -> bool {
+        0 < self.stale_seconds && self.stale_seconds <= self.grace_seconds && self.grace_seconds <= self.expired_seconds
+    }
+}
+
 impl Default for OfflineRule {
     fn default() -> Self {
         use crate::key::Operation;

@@ -10,7 +10,10 @@
 
 pub mod aggregate;
 pub mod handler;
+mod refusals;
 pub mod scenario;
 pub mod sql;
 pub mod store;
 pub mod view;
+
+pub(crate) use refusals::refusals;

@@ -1,0 +1,335 @@
+//! What an agent is, and how it decides.
+
+use std::time::Duration;
+
+use schema::{
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    event::agent::{
+        AgentEnrolled, AgentEvent, AgentInvited, AgentResumed, AgentRevoked, AgentSuspended, AgentVouched, CertificateRenewed,
+        InvitationCancelled,
+    },
+    id::{AgentId, SiteId},
+    key::{RevocationReason, words},
+    name::Text,
+    rule::Vouch,
+};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::{AgentCommand, AgentRefusal, Enrol};
+use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
+
+/// The shortest life of an invitation.
+pub const MIN_INVITATION: Duration = Duration::from_secs(60);
+/// The longest life of an invitation.
+pub const MAX_INVITATION: Duration = Duration::from_secs(7 * 86_400);
+
+words! {
+    /// How far an agent is.
+    AgentState {
+        /// Its token was made. (Whether it is still good depends on the time.)
+        Invited = "invited",
+        /// Its invitation was taken back.
+        Cancelled = "cancelled",
+        /// It came; nobody has vouched for it.
+        Enrolled = "enrolled",
+        /// It came, and somebody vouched for it.
+        Rostered = "rostered",
+        /// It may do nothing until it is resumed.
+        Suspended = "suspended",
+        /// It is no longer an agent of the site.
+        Revoked = "revoked",
+    }
+}
+
+/// An agent; nothing in `fixed` means it does not exist.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// What never changes.
+    pub fixed: Option<Fixed>,
+    /// What people call it.
+    pub display_name: Option<Text>,
+    /// How it may join.
+    pub invitation: Option<Invitation>,
+    /// How it joined.
+    pub enrolment: Option<Enrolment>,
+    /// Its present certificate.
+    pub certificate: Option<Certificate>,
+    /// Why its roster entry counts, in the order in which they came.
+    pub vouches: Vec<Vouch>,
+    /// Since when its roster entry counts.
+    pub rostered: Option<Timestamp>,
+    /// Since when it may do nothing.
+    pub suspended: Option<Timestamp>,
+    /// When it was last resumed: every earlier restriction is lifted.
+    pub resumed: Option<Timestamp>,
+    /// Why it is no longer an agent.
+    pub revoked: Option<Revoked>,
+}
+
+/// What never changes about an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// Its id.
+    pub id: AgentId,
+    /// The site.
+    pub site: SiteId,
+    /// When it was invited.
+    pub created: Timestamp,
+}
+
+/// How an agent may join.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// SHA-256 of the token's text.
+    pub token: Digest,
+    /// SHA-256 of the tenant's root payload that the enrolment file names.
+    pub root: Digest,
+    /// The key id of the pair of the site's first agent; none for the first itself.
+    pub founder: Option<Digest>,
+    /// After this the token is worthless.
+    pub expires: Timestamp,
+    /// When it was taken back.
+    pub cancelled: Option<Timestamp>,
+}
+
+/// How an agent joined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The key id of its pair.
+    pub keyid: Digest,
+    /// Ed25519 public key, 32 bytes.
+    pub ed25519: Base64,
+    /// ML-DSA-65 public key, 1952 bytes.
+    pub ml_dsa_65: Base64,
+    /// Its signed roster entry: a DSSE envelope, exact bytes.
+    pub roster_entry: Base64,
+    /// SHA-256 of the DER of the public key of its certificate.
+    pub certificate_key: Digest,
+    /// The host's name, for people.
+    pub host: String,
+    /// The version of the agent program then.
+    pub agent_version: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A certificate of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Its serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// SHA-256 of the DER of the request it was made for.
+    pub csr: Digest,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// Why and when an agent was revoked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Why (RFC 5280).
+    pub reason: RevocationReason,
+    /// In words.
+    pub comment: Option<Text>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Agent {
+    /// How far it is; none when it does not exist.
+    pub fn state(&self) -> Option<AgentState> {
+        self.fixed.as_ref()?;
+        let cancelled = self.invitation.as_ref().is_some_and(|invitation| invitation.cancelled.is_some());
+        Some(match () {
+            () if self.revoked.is_some() => AgentState::Revoked,
+            () if self.suspended.is_some() => AgentState::Suspended,
+            () if self.rostered.is_some() => AgentState::Rostered,
+            () if self.enrolment.is_some() => AgentState::Enrolled,
+            () if cancelled => AgentState::Cancelled,
+            () => AgentState::Invited,
+        })
+    }
+
+    /// Whether it may act for its site now: rostered, not suspended, not revoked.
+    pub fn is_at_work(&self) -> bool {
+        self.state() == Some(AgentState::Rostered)
+    }
+
+    fn enrol(&self, fixed: &Fixed, enrol: &Enrol, now: Timestamp) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        let invitation = self.invitation.as_ref().ok_or(AgentRefusal::NotFound)?;
+        // The token first: who does not have it learns nothing else.
+        if !bool::from(enrol.token.0.ct_eq(&invitation.token.0)) {
+            return Err(AgentRefusal::TokenWrong);
+        }
+        match () {
+            () if self.enrolment.is_some() => return Err(AgentRefusal::TokenUsed),
+            () if invitation.cancelled.is_some() => return Err(AgentRefusal::InvitationCancelled),
+            () if now >= invitation.expires => return Err(AgentRefusal::TokenExpired),
+            () if enrol.agent != fixed.id => return Err(AgentRefusal::OtherAgent),
+            () if enrol.site != fixed.site => return Err(AgentRefusal::OtherSite),
+            () if enrol.root != invitation.root => return Err(AgentRefusal::OtherRoot),
+            () if invitation.founder.is_none() && enrol.site_is_founded => return Err(AgentRefusal::FounderMissing),
+            () => {}
+        }
+        let enrolled = AgentEnrolled {
+            keyid: enrol.keyid,
+            ed25519: enrol.ed25519.clone(),
+            ml_dsa_65: enrol.ml_dsa_65.clone(),
+            roster_entry: enrol.roster_entry.clone(),
+            csr: enrol.csr,
+            certificate_key: enrol.certificate_key,
+            certificate_serial: enrol.certificate_serial.clone(),
+            certificate_expires: enrol.certificate_expires,
+            host: enrol.host.clone(),
+            agent_version: enrol.agent_version.clone(),
+        };
+        let mut events = vec![enrolled.into()];
+        if invitation.founder.is_none() {
+            events.push(AgentVouched { vouch: Vouch::Enrolment }.into());
+        }
+        Ok(events)
+    }
+
+    fn vouch(&self, fixed: &Fixed, keyid: &Digest, vouch: &Vouch) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        let enrolment = self.enrolment.as_ref().ok_or(AgentRefusal::NotEnrolled)?;
+        if *keyid != enrolment.keyid {
+            return Err(AgentRefusal::OtherPair);
+        }
+        let by = |vouch: &Vouch| match vouch {
+            Vouch::Enrolment => "enrolment".to_owned(),
+            Vouch::Agent { agent, .. } => agent.to_string(),
+            Vouch::Signers { .. } => "signers".to_owned(),
+            Vouch::Previous { keyid, .. } => keyid.to_string(),
+        };
+        match vouch {
+            Vouch::Enrolment => Err(AgentRefusal::EnrolmentVouch),
+            Vouch::Agent { agent, .. } if *agent == fixed.id => Err(AgentRefusal::VouchesForItself),
+            // Agents repeat their reports: a second vouch of the same voucher says nothing new.
+            vouch if self.vouches.iter().any(|known| by(known) == by(vouch)) => Ok(Vec::new()),
+            vouch => Ok(vec![AgentVouched { vouch: vouch.clone() }.into()]),
+        }
+    }
+
+    fn renew(&self, command: &AgentCommand) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        let enrolment = self.enrolment.as_ref().ok_or(AgentRefusal::NotEnrolled)?;
+        let AgentCommand::RenewCertificate { csr, certificate_key, certificate_serial, certificate_expires } = command else {
+            return Err(AgentRefusal::NotFound);
+        };
+        if self.suspended.is_some() {
+            return Err(AgentRefusal::Suspended);
+        }
+        if *certificate_key != enrolment.certificate_key {
+            return Err(AgentRefusal::OtherCertificateKey);
+        }
+        let (certificate_serial, certificate_expires) = (certificate_serial.clone(), *certificate_expires);
+        Ok(vec![CertificateRenewed { csr: *csr, certificate_serial, certificate_expires }.into()])
+    }
+}
+
+impl Aggregate for Agent {
+    type Id = AgentId;
+    type Command = AgentCommand;
+    type Event = AgentEvent;
+    type Refusal = AgentRefusal;
+    const KIND: &'static str = "agent";
+
+    fn decide(&self, command: &AgentCommand, deciding: &Deciding<'_>) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        let Some(fixed) = &self.fixed else {
+            let AgentCommand::Invite { site, display_name, token, root, founder, expires, .. } = command else {
+                return Err(AgentRefusal::NotFound);
+            };
+            let lifetime = expires.since(deciding.now);
+            if lifetime < MIN_INVITATION || lifetime > MAX_INVITATION {
+                return Err(AgentRefusal::Lifetime);
+            }
+            let (display_name, founder) = (display_name.clone(), *founder);
+            return Ok(vec![AgentInvited { site: *site, display_name, token: *token, root: *root, founder, expires: *expires }.into()]);
+        };
+        if let AgentCommand::Enrol(enrol) = command
+            && self.revoked.is_none()
+        {
+            return self.enrol(fixed, enrol, deciding.now);
+        }
+        match command {
+            AgentCommand::Invite { .. } => Err(AgentRefusal::Exists),
+            _ if self.revoked.is_some() => Err(AgentRefusal::Revoked),
+            AgentCommand::Enrol(enrol) => self.enrol(fixed, enrol, deciding.now),
+            AgentCommand::CancelInvitation => match self.state() {
+                Some(AgentState::Invited) => Ok(vec![InvitationCancelled {}.into()]),
+                Some(AgentState::Cancelled) => Err(AgentRefusal::InvitationCancelled),
+                _ => Err(AgentRefusal::NotInvited),
+            },
+            AgentCommand::Vouch { keyid, vouch } => self.vouch(fixed, keyid, vouch),
+            AgentCommand::RenewCertificate { .. } => self.renew(command),
+            AgentCommand::Suspend { .. } if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
+            AgentCommand::Suspend { .. } if self.suspended.is_some() => Err(AgentRefusal::AlreadySuspended),
+            AgentCommand::Suspend { reason } => Ok(vec![AgentSuspended { reason: reason.clone() }.into()]),
+            AgentCommand::Resume { .. } if self.suspended.is_none() => Err(AgentRefusal::NotSuspended),
+            AgentCommand::Resume { reason } => Ok(vec![AgentResumed { reason: reason.clone() }.into()]),
+            AgentCommand::Revoke { reason: RevocationReason::CertificateHold, .. } => Err(AgentRefusal::Hold),
+            AgentCommand::Revoke { reason, comment } => Ok(vec![AgentRevoked { reason: *reason, comment: comment.clone() }.into()]),
+        }
+    }
+
+    fn evolve(&mut self, event: &AgentEvent, meta: &EventMeta) {
+        match event {
+            AgentEvent::AgentInvited(event) => {
+                self.fixed = meta.stream.id().map(|id| Fixed { id, site: event.site, created: meta.time });
+                self.display_name = event.display_name.clone();
+                self.invitation = Some(Invitation {
+                    token: event.token,
+                    root: event.root,
+                    founder: event.founder,
+                    expires: event.expires,
+                    cancelled: None,
+                });
+            }
+            AgentEvent::InvitationCancelled(_) => {
+                if let Some(invitation) = &mut self.invitation {
+                    invitation.cancelled = Some(meta.time);
+                }
+            }
+            AgentEvent::AgentEnrolled(event) => {
+                self.enrolment = Some(Enrolment {
+                    keyid: event.keyid,
+                    ed25519: event.ed25519.clone(),
+                    ml_dsa_65: event.ml_dsa_65.clone(),
+                    roster_entry: event.roster_entry.clone(),
+                    certificate_key: event.certificate_key,
+                    host: event.host.clone(),
+                    agent_version: event.agent_version.clone(),
+                    at: meta.time,
+                });
+                self.certificate =
+                    Some(Certificate { serial: event.certificate_serial.clone(), csr: event.csr, expires: event.certificate_expires });
+            }
+            AgentEvent::AgentVouched(event) => {
+                self.vouches.push(event.vouch.clone());
+                self.rostered.get_or_insert(meta.time);
+            }
+            AgentEvent::CertificateRenewed(event) => {
+                self.certificate =
+                    Some(Certificate { serial: event.certificate_serial.clone(), csr: event.csr, expires: event.certificate_expires });
+            }
+            AgentEvent::AgentSuspended(_) => self.suspended = Some(meta.time),
+            AgentEvent::AgentResumed(_) => {
+                self.suspended = None;
+                self.resumed = Some(meta.time);
+            }
+            AgentEvent::AgentRevoked(event) => {
+                self.revoked = Some(Revoked { reason: event.reason, comment: event.comment.clone(), at: meta.time });
+            }
+        }
+    }
+
+    /// The parent is the site; certificates are found by their serial number, pairs by their key id.
+    fn index(&self) -> Index {
+        let site = self.fixed.as_ref().map(|fixed| fixed.site.to_string());
+        let mut terms: Vec<_> = site.iter().map(|site| ("site".to_owned(), site.clone())).collect();
+        terms.extend(self.certificate.iter().map(|certificate| ("certificate".to_owned(), certificate.serial.clone())));
+        terms.extend(self.enrolment.iter().map(|enrolment| ("keyid".to_owned(), enrolment.keyid.to_string())));
+        Index { parent: site, name: None, state: self.state().map(|state| state.to_string()), terms }
+    }
+}

@@ -1,0 +1,117 @@
+//! What may be asked of an agent.
+
+use schema::{
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    id::{AgentId, SiteId},
+    key::RevocationReason,
+    name::Text,
+    rule::Vouch,
+};
+use serde::Serialize;
+
+/// A parsed intent. What was looked up or made beforehand is left out of the request's hash.
+#[derive(Debug, Clone, Serialize)]
+pub enum AgentCommand {
+    /// Let one agent join a site.
+    Invite {
+        /// The site.
+        site: SiteId,
+        /// What people call the agent.
+        display_name: Option<Text>,
+        /// How long the token is good, in seconds, as asked for.
+        lifetime_seconds: Option<u64>,
+        /// SHA-256 of the token's text.
+        #[serde(skip)]
+        token: Digest,
+        /// Looked up: SHA-256 of the tenant's root payload.
+        #[serde(skip)]
+        root: Digest,
+        /// Looked up: the key id of the pair of the site's first agent, when there is one.
+        #[serde(skip)]
+        founder: Option<Digest>,
+        /// After this the token is worthless.
+        #[serde(skip)]
+        expires: Timestamp,
+    },
+    /// Take an unused invitation back.
+    CancelInvitation,
+    /// Join, with the token.
+    Enrol(Box<Enrol>),
+    /// Say that its roster entry is genuine. The handler has verified the proof.
+    Vouch {
+        /// The key id that was vouched for.
+        keyid: Digest,
+        /// Who, and the proof.
+        vouch: Vouch,
+    },
+    /// Give it its next certificate. The handler has verified the request and made the certificate.
+    RenewCertificate {
+        /// SHA-256 of the DER of the certificate request.
+        csr: Digest,
+        /// SHA-256 of the DER of the public key in it.
+        certificate_key: Digest,
+        /// The serial number of the certificate, lower-case hexadecimal.
+        #[serde(skip)]
+        certificate_serial: String,
+        /// When the certificate ends.
+        #[serde(skip)]
+        certificate_expires: Timestamp,
+    },
+    /// Let it do nothing for now.
+    Suspend {
+        /// Why.
+        reason: Option<Text>,
+    },
+    /// Let it act again.
+    Resume {
+        /// Why.
+        reason: Option<Text>,
+    },
+    /// Take it out of the site for good.
+    Revoke {
+        /// Why (RFC 5280).
+        reason: RevocationReason,
+        /// In words.
+        comment: Option<Text>,
+    },
+}
+
+/// An agent comes with its token. The handler has verified the roster entry's own signatures and the certificate request,
+/// and made the certificate.
+#[derive(Debug, Clone, Serialize)]
+pub struct Enrol {
+    /// SHA-256 of the token's text that it came with.
+    pub token: Digest,
+    /// Of the roster entry: the agent it names.
+    pub agent: AgentId,
+    /// Of the roster entry: the site it names.
+    pub site: SiteId,
+    /// Of the roster entry: the root it pinned.
+    pub root: Digest,
+    /// Of the roster entry: the key id of its pair.
+    pub keyid: Digest,
+    /// Of the roster entry: Ed25519 public key, 32 bytes.
+    pub ed25519: Base64,
+    /// Of the roster entry: ML-DSA-65 public key, 1952 bytes.
+    pub ml_dsa_65: Base64,
+    /// The roster entry: a DSSE envelope, exact bytes.
+    pub roster_entry: Base64,
+    /// SHA-256 of the DER of the certificate request.
+    pub csr: Digest,
+    /// SHA-256 of the DER of the public key in it (SubjectPublicKeyInfo).
+    pub certificate_key: Digest,
+    /// The serial number of its certificate, lower-case hexadecimal.
+    #[serde(skip)]
+    pub certificate_serial: String,
+    /// When the certificate ends.
+    #[serde(skip)]
+    pub certificate_expires: Timestamp,
+    /// The host's name, for people.
+    pub host: String,
+    /// The version of the agent program.
+    pub agent_version: String,
+    /// Looked up: whether the site has a rostered agent already.
+    #[serde(skip)]
+    pub site_is_founded: bool,
+}

@@ -1,0 +1,14 @@
+//! An agent of a site, from its invitation on.
+//!
+//! An invitation holds the digest of a single-use token with a time limit. Who comes with that token, a pair and a
+//! certificate request of its own is enrolled; once somebody vouches for its roster entry it is rostered. It refuses a
+//! wrong, used, late or cancelled token, a roster entry that names another agent, site or root, a renewal for another
+//! certificate key, and everything after revocation.
+
+mod aggregate;
+mod command;
+mod refusal;
+
+pub use aggregate::{Agent, AgentState, Certificate, Enrolment, Fixed, Invitation, MAX_INVITATION, MIN_INVITATION, Revoked};
+pub use command::{AgentCommand, Enrol};
+pub use refusal::AgentRefusal;

@@ -1,0 +1,12 @@
+//! A caller: an application that uses agents. Its id derives from kind, issuer and subject.
+//!
+//! Registered, it may be suspended and resumed, and revoked once and for all. It refuses an issuer that does not fit its
+//! kind, and every change after revocation.
+
+mod aggregate;
+mod command;
+mod refusal;
+
+pub use aggregate::{Caller, CallerState, Fixed, Revoked};
+pub use command::CallerCommand;
+pub use refusal::CallerRefusal;

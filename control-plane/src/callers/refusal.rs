@@ -1,0 +1,20 @@
+//! Why a caller says no.
+
+use crate::eventing::refusals;
+
+refusals! {
+    /// Why a command on a caller is turned down.
+    CallerRefusal {
+        Exists = "caller_exists", "a caller with this kind, issuer and subject is already registered; change that one, or choose another subject";
+        NotFound = "caller_not_found", "there is no such caller";
+        TokenIssuer = "caller_issuer_not_a_site" at "issuer", "the issuer of a token caller is the id of the site whose agents keep its token, site_…";
+        TokenSubject = "caller_subject_not_its_name" at "subject", "the subject of a token caller is its name; leave it out";
+        CertificateIssuer = "caller_issuer_not_a_digest" at "issuer", "the issuer of a certificate caller is the SHA-256 of its authority's certificate (DER), base64url without padding";
+        CertificateSubject = "caller_subject_not_a_name" at "subject", "the subject of a certificate caller is the URI or DNS name in its certificate: 1 to 255 printable characters without spaces";
+        TooManyLabels { max: usize } = "caller_has_too_many_labels" at "labels", "a caller has at most {max} labels";
+        AlreadySuspended = "caller_already_suspended", "the caller is already suspended";
+        NotSuspended = "caller_not_suspended", "the caller is not suspended, so there is nothing to resume";
+        Revoked = "caller_revoked", "the caller is revoked for good; register another one";
+        Hold = "caller_hold_is_suspension" at "reason", "certificateHold is temporary: suspend the caller instead of revoking it";
+    }
+}

@@ -1,0 +1,326 @@
+//! How a key decides. Creation first, then what changes the whole key, then its versions from request to activation and
+//! their states; their end stands in `destruction.rs`.
+
+use schema::{
+    catalogue::Status,
+    clock::Timestamp,
+    event::key::{
+        GeneratorAssigned, HolderReady, KeyCreated, KeyDeletionProtectionSet, KeyDescribed, KeyEvent, KeyLimitsSet, KeyMinimumVersionsSet,
+        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, PrimaryMoved, VersionActivated, VersionCompromised,
+        VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
+    },
+    id::{AgentId, KeyVersion, SiteId},
+    key::{Durability, Limits, MinimumVersions, RotationRule, VersionState},
+    name::Labels,
+};
+
+use super::{CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordVersion, Template, Version, destruction};
+
+/// The most labels of one key.
+const MAX_LABELS: usize = 64;
+
+type Decision = Result<Vec<KeyEvent>, KeyRefusal>;
+
+pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decision {
+    let Some(fixed) = &key.fixed else {
+        return match command {
+            KeyCommand::Create(create) => self::create(create),
+            _ => Err(KeyRefusal::NotFound),
+        };
+    };
+    match command {
+        KeyCommand::Create(_) => Err(KeyRefusal::Exists),
+        KeyCommand::Describe { description } => {
+            changed(*description != key.description, || KeyDescribed { description: description.clone() }.into())
+        }
+        KeyCommand::Relabel { labels } => {
+            only_by_template(fixed)?;
+            check_labels(labels)?;
+            changed(*labels != key.labels, || KeyRelabelled { labels: labels.clone() }.into())
+        }
+        KeyCommand::SetLimits { limits } => {
+            only_by_template(fixed)?;
+            check_limits(limits)?;
+            changed(*limits != key.limits, || KeyLimitsSet { limits: limits.clone() }.into())
+        }
+        KeyCommand::SetRotationRule { rotation } => {
+            only_by_template(fixed)?;
+            check_rotation(rotation)?;
+            changed(*rotation != key.rotation, || KeyRotationRuleSet { rotation: rotation.clone() }.into())
+        }
+        KeyCommand::SetMinimumVersions { minimum_versions } => {
+            check_minimum_versions(key, minimum_versions)?;
+            let minimum_versions = *minimum_versions;
+            changed(minimum_versions != key.minimum_versions, || KeyMinimumVersionsSet { minimum_versions }.into())
+        }
+        KeyCommand::SetDeletionProtection { protected } => {
+            let protected = *protected;
+            changed(protected != key.deletion_protection, || KeyDeletionProtectionSet { protected }.into())
+        }
+        KeyCommand::Suspend { .. } if key.suspended.is_some() => Err(KeyRefusal::AlreadySuspended),
+        KeyCommand::Suspend { reason } => Ok(vec![KeySuspended { reason: reason.clone() }.into()]),
+        KeyCommand::Resume { .. } if key.suspended.is_none() => Err(KeyRefusal::NotSuspended),
+        KeyCommand::Resume { reason } => Ok(vec![KeyResumed { reason: reason.clone() }.into()]),
+        KeyCommand::Rotate { generator } => rotate(key, fixed, *generator, now),
+        KeyCommand::AssignGenerator { number, generator, site } => assign(key, fixed, *number, (*generator, *site)),
+        KeyCommand::RecordVersion(record) => record_version(key, fixed, record),
+        KeyCommand::RecordReady(report) => record_ready(key, fixed, report),
+        KeyCommand::SuspendVersion { number, reason } => {
+            may_become(key, *number, VersionState::Suspended)?;
+            Ok(vec![VersionSuspended { number: *number, reason: reason.clone() }.into()])
+        }
+        KeyCommand::ResumeVersion { number, .. } => resume_version(key, fixed, *number, command),
+        KeyCommand::DeactivateVersion { number, reason } => {
+            may_become(key, *number, VersionState::Deactivated)?;
+            Ok(vec![VersionDeactivated { number: *number, reason: reason.clone() }.into()])
+        }
+        KeyCommand::CompromiseVersion { number, reason } => {
+            may_become(key, *number, VersionState::Compromised)?;
+            Ok(vec![VersionCompromised { number: *number, reason: reason.clone() }.into()])
+        }
+        KeyCommand::RevokeVersion { number, reason, comment } => {
+            may_become(key, *number, reason.state())?;
+            Ok(vec![VersionRevoked { number: *number, reason: *reason, comment: comment.clone() }.into()])
+        }
+        KeyCommand::ScheduleDestruction { number, wait_seconds, reason } => {
+            destruction::schedule(key, *number, *wait_seconds, reason.as_ref(), now)
+        }
+        KeyCommand::CancelDestruction { number } => destruction::cancel(key, *number),
+        KeyCommand::BeginDestruction { number } => destruction::begin(key, *number, now),
+        KeyCommand::RecordDestroyed(report) => destruction::record(key, fixed, report),
+        KeyCommand::AttestLost { number, holder, attestation } => destruction::attest(key, *number, *holder, attestation),
+    }
+}
+
+fn changed(differs: bool, event: impl FnOnce() -> KeyEvent) -> Decision {
+    Ok(differs.then(event).into_iter().collect())
+}
+
+fn create(create: &CreateKey) -> Decision {
+    if create.name_is_an_alias {
+        return Err(KeyRefusal::NameTaken);
+    }
+    let (algorithm, purpose) = (create.algorithm, create.purpose);
+    if !algorithm.serves(purpose) {
+        return Err(KeyRefusal::Purpose { algorithm, purpose });
+    }
+    if algorithm.entry().status == Status::Legacy {
+        return Err(KeyRefusal::LegacyAlgorithm { algorithm });
+    }
+    if create.placement.is_empty() {
+        return Err(KeyRefusal::NoPlacement);
+    }
+    if create.placement.iter().enumerate().any(|(place, site)| create.placement[..place].contains(site)) {
+        return Err(KeyRefusal::PlacementTwice);
+    }
+    if create.durability == Durability::SealedBackup && !create.sites_have_recovery_keys {
+        return Err(KeyRefusal::NoRecoveryKey);
+    }
+    check_labels(&create.labels)?;
+    check_limits(&create.limits)?;
+    check_rotation(&create.rotation)?;
+    if let Some(template) = &create.template {
+        check_template(create, template)?;
+    }
+    if let Some(generator) = create.generator {
+        check_generator(&create.placement, &create.eligible_generators, generator)?;
+    }
+    let created = KeyCreated {
+        project: create.project,
+        name: create.name.clone(),
+        description: create.description.clone(),
+        algorithm,
+        purpose,
+        placement: create.placement.clone(),
+        labels: create.labels.clone(),
+        durability: create.durability,
+        exportable: create.exportable,
+        origin: create.origin,
+        eligible_generators: create.eligible_generators.clone(),
+        deletion_protection: create.deletion_protection,
+        limits: create.limits.clone(),
+        rotation: create.rotation.clone(),
+        template: create.template.as_ref().map(|template| template.name.clone()),
+    };
+    let requested = VersionRequested { number: 1, generator: create.generator.map(|(agent, _)| agent) };
+    Ok(vec![created.into(), requested.into()])
+}
+
+/// What a template fixes: agents would not believe a key that differs.
+fn check_template(create: &CreateKey, Template { rule, keys_made, .. }: &Template) -> Result<(), KeyRefusal> {
+    let checks = [
+        (rule.project == create.project, "this project"),
+        (rule.algorithms.contains(&create.algorithm), "this algorithm"),
+        (rule.purposes.contains(&create.purpose), "this purpose"),
+        (create.placement.iter().all(|site| rule.placement.contains(site)), "one of these sites"),
+        (rule.labels == create.labels, "labels other than its own"),
+        (rule.durabilities.contains(&create.durability), "this durability"),
+        (rule.exportable || !create.exportable, "an exportable key"),
+        (rule.rotation == create.rotation, "a rotation rule other than its own"),
+        (rule.limits == create.limits, "limits other than its own"),
+    ];
+    if let Some((_, what)) = checks.into_iter().find(|(fits, _)| !fits) {
+        return Err(KeyRefusal::Template { what });
+    }
+    match rule.max_keys {
+        Some(max) if *keys_made >= max => Err(KeyRefusal::TemplateUsedUp { max }),
+        _ => Ok(()),
+    }
+}
+
+fn only_by_template(fixed: &Fixed) -> Result<(), KeyRefusal> {
+    if fixed.template.is_some() { Err(KeyRefusal::FollowsTemplate) } else { Ok(()) }
+}
+
+fn check_labels(labels: &Labels) -> Result<(), KeyRefusal> {
+    if labels.len() > MAX_LABELS { Err(KeyRefusal::TooManyLabels { max: MAX_LABELS }) } else { Ok(()) }
+}
+
+fn check_limits(limits: &Limits) -> Result<(), KeyRefusal> {
+    if limits.is_sound() { Ok(()) } else { Err(KeyRefusal::Limits) }
+}
+
+fn check_rotation(rotation: &RotationRule) -> Result<(), KeyRefusal> {
+    match rotation.every_seconds {
+        Some(every) if every == 0 || every < rotation.min_interval_seconds.unwrap_or(0) => Err(KeyRefusal::Rotation),
+        _ => Ok(()),
+    }
+}
+
+fn check_minimum_versions(key: &Key, minimum: &MinimumVersions) -> Result<(), KeyRefusal> {
+    let highest = key.highest();
+    if minimum.process > highest || minimum.protect > highest {
+        return Err(KeyRefusal::MinimumVersion { highest });
+    }
+    if minimum.process > key.primary || minimum.protect > key.primary {
+        return Err(KeyRefusal::MinimumAbovePrimary { primary: key.primary });
+    }
+    Ok(())
+}
+
+fn check_generator(placement: &[SiteId], eligible: &[AgentId], (agent, site): (AgentId, SiteId)) -> Result<(), KeyRefusal> {
+    if !placement.contains(&site) {
+        return Err(KeyRefusal::NotPlacedThere);
+    }
+    if !eligible.is_empty() && !eligible.contains(&agent) {
+        return Err(KeyRefusal::NotEligible { agent });
+    }
+    Ok(())
+}
+
+fn rotate(key: &Key, fixed: &Fixed, generator: Option<(AgentId, SiteId)>, now: Timestamp) -> Decision {
+    if key.suspended.is_some() {
+        return Err(KeyRefusal::Suspended);
+    }
+    if let Some((number, _)) = key.pending() {
+        return Err(KeyRefusal::VersionPending { number });
+    }
+    let until = key.rotation_allowed();
+    if now < until {
+        return Err(KeyRefusal::RotationTooSoon { until });
+    }
+    if let Some(generator) = generator {
+        check_generator(&fixed.placement, &fixed.eligible_generators, generator)?;
+    }
+    Ok(vec![VersionRequested { number: key.highest() + 1, generator: generator.map(|(agent, _)| agent) }.into()])
+}
+
+fn assign(key: &Key, fixed: &Fixed, number: u32, generator: (AgentId, SiteId)) -> Decision {
+    let version = find(key, number)?;
+    if version.made.is_some() {
+        return Err(KeyRefusal::AlreadyMade { number });
+    }
+    if version.state == VersionState::Destroyed {
+        return Err(KeyRefusal::Destroyed { number });
+    }
+    check_generator(&fixed.placement, &fixed.eligible_generators, generator)?;
+    let generator = generator.0;
+    changed(version.generator != Some(generator), || GeneratorAssigned { number, generator }.into())
+}
+
+fn record_version(key: &Key, fixed: &Fixed, record: &RecordVersion) -> Decision {
+    let (number, version) = find_named(key, fixed, record.version)?;
+    if let Some(made) = &version.made {
+        // Agents repeat their reports until they are acknowledged.
+        let same = made.fingerprint == record.fingerprint && version.generator == Some(record.generator);
+        return if same { Ok(Vec::new()) } else { Err(KeyRefusal::FingerprintIsFinal { number }) };
+    }
+    if version.state == VersionState::Destroyed {
+        return Err(KeyRefusal::Destroyed { number });
+    }
+    check_generator(&fixed.placement, &fixed.eligible_generators, (record.generator, record.site))?;
+    match version.generator {
+        None => return Err(KeyRefusal::NoGenerator { number }),
+        Some(chosen) if chosen != record.generator => return Err(KeyRefusal::NotTheGenerator { agent: record.generator }),
+        Some(_) => {}
+    }
+    if record.algorithm != fixed.algorithm || record.origin != fixed.origin {
+        return Err(KeyRefusal::OtherAlgorithm { algorithm: fixed.algorithm });
+    }
+    if record.public_key.is_some() != fixed.algorithm.entry().asymmetric {
+        return Err(KeyRefusal::PublicKey);
+    }
+    let made = VersionMade {
+        number,
+        generator: record.generator,
+        fingerprint: record.fingerprint,
+        public_key: record.public_key.clone(),
+        record: record.record.clone(),
+    };
+    Ok(vec![made.into()])
+}
+
+fn record_ready(key: &Key, fixed: &Fixed, report: &RecordReady) -> Decision {
+    let (number, version) = find_named(key, fixed, report.version)?;
+    let made = version.made.as_ref().ok_or(KeyRefusal::NotMade { number })?;
+    if !fixed.placement.contains(&report.site) {
+        return Err(KeyRefusal::NotPlacedThere);
+    }
+    if report.fingerprint != made.fingerprint {
+        return Err(KeyRefusal::FingerprintIsFinal { number });
+    }
+    if version.state == VersionState::Destroyed {
+        return Err(KeyRefusal::Destroyed { number });
+    }
+    if version.holders.get(&report.holder).is_some_and(|holder| holder.ready.is_some()) {
+        return Ok(Vec::new());
+    }
+    let mut events = vec![HolderReady { number, holder: report.holder, report: report.report.clone() }.into()];
+    if version.state == VersionState::PreActivation && version.is_home_with(fixed.durability, Some(report.holder)) {
+        events.extend(activate(key, number));
+    }
+    Ok(events)
+}
+
+/// The version has its homes: it becomes active, and primary when it is the newest to do so.
+fn activate(key: &Key, number: u32) -> impl Iterator<Item = KeyEvent> {
+    let moved = (number > key.primary).then(|| PrimaryMoved { number }.into());
+    std::iter::once(VersionActivated { number }.into()).chain(moved)
+}
+
+fn resume_version(key: &Key, fixed: &Fixed, number: u32, command: &KeyCommand) -> Decision {
+    let version = find(key, number)?;
+    let (KeyCommand::ResumeVersion { reason, .. }, Some(before)) = (command, version.suspended_in) else {
+        return Err(KeyRefusal::VersionNotSuspended { number });
+    };
+    let mut events = vec![VersionResumed { number, reason: reason.clone() }.into()];
+    if before == VersionState::PreActivation && version.is_home_with(fixed.durability, None) {
+        events.extend(activate(key, number));
+    }
+    Ok(events)
+}
+
+fn may_become(key: &Key, number: u32, to: VersionState) -> Result<(), KeyRefusal> {
+    find(key, number)?.may_become(to)
+}
+
+pub(super) fn find(key: &Key, number: u32) -> Result<&Version, KeyRefusal> {
+    key.versions.get(&number).ok_or(KeyRefusal::VersionNotFound { number })
+}
+
+pub(super) fn find_named<'a>(key: &'a Key, fixed: &Fixed, version: KeyVersion) -> Result<(u32, &'a Version), KeyRefusal> {
+    if version.key != fixed.id {
+        return Err(KeyRefusal::OtherKey);
+    }
+    Ok((version.number, find(key, version.number)?))
+}

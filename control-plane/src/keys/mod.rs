@@ -1,0 +1,21 @@
+//! A key: a named thing with exactly one algorithm and one purpose, and numbered versions whose material exists only in
+//! vaults.
+//!
+//! States belong to versions and follow SP 800-57. A version is pre-activation until its generator has signed for it and
+//! the holders its durability demands have reported it ready; only then does the primary move, and only forward. It
+//! refuses an algorithm that does not serve the purpose, a second fingerprint for a version, a generator that was not
+//! chosen, two versions in the making at once, a rotation that is too soon, transitions that SP 800-57 does not know, and
+//! destruction while it is protected or without a wait.
+
+mod aggregate;
+mod command;
+mod decide;
+mod destruction;
+mod refusal;
+mod version;
+
+pub use aggregate::{Fixed, Key, KeyState, Stopped};
+pub use command::{CreateKey, KeyCommand, RecordDestroyed, RecordReady, RecordVersion, Template};
+pub use destruction::{DEFAULT_WAIT, MAX_WAIT, MIN_WAIT};
+pub use refusal::KeyRefusal;
+pub use version::{Destruction, Gone, Holder, Made, Ready, Revoked, Version};

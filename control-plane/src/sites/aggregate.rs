@@ -1,0 +1,73 @@
+//! What a site is, and how it decides.
+
+use schema::{
+    clock::Timestamp,
+    event::site::{SiteCreated, SiteEvent, SiteOfflineRuleSet, SiteRenamed},
+    id::SiteId,
+    name::{Name, Text},
+    rule::OfflineRule,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{SiteCommand, SiteRefusal};
+use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
+
+/// A site; nothing in `fixed` means it does not exist.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// What never changes.
+    pub fixed: Option<Fixed>,
+    /// What people call it.
+    pub display_name: Option<Text>,
+    /// What goes on there without the control plane; none: the tenant's rule, or the defaults.
+    pub offline: Option<OfflineRule>,
+}
+
+/// What never changes about a site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// Its id.
+    pub id: SiteId,
+    /// Its name in the tenant.
+    pub name: Name,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
+impl Aggregate for Site {
+    type Id = SiteId;
+    type Command = SiteCommand;
+    type Event = SiteEvent;
+    type Refusal = SiteRefusal;
+    const KIND: &'static str = "site";
+
+    fn decide(&self, command: &SiteCommand, _: &Deciding<'_>) -> Result<Vec<SiteEvent>, SiteRefusal> {
+        match (command, &self.fixed) {
+            (SiteCommand::Create { .. }, Some(_)) => Err(SiteRefusal::Exists),
+            (SiteCommand::Create { name, display_name }, None) => {
+                Ok(vec![SiteCreated { name: name.clone(), display_name: display_name.clone() }.into()])
+            }
+            (_, None) => Err(SiteRefusal::NotFound),
+            (SiteCommand::Rename { display_name }, _) if *display_name == self.display_name => Ok(Vec::new()),
+            (SiteCommand::Rename { display_name }, _) => Ok(vec![SiteRenamed { display_name: display_name.clone() }.into()]),
+            (SiteCommand::SetOfflineRule { rule: Some(rule) }, _) if !rule.is_sound() => Err(SiteRefusal::OfflineRule),
+            (SiteCommand::SetOfflineRule { rule }, _) if *rule == self.offline => Ok(Vec::new()),
+            (SiteCommand::SetOfflineRule { rule }, _) => Ok(vec![SiteOfflineRuleSet { rule: rule.clone() }.into()]),
+        }
+    }
+
+    fn evolve(&mut self, event: &SiteEvent, meta: &EventMeta) {
+        match event {
+            SiteEvent::SiteCreated(event) => {
+                self.fixed = meta.stream.id().map(|id| Fixed { id, name: event.name.clone(), created: meta.time });
+                self.display_name = event.display_name.clone();
+            }
+            SiteEvent::SiteRenamed(event) => self.display_name = event.display_name.clone(),
+            SiteEvent::SiteOfflineRuleSet(event) => self.offline = event.rule.clone(),
+        }
+    }
+
+    fn index(&self) -> Index {
+        Index { name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()), state: Some("active".to_owned()), ..Index::default() }
+    }
+}

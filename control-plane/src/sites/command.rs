@@ -1,0 +1,29 @@
+//! What may be asked of a site.
+
+use schema::{
+    name::{Name, Text},
+    rule::OfflineRule,
+};
+use serde::Serialize;
+
+/// A parsed intent.
+#[derive(Debug, Clone, Serialize)]
+pub enum SiteCommand {
+    /// Begin it.
+    Create {
+        /// Its name in the tenant.
+        name: Name,
+        /// What people call it.
+        display_name: Option<Text>,
+    },
+    /// Call it something else.
+    Rename {
+        /// What people call it.
+        display_name: Option<Text>,
+    },
+    /// Say what goes on there without the control plane.
+    SetOfflineRule {
+        /// The rule; none: the tenant's, or the defaults.
+        rule: Option<OfflineRule>,
+    },
+}
