@@ -206,12 +206,8 @@ impl Aggregate for Key {
             KeyEvent::GeneratorAssigned(event) => self.version(event.number, |version| version.generator = Some(event.generator)),
             KeyEvent::VersionMade(event) => self.version(event.number, |version| {
                 version.generator = Some(event.generator);
-                version.made = Some(Made {
-                    fingerprint: event.fingerprint,
-                    public_key: event.public_key.clone(),
-                    record: event.record.clone(),
-                    at,
-                });
+                version.made =
+                    Some(Made { fingerprint: event.fingerprint, public_key: event.public_key.clone(), record: event.record.clone(), at });
                 version.holders.insert(event.generator, Holder::default());
             }),
             KeyEvent::HolderReady(event) => self.version(event.number, |version| {
@@ -262,11 +258,6 @@ impl Aggregate for Key {
         terms.extend(fixed.placement.iter().map(|site| ("site".to_owned(), site.to_string())));
         terms.extend(fixed.template.iter().map(|template| ("template".to_owned(), template.to_string())));
         terms.extend(self.labels.iter().map(|(name, value)| (format!("label.{name}"), value.to_string())));
-        Index {
-            parent: Some(fixed.project.to_string()),
-            name: Some(fixed.name.to_string()),
-            state: Some(self.state().to_string()),
-            terms,
-        }
+        Index { parent: Some(fixed.project.to_string()), name: Some(fixed.name.to_string()), state: Some(self.state().to_string()), terms }
     }
 }
