@@ -324,12 +324,15 @@ impl Aggregate for Agent {
         }
     }
 
-    /// The parent is the site; certificates are found by their serial number, pairs by their key id.
+    /// The parent is the site; certificates are found by their serial number, pairs by their key id, invitations by the
+    /// digest of their token.
     fn index(&self) -> Index {
         let site = self.fixed.as_ref().map(|fixed| fixed.site.to_string());
         let mut terms: Vec<_> = site.iter().map(|site| ("site".to_owned(), site.clone())).collect();
         terms.extend(self.certificate.iter().map(|certificate| ("certificate".to_owned(), certificate.serial.clone())));
         terms.extend(self.enrolment.iter().map(|enrolment| ("keyid".to_owned(), enrolment.keyid.to_string())));
-        Index { parent: site, name: None, state: self.state().map(|state| state.to_string()), terms }
+        let state = self.state().map(|state| state.to_string());
+        let handles = self.invitation.iter().map(|invitation| invitation.token).collect();
+        Index { parent: site, state, terms, handles, ..Index::default() }
     }
 }

@@ -78,6 +78,7 @@ impl Aggregate for Alias {
             name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()),
             state: Some(state.to_owned()),
             terms: self.key.map(|key| ("key".to_owned(), key.to_string())).into_iter().collect(),
+            ..Index::default()
         }
     }
 }

@@ -182,6 +182,7 @@ impl Aggregate for Caller {
             name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()),
             state: Some(self.state().to_string()),
             terms,
+            ..Index::default()
         }
     }
 }

@@ -258,6 +258,12 @@ impl Aggregate for Key {
         terms.extend(fixed.placement.iter().map(|site| ("site".to_owned(), site.to_string())));
         terms.extend(fixed.template.iter().map(|template| ("template".to_owned(), template.to_string())));
         terms.extend(self.labels.iter().map(|(name, value)| (format!("label.{name}"), value.to_string())));
-        Index { parent: Some(fixed.project.to_string()), name: Some(fixed.name.to_string()), state: Some(self.state().to_string()), terms }
+        Index {
+            parent: Some(fixed.project.to_string()),
+            name: Some(fixed.name.to_string()),
+            state: Some(self.state().to_string()),
+            terms,
+            ..Index::default()
+        }
     }
 }

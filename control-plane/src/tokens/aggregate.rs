@@ -117,14 +117,15 @@ impl Aggregate for ApiToken {
         }
     }
 
-    /// The digest is a term, so that a request is known by the text of its token.
+    /// The digest is a handle, so that a request is known by the text of its token.
     fn index(&self) -> Index {
         let state = if self.revoked.is_some() { TokenState::Revoked } else { TokenState::Active };
         Index {
             parent: self.fixed.as_ref().map(|fixed| fixed.account.to_string()),
             name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()),
             state: Some(state.to_string()),
-            terms: self.fixed.iter().map(|fixed| ("digest".to_owned(), fixed.digest.to_string())).collect(),
+            handles: self.fixed.iter().map(|fixed| fixed.digest).collect(),
+            ..Index::default()
         }
     }
 }
