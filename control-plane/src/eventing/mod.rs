@@ -6,10 +6,13 @@
 //! - [`handler`]: load, authorise, decide, append.
 //! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL.
 //! - [`view`]: the read model: projected, queried, rebuilt.
+//! - [`reactor`]: follows the log and acts; [`leadership`]: in one replica at a time.
 //! - [`scenario`]: given, when, then, for tests of aggregates.
 
 pub mod aggregate;
 pub mod handler;
+pub mod leadership;
+pub mod reactor;
 mod refusals;
 pub mod scenario;
 pub mod sql;

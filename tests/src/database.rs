@@ -1,0 +1,199 @@
+//! Databases for tests: a SQLite file, or a PostgreSQL server that the test starts itself, as an unprivileged user, and
+//! that ends with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, Weak, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use control_plane::database::Location;
+use tempfile::TempDir;
+
+/// Which database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// A file of its own.
+    Sqlite,
+    /// A database of its own on a server shared by the tests of this process.
+    Postgres,
+}
+
+/// An empty database that is gone when this is dropped.
+pub struct TestDatabase {
+    /// Where it is.
+    pub location: Location,
+    /// A folder for other files of the test.
+    pub folder: TempDir,
+    server: Option<Arc<Postgres>>,
+}
+
+impl TestDatabase {
+    /// A new one.
+    pub fn new(engine: Engine) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        Ok(match engine {
+            Engine::Sqlite => Self { location: Location::Sqlite(folder.path().join("freehold.db")), folder, server: None },
+            Engine::Postgres => {
+                let server = Postgres::shared()?;
+                Self { location: Location::Postgres(server.new_database()?), folder, server: Some(server) }
+            }
+        })
+    }
+
+    /// The server, when there is one.
+    pub fn server(&self) -> Option<&Postgres> {
+        self.server.as_deref()
+    }
+
+    /// The folder in which the engine keeps what is stored.
+    pub fn files(&self) -> &Path {
+        self.server.as_ref().map_or(self.folder.path(), |server| server.folder.path())
+    }
+}
+
+/// A PostgreSQL server on a unix socket, with a data folder of its own.
+pub struct Postgres {
+    folder: TempDir,
+    binaries: PathBuf,
+    stop: Mutex<Option<mpsc::Sender<()>>>,
+    keeper: Mutex<Option<thread::JoinHandle<()>>>,
+    databases: Mutex<u32>,
+}
+
+static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+
+impl Postgres {
+    /// The server of this process, started by the first test that asks and stopped after the last.
+    pub fn shared() -> anyhow::Result<Arc<Self>> {
+        let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(server) = shared.upgrade() {
+            return Ok(server);
+        }
+        let server = Arc::new(Self::start()?);
+        *shared = Arc::downgrade(&server);
+        Ok(server)
+    }
+
+    /// Starts one.
+    pub fn start() -> anyhow::Result<Self> {
+        let binaries = binaries()?;
+        let folder = tempfile::Builder::new().prefix("freehold-pg-").tempdir()?;
+        if is_root()? {
+            run(Command::new("chown").arg("nobody").arg(folder.path()))?;
+        }
+        let data = folder.path().join("data");
+        run(unprivileged(&binaries.join("initdb"))?
+            .args(["-A", "trust", "-U", "freehold", "-E", "UTF8", "--locale=C", "-N", "-D"])
+            .arg(&data))?;
+        let (stop, stopping) = mpsc::channel();
+        let (started, starting) = mpsc::channel();
+        let mut server = unprivileged(&binaries.join("postgres"))?;
+        server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
+        // The server is to die with the thread that started it, so this thread lives as long as the server shall.
+        let keeper = thread::spawn(move || {
+            let child = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let (answer, child) = match child {
+                Ok(child) => (Ok(()), Some(child)),
+                Err(error) => (Err(error), None),
+            };
+            let _ = started.send(answer);
+            if let Some(child) = child {
+                let _ = stopping.recv();
+                end(child);
+            }
+        });
+        starting.recv()?.context("starting postgres")?;
+        let server = Self { folder, binaries, stop: Mutex::new(Some(stop)), keeper: Mutex::new(Some(keeper)), databases: Mutex::new(0) };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !server.psql("postgres", "SELECT 1").is_ok_and(|answer| answer.trim() == "1") {
+            ensure!(Instant::now() < deadline, "postgres did not answer within a minute");
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+
+    /// Makes an empty database and returns its address.
+    pub fn new_database(&self) -> anyhow::Result<String> {
+        let name = {
+            let mut databases = self.databases.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            *databases += 1;
+            format!("test{databases}")
+        };
+        self.psql("postgres", &format!("CREATE DATABASE {name}"))?;
+        Ok(format!("postgres://localhost/{name}?host={}&user=freehold", self.folder.path().display()))
+    }
+
+    /// Runs SQL as the owner and returns what it prints.
+    pub fn psql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        run(Command::new(self.binaries.join("psql"))
+            .arg("-h")
+            .arg(self.folder.path())
+            .args(["-U", "freehold", "-d", database, "-Atqc", sql]))
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.stop.get_mut().map(Option::take));
+        if let Ok(Some(keeper)) = self.keeper.get_mut().map(Option::take) {
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// Asks for a fast shutdown, then insists.
+fn end(mut child: Child) {
+    let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A command as a user without rights, ended by the kernel when we end.
+fn unprivileged(program: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new("setpriv");
+    if is_root()? {
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
+    }
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    Ok(command)
+}
+
+fn is_root() -> anyhow::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata("/proc/self")?.uid() == 0)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.current_dir("/").output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The folder of the newest installed server.
+fn binaries() -> anyhow::Result<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, folder)| folder.join("postgres").exists())
+        .collect();
+    found.sort();
+    found.pop().map(|(_, folder)| folder).context("no PostgreSQL server is installed (Debian and Ubuntu: apt-get install postgresql)")
+}
