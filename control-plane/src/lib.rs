@@ -17,6 +17,7 @@ pub mod agents;
 pub mod aliases;
 pub mod callers;
 pub mod keys;
+pub mod policies;
 pub mod projects;
 pub mod sites;
 pub mod tenants;

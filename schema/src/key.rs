@@ -260,6 +260,11 @@ pub struct RotationRule {
 }
 
 impl RotationRule {
+    /// Whether it can be followed: the age to rotate at is above 0 and not below the least time between versions.
+    pub fn is_sound(&self) -> bool {
+        self.every_seconds.is_none_or(|every| every > 0 && every >= self.min_interval_seconds.unwrap_or(0))
+    }
+
     /// The least time between two versions.
     pub fn min_interval(&self) -> Duration {
         Duration::from_secs(self.min_interval_seconds.unwrap_or(0))

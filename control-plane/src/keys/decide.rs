@@ -181,10 +181,7 @@ fn check_limits(limits: &Limits) -> Result<(), KeyRefusal> {
 }
 
 fn check_rotation(rotation: &RotationRule) -> Result<(), KeyRefusal> {
-    match rotation.every_seconds {
-        Some(every) if every == 0 || every < rotation.min_interval_seconds.unwrap_or(0) => Err(KeyRefusal::Rotation),
-        _ => Ok(()),
-    }
+    if rotation.is_sound() { Ok(()) } else { Err(KeyRefusal::Rotation) }
 }
 
 fn check_minimum_versions(key: &Key, minimum: &MinimumVersions) -> Result<(), KeyRefusal> {
