@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use schema::{
     clock::Timestamp,
-    event::policy::{
-        PolicyContent, PolicyCreated, PolicyDraftDiscarded, PolicyDraftSaved, PolicyEvent, PolicyPublished, PolicyRolledBack,
-    },
+    event::policy::{PolicyContent, PolicyCreated, PolicyDraftDiscarded, PolicyDraftSaved, PolicyEvent, PolicyPublished, PolicyRolledBack},
     id::PolicyId,
     name::{Name, Text},
     rule::{KeyTemplate, Scope},
@@ -84,7 +82,13 @@ impl Policy {
         self.published().map_or(1, |(number, _)| number + 1)
     }
 
-    fn save(&self, fixed: &Fixed, content: &PolicyContent, base: Option<u32>, note: Option<&Text>) -> Result<Vec<PolicyEvent>, PolicyRefusal> {
+    fn save(
+        &self,
+        fixed: &Fixed,
+        content: &PolicyContent,
+        base: Option<u32>,
+        note: Option<&Text>,
+    ) -> Result<Vec<PolicyEvent>, PolicyRefusal> {
         let present = self.draft.as_ref().map_or(0, |draft| draft.number);
         if base.is_some_and(|base| base != present) {
             return Err(PolicyRefusal::DraftChanged { present });

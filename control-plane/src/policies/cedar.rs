@@ -95,7 +95,8 @@ pub fn check(text: &str) -> Result<Checked, Vec<Problem>> {
 
     let names = names(&policies, &mut found);
     for template in set.templates() {
-        let mut problem = error("a policy of a document has no ?principal or ?resource slots".to_owned(), None, place_of(text, &template.to_string()));
+        let mut problem =
+            error("a policy of a document has no ?principal or ?resource slots".to_owned(), None, place_of(text, &template.to_string()));
         problem.help = Some("name the principal or resource, or use `principal in Project::\"prj_…\"`".to_owned());
         found.push(problem);
     }
@@ -124,7 +125,8 @@ fn names(policies: &[&cedar_policy::Policy], found: &mut Vec<Problem>) -> BTreeM
     let mut taken = std::collections::BTreeSet::new();
     for (place, policy) in policies.iter().enumerate() {
         let name = policy.annotation("id").map_or_else(|| (place + 1).to_string(), str::to_owned);
-        let plain = (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        let plain =
+            (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
         if !plain {
             let message = format!("the @id of policy {} must have 1 to 63 characters of A-Z, a-z, 0-9, '-', '_' and '.'", place + 1);
             found.push(error(message, Some(name.clone()), None));
@@ -172,7 +174,13 @@ fn diagnose(text: &str, diagnostic: &(impl Diagnostic + ?Sized), severity: Sever
     let label = diagnostic.labels().and_then(|mut labels| labels.next());
     let place = label.as_ref().map(|label| place(text, label.offset(), label.len()));
     let policy = policy.filter(|policy| !policy.is_empty());
-    Problem { severity, message: plain(&diagnostic.to_string(), policy.as_deref()), help: diagnostic.help().map(|help| help.to_string()), policy, place }
+    Problem {
+        severity,
+        message: plain(&diagnostic.to_string(), policy.as_deref()),
+        help: diagnostic.help().map(|help| help.to_string()),
+        policy,
+        place,
+    }
 }
 
 /// Cedar's messages name policies by its own numbering; ours go by their names, which stand in `policy`.

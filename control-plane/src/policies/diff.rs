@@ -1,7 +1,12 @@
 //! What differs between two drafts or versions of a policy document.
 
+use std::time::Duration;
+
 use schema::event::policy::PolicyContent;
 use similar::TextDiff;
+
+/// After this long a coarser difference is taken.
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// What differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +46,10 @@ pub fn compare(old: Side<'_>, new: Side<'_>) -> Difference {
     let changed_sections = sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
     let unified = match old.cedar == new.cedar {
         true => String::new(),
-        false => TextDiff::from_lines(old.cedar, new.cedar).unified_diff().context_radius(3).header(old.name, new.name).to_string(),
+        false => {
+            let diff = TextDiff::configure().timeout(LONGEST).diff_lines(old.cedar, new.cedar);
+            diff.unified_diff().context_radius(3).header(old.name, new.name).to_string()
+        }
     };
     Difference { unified, changed_sections }
 }
