@@ -8,6 +8,7 @@ pub mod access;
 pub mod bundles;
 pub mod database;
 pub mod eventing;
+pub mod http;
 pub mod pki;
 pub mod receipts;
 pub mod sealing;

@@ -7,7 +7,9 @@
 
 mod aggregate;
 mod command;
+pub mod enrolment;
 mod refusal;
+pub mod report;
 
 pub use aggregate::{Agent, AgentState, Certificate, Enrolment, Fixed, Invitation, MAX_INVITATION, MIN_INVITATION, Revoked};
 pub use command::{AgentCommand, Enrol};

@@ -125,6 +125,7 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
     let suspensions = callers()
         .filter(|(_, caller)| caller.suspended)
         .map(|(id, _)| Subject::Caller(*id))
+        .chain(agents.iter().filter(|(_, agent)| agent.suspended).map(|(id, _)| Subject::Agent(**id)))
         .chain(keys.iter().filter(|(_, key)| key.suspended).map(|(id, _)| Subject::Key(**id)))
         .chain(keys.iter().flat_map(|(id, key)| {
             let suspended = key.state.versions.iter().filter(|(_, entry)| entry.state == VersionState::Suspended);
@@ -283,7 +284,8 @@ mod tests {
         facts.projects.insert(ProjectId::from_bits(2), ProjectFacts { suspended: false });
         facts.sites.insert(SITE, SiteFacts { offline: None });
         facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()) });
-        let agent = AgentFacts { site: SITE, roster_entry: Base64(vec![1]), vouches: vec![Vouch::Enrolment], revoked: None };
+        let agent =
+            AgentFacts { site: SITE, roster_entry: Base64(vec![1]), vouches: vec![Vouch::Enrolment], suspended: false, revoked: None };
         facts.agents.insert(AGENT, agent);
         let definition = CallerDefinition {
             name: "billing".parse().unwrap(),

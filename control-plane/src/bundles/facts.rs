@@ -82,6 +82,8 @@ pub struct AgentFacts {
     pub roster_entry: Base64,
     /// Why the entry counts.
     pub vouches: Vec<Vouch>,
+    /// Whether it may do nothing for now.
+    pub suspended: bool,
     /// Whether and why it is no longer one.
     pub revoked: Option<Revoked>,
 }

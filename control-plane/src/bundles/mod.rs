@@ -1,9 +1,18 @@
 //! Signed statements: what agents are told. Compiled from what the aggregates of a tenant have come to, signed, recorded,
 //! served.
 //!
-//! - [`facts`]: the present of a tenant; [`compile`]: facts to content, pure.
+//! - [`facts`]: the present of a tenant; [`read`] and [`gather`] get it from the read model; [`compile`]: facts to content.
 //! - [`signers`]: the pairs that sign, and the first root.
+//! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
+//! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people.
 
 pub mod compile;
 pub mod facts;
+pub mod gather;
+pub mod heartbeat;
+pub mod in_force;
+pub mod reactor;
+pub mod read;
+pub mod service;
 pub mod signers;
+pub mod stream;

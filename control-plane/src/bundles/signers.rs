@@ -29,6 +29,18 @@ pub const fn life(kind: Kind) -> Duration {
     })
 }
 
+/// A statement is signed anew when less than this is left of its life.
+pub const fn renew_before(kind: Kind) -> Duration {
+    const DAY: u64 = 86_400;
+    Duration::from_secs(match kind {
+        // A root is not renewed by itself: that changes what agents pin.
+        Kind::Root => 0,
+        Kind::Policy => 45 * DAY,
+        Kind::State | Kind::Lease => 4 * DAY,
+        Kind::Heartbeat => 3000,
+    })
+}
+
 /// Statements begin this much before they are signed, for agents whose clock runs behind.
 const BACKDATE: Duration = Duration::from_secs(300);
 

@@ -11,7 +11,9 @@ mod aggregate;
 mod command;
 mod decide;
 mod destruction;
+pub mod placement;
 mod refusal;
+pub mod upkeep;
 mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};

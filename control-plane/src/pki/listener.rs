@@ -79,12 +79,12 @@ impl ResolvesServerCert for ServerCertificate {
 
 /// TLS for the agent listener. Certificates of agents must be of the authority; ended ones pass for `renewal_window`.
 pub fn server_config(
-    certificate: Arc<ServerCertificate>,
+    certificate: Arc<dyn ResolvesServerCert>,
     authority_pem: &str,
     renewal_window: Duration,
     clock: Arc<dyn Clock>,
 ) -> Result<ServerConfig, ListenerError> {
-    let provider = certificate.provider.clone();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in certificates(authority_pem)? {
         roots.add(authority).map_err(ListenerError::Tls)?;

@@ -4,6 +4,7 @@
 //! written by [`Projector`] in the order of the log, can be dropped and rebuilt to the same rows, and have no side
 //! effects. Superseded rows stay, closed by `valid_to`, so anything can be asked *as of* a time.
 
+mod every;
 mod projector;
 mod query;
 

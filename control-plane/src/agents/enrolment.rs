@@ -1,0 +1,273 @@
+//! How an agent joins and keeps its certificate: the file it is given, its first request, its renewals.
+
+use std::{sync::Arc, time::Duration};
+
+use schema::{
+    clock::{Clock, Ids, Timestamp, new_id},
+    encoding::Digest,
+    id::{AgentId, PrincipalId, SiteId, TenantId},
+    token::{InvalidToken, Token, TokenKind},
+    wire::agent::{EnrolRequest, EnrolResponse, EnrolmentToken, RenewRequest, RenewResponse},
+};
+use trust::{
+    document::RosterEntry,
+    dsse::{EnvelopeError, open_document, peek_document},
+    pair::{InvalidPair, PublicPair, Signers},
+};
+
+use super::{Agent, AgentCommand, AgentRefusal, Enrol};
+use crate::{
+    access::{context::OpContext, permit::Question},
+    bundles::service::{Statements, StatementsError},
+    eventing::{
+        handler::{CommandError, Handler, IdempotencyKey, Options},
+        view::{Filter, QueryError, Views},
+    },
+    pki::{
+        authority::{Authority, IssueError, SigningRequest},
+        identity::{AgentIdentity, PeerCertificate},
+    },
+};
+
+/// How long an agent's certificate lives, unless settings say otherwise.
+pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// The longest host name or program version that is kept.
+const MAX_TEXT: usize = 255;
+
+/// What an invitation needs beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Welcome {
+    /// SHA-256 of the payload of the tenant's current root: what the agent will pin.
+    pub root: Digest,
+    /// The key id of the pair of the site's founder; none when the agent will be the site's first.
+    pub founder: Option<Digest>,
+}
+
+/// Why an agent did not join, or got no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The text is no enrolment token.
+    #[error("the enrolment token is not one")]
+    Token(#[source] InvalidToken),
+    /// Nobody was invited with this token.
+    #[error("this enrolment token is unknown; make a new invitation")]
+    UnknownToken,
+    /// The certificate request cannot be used, or no certificate could be made.
+    #[error("no certificate could be made for the request")]
+    Certificate(#[source] IssueError),
+    /// The roster entry's keys are none.
+    #[error("the roster entry does not hold a pair of keys")]
+    Pair(#[source] InvalidPair),
+    /// The roster entry is not signed by its own pair.
+    #[error("the roster entry is not one, or not signed by its own pair")]
+    RosterEntry(#[source] EnvelopeError),
+    /// The roster entry names another tenant than the token was made in.
+    #[error("the roster entry names another tenant than the enrolment file")]
+    OtherTenant,
+    /// A text is too long.
+    #[error("{0} has more than {MAX_TEXT} bytes or control characters")]
+    Text(&'static str),
+    /// The domain says no, or recording failed.
+    #[error(transparent)]
+    Command(#[from] CommandError<AgentRefusal>),
+    /// The read model could not be asked.
+    #[error("asking the read model failed")]
+    Query(#[from] QueryError),
+    /// The tenant's root could not be read.
+    #[error("reading the tenant's root failed")]
+    Root(#[from] StatementsError),
+}
+
+impl EnrolError {
+    /// A stable code, when this is an answer to the agent; none for faults.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Token(_) => Some("enrolment_token_invalid"),
+            Self::UnknownToken => Some("enrolment_token_unknown"),
+            Self::Certificate(IssueError::Request(_)) => Some("certificate_request_invalid"),
+            Self::Certificate(IssueError::KeyType) => Some("certificate_key_type"),
+            Self::Certificate(IssueError::Issue(_)) | Self::Query(_) | Self::Root(_) => None,
+            Self::Pair(_) | Self::RosterEntry(_) => Some("roster_entry_invalid"),
+            Self::OtherTenant => Some("roster_entry_of_another_tenant"),
+            Self::Text(_) => Some("text_invalid"),
+            Self::Command(error) => error.code(),
+        }
+    }
+}
+
+/// Lets agents in.
+#[derive(Clone)]
+pub struct Enrolment {
+    handler: Handler,
+    views: Views,
+    statements: Statements,
+    authority: Arc<Authority>,
+    settings: EnrolmentSettings,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+/// What the deployment says about agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolmentSettings {
+    /// Where agents find their listener, `https://host:port`.
+    pub public_url: String,
+    /// The authority of that listener's certificate, PEM; none: the systems' own authorities.
+    pub listener_authority_pem: Option<String>,
+    /// How long a certificate lives; held between a day and thirty.
+    pub certificate_life: Duration,
+}
+
+impl Enrolment {
+    /// Puts the parts together.
+    pub fn new(
+        handler: Handler,
+        views: Views,
+        statements: Statements,
+        authority: Arc<Authority>,
+        settings: EnrolmentSettings,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Self {
+        Self { handler, views, statements, authority, settings, clock, ids }
+    }
+
+    /// What an invitation to a site needs: looked up before the command.
+    pub async fn welcome(&self, tenant: TenantId, site: SiteId) -> Result<Welcome, EnrolError> {
+        let founder = founder(&self.agents_of(tenant, site).await?);
+        Ok(Welcome { root: self.statements.root(tenant).await?.sha256, founder })
+    }
+
+    /// The file an agent is given. Secret: it holds the token.
+    pub fn file(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        agent: AgentId,
+        welcome: &Welcome,
+        token: &Token,
+        expires: Timestamp,
+    ) -> EnrolmentToken {
+        EnrolmentToken {
+            v: 1,
+            control_plane: self.settings.public_url.clone(),
+            ca_pem: self.settings.listener_authority_pem.clone(),
+            tenant,
+            site,
+            agent,
+            root: welcome.root,
+            founder: welcome.founder,
+            token: token.reveal().to_owned(),
+            expires,
+        }
+    }
+
+    /// An agent comes with its token. Who it is follows from the token; that it may be believed, from its pair and vouches.
+    pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, EnrolError> {
+        let token = Token::parse(TokenKind::Enrolment, &request.token).map_err(EnrolError::Token)?;
+        let digest = token.digest();
+        let (tenant, invited) = self.views.by_handle::<Agent>(&digest).await?.ok_or(EnrolError::UnknownToken)?;
+        let site = invited.state.fixed.as_ref().map(|fixed| fixed.site).ok_or(EnrolError::UnknownToken)?;
+        for (what, text) in [("host", &request.host), ("agent_version", &request.agent_version)] {
+            if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+                return Err(EnrolError::Text(what));
+            }
+        }
+        let (entry, pair) = open_roster_entry(request.roster_entry.as_slice())?;
+        if entry.tenant != tenant {
+            return Err(EnrolError::OtherTenant);
+        }
+        let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
+        let identity = AgentIdentity { tenant, site, agent: invited.id };
+        let now = self.clock.now();
+        let life = self.settings.certificate_life;
+        let issued = self.authority.issue_agent(&signing_request, &identity, life, &*self.ids, now).map_err(EnrolError::Certificate)?;
+        let csr = Digest::of(signing_request.der());
+        let others = self.agents_of(tenant, site).await?;
+        let command = Enrol {
+            token: digest,
+            agent: entry.agent,
+            site: entry.site,
+            root: entry.root,
+            keyid: pair.keyid(),
+            ed25519: entry.ed25519,
+            ml_dsa_65: entry.ml_dsa_65,
+            roster_entry: request.roster_entry.clone(),
+            csr,
+            certificate_key: Digest::of(signing_request.public_key()),
+            certificate_serial: issued.serial.clone(),
+            certificate_expires: issued.expires,
+            host: request.host.clone(),
+            agent_version: request.agent_version.clone(),
+            site_is_founded: others.iter().any(|other| other.rostered.is_some() && other.revoked.is_none()),
+        };
+        self.record(&identity, "enrolAgent", &csr, AgentCommand::Enrol(Box::new(command))).await?;
+        tracing::info!(%tenant, %site, agent = %invited.id, "an agent enrolled");
+        Ok(EnrolResponse {
+            agent: invited.id,
+            certificate_pem: issued.chain_pem,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            certificate_expires: issued.expires,
+        })
+    }
+
+    /// The next certificate of an agent that proved possession of its key twice: in TLS, and in the request.
+    pub async fn renew(&self, peer: &PeerCertificate, request: &RenewRequest) -> Result<RenewResponse, EnrolError> {
+        let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
+        let (now, life) = (self.clock.now(), self.settings.certificate_life);
+        let issued =
+            self.authority.issue_agent(&signing_request, &peer.identity, life, &*self.ids, now).map_err(EnrolError::Certificate)?;
+        let csr = Digest::of(signing_request.der());
+        let command = AgentCommand::RenewCertificate {
+            csr,
+            certificate_key: Digest::of(signing_request.public_key()),
+            certificate_serial: issued.serial.clone(),
+            certificate_expires: issued.expires,
+        };
+        let question = Question::new("renewCertificate", "Agent", peer.identity.agent);
+        let ctx = self.context(&peer.identity);
+        self.handler.handle::<Agent>(&ctx, question, peer.identity.agent, Options::default(), command).await?;
+        Ok(RenewResponse {
+            certificate_pem: issued.chain_pem,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            certificate_expires: issued.expires,
+        })
+    }
+
+    /// Under an idempotency key of the certificate request: an agent that lost the answer asks again with the same one.
+    async fn record(&self, identity: &AgentIdentity, action: &'static str, csr: &Digest, command: AgentCommand) -> Result<(), EnrolError> {
+        let options = Options { idempotency_key: csr.to_string().parse::<IdempotencyKey>().ok(), ..Options::default() };
+        let question = Question::new(action, "Agent", identity.agent);
+        self.handler.handle::<Agent>(&self.context(identity), question, identity.agent, options, command).await?;
+        Ok(())
+    }
+
+    async fn agents_of(&self, tenant: TenantId, site: SiteId) -> Result<Vec<Agent>, QueryError> {
+        self.views.every_of(tenant, &Filter { parent: Some(site.to_string()), ..Filter::default() }).await
+    }
+
+    fn context(&self, identity: &AgentIdentity) -> OpContext {
+        agent_context(identity, &*self.ids, self.clock.now())
+    }
+}
+
+/// An agent as the one who acts.
+pub fn agent_context(identity: &AgentIdentity, ids: &dyn Ids, now: Timestamp) -> OpContext {
+    let request = service::log::RequestContext::current().map_or_else(|| new_id(ids, now), |context| context.id);
+    OpContext { tenant: identity.tenant, principal: PrincipalId::Agent(identity.agent), scopes: Vec::new(), via: None, request }
+}
+
+/// Whom a joiner believes first: of the agents at work the one that was rostered first.
+fn founder(agents: &[Agent]) -> Option<Digest> {
+    let at_work = agents.iter().filter(|agent| agent.rostered.is_some() && agent.revoked.is_none());
+    at_work.min_by_key(|agent| agent.rostered).and_then(|agent| agent.enrolment.as_ref()).map(|enrolment| enrolment.keyid)
+}
+
+/// Reads a roster entry and checks that the pair it names signed it.
+fn open_roster_entry(bytes: &[u8]) -> Result<(RosterEntry, PublicPair), EnrolError> {
+    let entry: RosterEntry = peek_document(bytes).map_err(EnrolError::RosterEntry)?;
+    let pair = PublicPair::parse(entry.ed25519.as_slice(), entry.ml_dsa_65.as_slice()).map_err(EnrolError::Pair)?;
+    let signed = open_document::<RosterEntry>(bytes, &Signers::one(pair.clone()), 1).map_err(EnrolError::RosterEntry)?;
+    Ok((signed.payload, pair))
+}

@@ -1,0 +1,289 @@
+//! What an agent says of itself: documents that prove themselves become commands, the rest is kept as its last report.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use schema::{
+    clock::{Clock, Ids, Timestamp},
+    encoding::Base64,
+    id::{AgentId, SiteId, TenantId},
+    rule::Vouch,
+    wire::agent::{RefusedDocument, Report, ReportAnswer},
+};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use trust::{
+    document::{AgentVouch, Document, HolderReport, HolderStatus, VersionRecord},
+    dsse::{EnvelopeError, open_document},
+    pair::{PublicPair, Signers},
+};
+
+use super::{Agent, AgentCommand, enrolment::agent_context};
+use crate::{
+    access::{context::OpContext, permit::Question},
+    database::Database,
+    eventing::{
+        aggregate::Refusal,
+        handler::{CommandError, Handler, Options},
+    },
+    keys::{Key, KeyCommand, RecordDestroyed, RecordReady, RecordVersion},
+    pki::identity::AgentIdentity,
+    sealing::{Keyring, Place, SealingError},
+};
+
+/// The most documents of each list in one report.
+pub const MAX_DOCUMENTS: usize = 1000;
+
+const TABLE: &str = "agent_reports";
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Too much at once.
+    #[error("{list} has more than {MAX_DOCUMENTS} documents; send the rest in the next report")]
+    TooMany {
+        /// Which list.
+        list: &'static str,
+    },
+    /// Reading or keeping the report failed.
+    #[error("{act} failed")]
+    Database {
+        /// What was tried.
+        act: &'static str,
+        /// What the driver said.
+        #[source]
+        source: DbErr,
+    },
+    /// Sealing or opening failed.
+    #[error("sealing or opening a report failed")]
+    Sealing(#[from] SealingError),
+    /// What is stored does not read.
+    #[error("a stored report is damaged")]
+    Damaged,
+    /// A command came to nothing because of a fault.
+    #[error("recording what a report says failed")]
+    Fault(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The last report of an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastReport {
+    /// When it came.
+    pub at: Timestamp,
+    /// What it said; documents are left out.
+    pub report: Report,
+}
+
+/// Takes reports and keeps the last one of each agent.
+#[derive(Clone)]
+pub struct Reports {
+    handler: Handler,
+    database: Database,
+    keyring: Arc<Keyring>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+/// Why one document was not taken.
+enum Turned {
+    Refused { code: &'static str, detail: String },
+    Fault(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<R: Refusal> From<CommandError<R>> for Turned {
+    fn from(error: CommandError<R>) -> Self {
+        match error.code() {
+            Some(code) => Self::Refused { code, detail: error.to_string() },
+            None => Self::Fault(Box::new(error)),
+        }
+    }
+}
+
+impl From<EnvelopeError> for Turned {
+    fn from(error: EnvelopeError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::Refused { code: "document_not_genuine", detail: format!("{error}{cause}") }
+    }
+}
+
+fn refused<T>(code: &'static str, detail: &str) -> Result<T, Turned> {
+    Err(Turned::Refused { code, detail: detail.to_owned() })
+}
+
+/// The one who reports, and by which pair its documents are checked.
+struct Reporter<'a> {
+    identity: &'a AgentIdentity,
+    pair: PublicPair,
+    ctx: OpContext,
+}
+
+impl Reports {
+    /// Puts the parts together.
+    pub fn new(handler: Handler, database: Database, keyring: Arc<Keyring>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { handler, database, keyring, clock, ids }
+    }
+
+    /// Takes a report of an agent. Documents that are turned down are listed; the others count.
+    pub async fn take(&self, identity: &AgentIdentity, agent: &Agent, report: &Report) -> Result<ReportAnswer, ReportError> {
+        for (list, length) in [
+            ("version_records", report.version_records.len()),
+            ("holder_reports", report.holder_reports.len()),
+            ("vouches", report.vouches.len()),
+        ] {
+            if length > MAX_DOCUMENTS {
+                return Err(ReportError::TooMany { list });
+            }
+        }
+        let now = self.clock.now();
+        let enrolment = agent.enrolment.as_ref().ok_or(ReportError::Damaged)?;
+        let pair = PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).map_err(|_| ReportError::Damaged)?;
+        let reporter = Reporter { identity, pair, ctx: agent_context(identity, &*self.ids, now) };
+        let mut answer = ReportAnswer::default();
+        let mut note = |list: &str, index, outcome: Result<(), Turned>| match outcome {
+            Ok(()) => Ok(()),
+            Err(Turned::Fault(error)) => Err(ReportError::Fault(error)),
+            Err(Turned::Refused { code, detail }) => {
+                answer.refused.push(RefusedDocument { list: list.to_owned(), index, code: code.to_owned(), detail });
+                Ok(())
+            }
+        };
+        let at_work = agent.is_at_work();
+        for (index, document) in report.version_records.iter().enumerate() {
+            let outcome = if at_work { self.version_record(&reporter, document).await } else { not_at_work() };
+            note("version_records", index, outcome)?;
+        }
+        for (index, document) in report.holder_reports.iter().enumerate() {
+            let outcome = if at_work { self.holder_report(&reporter, document).await } else { not_at_work() };
+            note("holder_reports", index, outcome)?;
+        }
+        for (index, document) in report.vouches.iter().enumerate() {
+            let outcome = if at_work { self.vouch(&reporter, document).await } else { not_at_work() };
+            note("vouches", index, outcome)?;
+        }
+        self.keep(identity, report, now).await?;
+        Ok(answer)
+    }
+
+    /// The last reports of a site's agents.
+    pub async fn of_site(&self, tenant: TenantId, site: SiteId) -> Result<BTreeMap<AgentId, LastReport>, ReportError> {
+        self.select(tenant, "site = $2", site.to_string().into()).await
+    }
+
+    /// The last report of one agent.
+    pub async fn of_agent(&self, tenant: TenantId, agent: AgentId) -> Result<Option<LastReport>, ReportError> {
+        Ok(self.select(tenant, "agent = $2", agent.to_string().into()).await?.remove(&agent))
+    }
+
+    async fn version_record(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
+        let record: VersionRecord = reporter.open(document)?;
+        if record.generator != reporter.identity.agent {
+            return refused("version_record_of_another_agent", "an agent reports the versions it made itself");
+        }
+        reporter.is_here(record.tenant, record.site)?;
+        let key = record.version.key;
+        let command = RecordVersion {
+            version: record.version,
+            site: record.site,
+            algorithm: record.algorithm,
+            origin: record.origin,
+            generator: record.generator,
+            fingerprint: record.fingerprint,
+            public_key: record.public_key,
+            record: document.clone(),
+        };
+        let question = Question::new("recordVersion", "Key", key);
+        let command = KeyCommand::RecordVersion(Box::new(command));
+        self.handler.handle::<Key>(&reporter.ctx, question, key, Options::default(), command).await?;
+        Ok(())
+    }
+
+    async fn holder_report(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
+        let report: HolderReport = reporter.open(document)?;
+        if report.holder != reporter.identity.agent {
+            return refused("holder_report_of_another_agent", "an agent reports its own vault");
+        }
+        reporter.is_here(report.tenant, report.site)?;
+        let HolderReport { version, site, fingerprint, holder, .. } = report;
+        let bytes = document.clone();
+        let command = match report.status {
+            HolderStatus::Ready => KeyCommand::RecordReady(RecordReady { version, site, holder, fingerprint, report: bytes }),
+            HolderStatus::Destroyed => KeyCommand::RecordDestroyed(RecordDestroyed { version, holder, fingerprint, report: bytes }),
+        };
+        let question = Question::new("reportHolder", "Key", version.key);
+        self.handler.handle::<Key>(&reporter.ctx, question, version.key, Options::default(), command).await?;
+        Ok(())
+    }
+
+    async fn vouch(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
+        let vouch: AgentVouch = reporter.open(document)?;
+        reporter.is_here(vouch.tenant, vouch.site)?;
+        let loaded = self.handler.load::<Agent>(reporter.identity.tenant, vouch.agent).await?;
+        if loaded.state.fixed.as_ref().is_none_or(|fixed| fixed.site != reporter.identity.site) {
+            return refused("agent_not_found", "there is no such agent at this site");
+        }
+        let command =
+            AgentCommand::Vouch { keyid: vouch.keyid, vouch: Vouch::Agent { agent: reporter.identity.agent, vouch: document.clone() } };
+        let question = Question::new("vouchForAgent", "Agent", vouch.agent);
+        self.handler.handle::<Agent>(&reporter.ctx, question, vouch.agent, Options::default(), command).await?;
+        Ok(())
+    }
+
+    async fn keep(&self, identity: &AgentIdentity, report: &Report, now: Timestamp) -> Result<(), ReportError> {
+        let (agent, keys) = (identity.agent.to_string(), self.keyring.tenant(identity.tenant).await?);
+        let kept = Report { version_records: Vec::new(), holder_reports: Vec::new(), vouches: Vec::new(), ..report.clone() };
+        let plain = serde_json::to_vec(&kept).map_err(|_| ReportError::Damaged)?;
+        let sealed = keys.seal(Place::Row { table: TABLE, key: &agent }, &plain)?;
+        let sql = "INSERT INTO agent_reports (tenant, agent, site, at, heartbeat, data_key, sealed) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                   ON CONFLICT (tenant, agent) DO UPDATE SET site = excluded.site, at = excluded.at, heartbeat = excluded.heartbeat, \
+                   data_key = excluded.data_key, sealed = excluded.sealed";
+        let values = vec![
+            identity.tenant.to_string().into(),
+            agent.into(),
+            identity.site.to_string().into(),
+            now.micros().into(),
+            report.enforced_heartbeat.map(|serial| i64::try_from(serial).unwrap_or(i64::MAX)).into(),
+            sealed.data_key.to_string().into(),
+            sealed.bytes.into(),
+        ];
+        let done = self.database.write().execute_raw(self.database.sql(sql, values)).await;
+        done.map(drop).map_err(|source| ReportError::Database { act: "keeping a report", source })
+    }
+
+    async fn select(&self, tenant: TenantId, condition: &str, value: Value) -> Result<BTreeMap<AgentId, LastReport>, ReportError> {
+        let failed = |source| ReportError::Database { act: "reading reports", source };
+        let sql = format!("SELECT agent, at, data_key, sealed FROM agent_reports WHERE tenant = $1 AND {condition}");
+        let values = vec![tenant.to_string().into(), value];
+        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
+        let mut reports = BTreeMap::new();
+        for row in rows {
+            let read = |row: &QueryResult| -> Result<_, DbErr> {
+                let (agent, at): (String, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+                let (data_key, sealed): (String, Vec<u8>) = (row.try_get_by_index(2)?, row.try_get_by_index(3)?);
+                Ok((agent, at, data_key, sealed))
+            };
+            let (agent, at, data_key, sealed) = read(&row).map_err(failed)?;
+            let data_key = data_key.parse().map_err(|_| ReportError::Damaged)?;
+            let plain = self.keyring.open_sealed(tenant, Place::Row { table: TABLE, key: &agent }, data_key, &sealed).await?;
+            let report = serde_json::from_slice(&plain).map_err(|_| ReportError::Damaged)?;
+            let agent = agent.parse().map_err(|_| ReportError::Damaged)?;
+            reports.insert(agent, LastReport { at: Timestamp::from_micros(at), report });
+        }
+        Ok(reports)
+    }
+}
+
+fn not_at_work() -> Result<(), Turned> {
+    refused("agent_not_rostered", "documents of an agent count once somebody has vouched for it, and while it is not suspended")
+}
+
+impl Reporter<'_> {
+    /// Reads a document that the reporter's own pair must have signed.
+    fn open<D: Document>(&self, document: &Base64) -> Result<D, Turned> {
+        Ok(open_document::<D>(document.as_slice(), &Signers::one(self.pair.clone()), 1)?.payload)
+    }
+
+    fn is_here(&self, tenant: TenantId, site: SiteId) -> Result<(), Turned> {
+        if tenant == self.identity.tenant && site == self.identity.site {
+            return Ok(());
+        }
+        refused("document_of_another_site", "the document names another tenant or site than the agent's own")
+    }
+}

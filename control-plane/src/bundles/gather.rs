@@ -1,0 +1,145 @@
+//! Aggregates to facts: what each has come to, as far as statements speak of it. Pure.
+
+use std::collections::BTreeMap;
+
+use schema::{
+    id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    name::Name,
+};
+use trust::statement::{
+    policy::{CallerDefinition, KeyDefinition},
+    state::{KeyState, VersionEntry},
+};
+
+use super::facts::{AgentFacts, CallerFacts, Facts, KeyFacts, PolicyFacts, ProjectFacts, Revoked, SiteFacts};
+use crate::{
+    agents::Agent,
+    aliases::Alias,
+    callers::Caller,
+    keys::{Key, Version},
+    projects::Project,
+    sites::Site,
+};
+
+/// Every aggregate of a tenant that statements speak of.
+#[derive(Debug, Clone, Default)]
+pub struct Aggregates {
+    /// Projects.
+    pub projects: Vec<Project>,
+    /// Sites.
+    pub sites: Vec<Site>,
+    /// Agents, also those that were only invited.
+    pub agents: Vec<Agent>,
+    /// Callers.
+    pub callers: Vec<Caller>,
+    /// Keys.
+    pub keys: Vec<Key>,
+    /// Aliases.
+    pub aliases: Vec<Alias>,
+    /// Published policy documents, read.
+    pub policies: Vec<PolicyFacts>,
+}
+
+/// The facts of a tenant.
+pub fn facts(tenant: TenantId, aggregates: Aggregates) -> Facts {
+    let names: BTreeMap<ProjectId, Name> =
+        aggregates.projects.iter().filter_map(|project| project.fixed.as_ref().map(|fixed| (fixed.id, fixed.name.clone()))).collect();
+    let mut aliases = BTreeMap::<KeyId, Vec<Name>>::new();
+    for alias in &aggregates.aliases {
+        if let (Some(fixed), Some(key)) = (&alias.fixed, alias.key) {
+            aliases.entry(key).or_default().push(fixed.name.clone());
+        }
+    }
+    aliases.values_mut().for_each(|names| names.sort());
+    Facts {
+        tenant,
+        projects: aggregates.projects.iter().filter_map(project).collect(),
+        sites: aggregates.sites.iter().filter_map(site).collect(),
+        agents: aggregates.agents.iter().filter_map(agent).collect(),
+        callers: aggregates.callers.iter().filter_map(caller).collect(),
+        keys: aggregates.keys.iter().filter_map(|found| key(found, &names, &mut aliases)).collect(),
+        policies: aggregates.policies,
+    }
+}
+
+fn project(project: &Project) -> Option<(ProjectId, ProjectFacts)> {
+    Some((project.fixed.as_ref()?.id, ProjectFacts { suspended: project.suspended.is_some() }))
+}
+
+fn site(site: &Site) -> Option<(SiteId, SiteFacts)> {
+    Some((site.fixed.as_ref()?.id, SiteFacts { offline: site.offline.clone() }))
+}
+
+/// An agent counts from its enrolment on, for ever.
+fn agent(agent: &Agent) -> Option<(AgentId, AgentFacts)> {
+    let (fixed, enrolment) = (agent.fixed.as_ref()?, agent.enrolment.as_ref()?);
+    let facts = AgentFacts {
+        site: fixed.site,
+        roster_entry: enrolment.roster_entry.clone(),
+        vouches: agent.vouches.clone(),
+        suspended: agent.suspended.is_some(),
+        revoked: agent.revoked.as_ref().map(|revoked| Revoked { reason: revoked.reason, at: revoked.at }),
+    };
+    Some((fixed.id, facts))
+}
+
+fn caller(caller: &Caller) -> Option<(CallerId, CallerFacts)> {
+    let fixed = caller.fixed.as_ref()?;
+    let definition = CallerDefinition {
+        name: fixed.name.clone(),
+        project: fixed.project,
+        kind: fixed.kind,
+        issuer: fixed.issuer.clone(),
+        subject: fixed.subject.clone(),
+        labels: caller.labels.clone(),
+    };
+    let revoked = caller.revoked.as_ref().map(|revoked| Revoked { reason: revoked.reason, at: revoked.at });
+    Some((fixed.id, CallerFacts { definition, suspended: caller.suspended.is_some(), revoked }))
+}
+
+fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<KeyId, Vec<Name>>) -> Option<(KeyId, KeyFacts)> {
+    let fixed = key.fixed.as_ref()?;
+    let definition = KeyDefinition {
+        name: fixed.name.clone(),
+        aliases: aliases.remove(&fixed.id).unwrap_or_default(),
+        project: fixed.project,
+        project_name: projects.get(&fixed.project)?.clone(),
+        algorithm: fixed.algorithm,
+        purpose: fixed.purpose,
+        placement: fixed.placement.clone(),
+        labels: key.labels.clone(),
+        durability: fixed.durability,
+        exportable: fixed.exportable,
+        origin: fixed.origin,
+        eligible_generators: fixed.eligible_generators.clone(),
+        rotation: key.rotation.clone(),
+        limits: key.limits.clone(),
+        minimum_versions: key.minimum_versions,
+    };
+    let revoked = |(number, version): (&u32, &Version)| {
+        version.revoked.as_ref().map(|revoked| (*number, Revoked { reason: revoked.reason, at: revoked.at }))
+    };
+    let facts = KeyFacts {
+        definition,
+        template: fixed.template.clone(),
+        suspended: key.suspended.is_some(),
+        state: KeyState {
+            primary: key.primary,
+            versions: key.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
+        },
+        revoked_versions: key.versions.iter().filter_map(revoked).collect(),
+    };
+    Some((fixed.id, facts))
+}
+
+fn version_entry(version: &Version) -> VersionEntry {
+    let ready = version.holders.iter().filter(|(_, holder)| holder.gone.is_none());
+    VersionEntry {
+        state: version.state,
+        created: version.requested,
+        activated: version.activated,
+        generator: version.generator,
+        record: version.made.as_ref().map(|made| made.record.clone()),
+        ready: ready.filter_map(|(agent, holder)| Some((*agent, holder.ready.as_ref()?.report.clone()))).collect(),
+    }
+}

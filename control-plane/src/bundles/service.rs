@@ -1,0 +1,549 @@
+//! Publishing and serving: facts are compiled, what changed is signed and recorded, a heartbeat pins it, agents get it.
+//!
+//! Order, always: sign -> record with the expected serial, envelope beside it -> pin in a heartbeat that is kept -> serve.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use schema::{
+    clock::{Clock, Ids, Timestamp, new_id},
+    encoding::{Base64, Digest},
+    event::statement::StatementKind,
+    id::{PrincipalId, SiteId, TenantId},
+    wire::agent::StatementSet,
+};
+use tokio::sync::watch;
+use trust::{
+    dsse::{Envelope, EnvelopeError, sign_statement},
+    statement::{Kind, Scope, Statement, policy::Policy, root::Root, state::State},
+};
+
+use super::{
+    compile::{Content, Headed, Published, compile, projects_at_sites},
+    facts::Facts,
+    heartbeat::{Current, HeartbeatError, Heartbeats, Member},
+    read::{FactsError, FactsReader},
+    signers::{InvalidSigners, TenantSigners, fill, renew_before},
+    stream::{StatementCommand, StatementRefusal, StatementStream, stream_id},
+};
+use crate::{
+    access::{context::OpContext, permit::Question},
+    eventing::{
+        handler::{CommandError, Handler, Options},
+        store::ReadError,
+    },
+    sealing::{SealingError, Secret, Secrets},
+};
+
+/// The name of the sealed secret that holds a tenant's pairs.
+const SIGNERS_SECRET: &str = "statement-signers";
+/// The principal that publishes.
+const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
+/// Epochs begin by recovery only.
+const FIRST_EPOCH: u64 = 1;
+/// How often a compilation starts over when another replica was first.
+const ATTEMPTS: usize = 5;
+/// How often a waiting agent's site is looked at, for what other replicas publish.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Envelopes kept in memory, at most so many bytes.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// Why statements were not published or served.
+#[derive(Debug, thiserror::Error)]
+pub enum StatementsError {
+    /// The facts could not be read.
+    #[error("reading what statements are compiled from failed")]
+    Facts(#[from] FactsError),
+    /// Recording a statement failed.
+    #[error("recording a statement failed")]
+    Record(#[source] Box<CommandError<StatementRefusal>>),
+    /// The tenant's pairs could not be read.
+    #[error("the tenant's signing keys could not be used")]
+    Sealing(#[from] SealingError),
+    /// What was sealed is not the tenant's pairs.
+    #[error("the tenant's signing keys are damaged")]
+    Signers(#[from] InvalidSigners),
+    /// The heartbeat could not be read, signed or kept.
+    #[error("the site's heartbeat failed")]
+    Heartbeat(#[from] HeartbeatError),
+    /// A published statement could not be read.
+    #[error("reading a published statement failed")]
+    Read(#[from] ReadError),
+    /// A published statement is gone.
+    #[error("a published statement is missing")]
+    Missing,
+    /// A published statement does not parse.
+    #[error("a published statement is damaged")]
+    Damaged(#[source] EnvelopeError),
+    /// Other replicas were first, time and again.
+    #[error("other replicas keep publishing for this tenant at the same moment")]
+    Contended,
+}
+
+impl StatementsError {
+    fn is_race(&self) -> bool {
+        match self {
+            Self::Record(error) => matches!(**error, CommandError::Refused(_) | CommandError::Contended),
+            Self::Heartbeat(HeartbeatError::Behind) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The statements of every tenant. Clones share it.
+#[derive(Clone)]
+pub struct Statements(Arc<Inner>);
+
+struct Inner {
+    handler: Handler,
+    facts: FactsReader,
+    secrets: Secrets,
+    heartbeats: Heartbeats,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    signers: Mutex<HashMap<TenantId, Arc<TenantSigners>>>,
+    /// What was published last, by tenant; the lock also keeps two compilations of a tenant apart.
+    published: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<Option<Shelf>>>>>,
+    wakers: Mutex<HashMap<(TenantId, SiteId), watch::Sender<()>>>,
+    served: Mutex<HashMap<(TenantId, SiteId), Served>>,
+    envelopes: Mutex<EnvelopeCache>,
+}
+
+/// What was published last for one tenant.
+#[derive(Debug, Clone, Default)]
+struct Shelf {
+    roots: Vec<Member>,
+    policies: BTreeMap<Scope, (Policy, Member)>,
+    states: BTreeMap<SiteId, (State, Member)>,
+}
+
+/// The set an agent gets, and its entity tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The entity tag, quotes included.
+    pub etag: String,
+    /// [`StatementSet`] as JSON.
+    pub body: Bytes,
+}
+
+/// The tenant's current root, by what agents pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootPin {
+    /// Its serial.
+    pub serial: u64,
+    /// SHA-256 of its payload.
+    pub sha256: Digest,
+}
+
+#[derive(Default)]
+struct EnvelopeCache {
+    bytes: usize,
+    by_digest: HashMap<Digest, Arc<[u8]>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Statements {
+    /// Puts the parts together.
+    pub fn new(
+        handler: Handler,
+        facts: FactsReader,
+        secrets: Secrets,
+        heartbeats: Heartbeats,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            handler,
+            facts,
+            secrets,
+            heartbeats,
+            clock,
+            ids,
+            signers: Mutex::default(),
+            published: Mutex::default(),
+            wakers: Mutex::default(),
+            served: Mutex::default(),
+            envelopes: Mutex::default(),
+        }))
+    }
+
+    /// The tenant's current root; the first one is made when there is none.
+    pub async fn root(&self, tenant: TenantId) -> Result<RootPin, StatementsError> {
+        for _ in 0..ATTEMPTS {
+            let shelf = self.shelf(tenant);
+            let mut shelf = shelf.lock().await;
+            match self.roots(tenant, &mut shelf).await {
+                Ok(roots) => {
+                    let last = roots.last().ok_or(StatementsError::Missing)?;
+                    return Ok(RootPin { serial: last.serial, sha256: last.sha256 });
+                }
+                Err(error) if error.is_race() => *shelf = None,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StatementsError::Contended)
+    }
+
+    /// Brings everything of a tenant up to date: compiles, publishes what changed or is about to end, and pins it.
+    pub async fn bring_up_to_date(&self, tenant: TenantId) -> Result<(), StatementsError> {
+        for _ in 0..ATTEMPTS {
+            let shelf = self.shelf(tenant);
+            let mut shelf = shelf.lock().await;
+            match self.publish_all(tenant, &mut shelf).await {
+                // Another replica was first: what it published is read anew.
+                Err(error) if error.is_race() => *shelf = None,
+                answer => return answer,
+            }
+        }
+        Err(StatementsError::Contended)
+    }
+
+    /// Signs a new heartbeat of a site that pins what the last one did.
+    pub async fn beat(&self, tenant: TenantId, site: SiteId) -> Result<(), StatementsError> {
+        let signers = self.signers(tenant).await?;
+        self.0.heartbeats.issue(&signers, tenant, site, None, self.0.clock.now()).await?;
+        self.wake(tenant, site);
+        Ok(())
+    }
+
+    /// Sites whose heartbeat is at least this old.
+    pub async fn sites_due(&self, age: Duration) -> Result<Vec<(TenantId, SiteId)>, StatementsError> {
+        Ok(self.0.heartbeats.older_than(self.0.clock.now().minus(age)).await?)
+    }
+
+    /// Whether a statement that the site's heartbeat pins should be signed anew.
+    pub async fn is_ending(&self, tenant: TenantId, site: SiteId) -> Result<bool, StatementsError> {
+        let now = self.0.clock.now();
+        let current = self.0.heartbeats.current(tenant, site).await?;
+        Ok(current.is_some_and(|current| current.members.iter().any(|member| is_ending(member.kind, member.expires, now))))
+    }
+
+    /// What is in force at a site: what its current heartbeat pins.
+    pub async fn in_force(&self, tenant: TenantId, site: SiteId) -> Result<Option<Current>, StatementsError> {
+        Ok(self.0.heartbeats.current(tenant, site).await?)
+    }
+
+    /// The set a site's agents should have now; none while nothing was published for it.
+    pub async fn set(&self, tenant: TenantId, site: SiteId) -> Result<Option<Served>, StatementsError> {
+        let Some((epoch, serial)) = self.0.heartbeats.serial(tenant, site).await? else { return Ok(None) };
+        let etag = format!("\"{epoch}.{serial}\"");
+        if let Some(served) = locked(&self.0.served).get(&(tenant, site)).filter(|served| served.etag == etag) {
+            return Ok(Some(served.clone()));
+        }
+        let Some(current) = self.0.heartbeats.current(tenant, site).await? else { return Ok(None) };
+        let served = Served { etag: current.etag(), body: self.body(tenant, current).await? };
+        locked(&self.0.served).insert((tenant, site), served.clone());
+        Ok(Some(served))
+    }
+
+    /// As [`Self::set`], but waits, at most so long, while the set is the one with this tag; none when it stayed that.
+    pub async fn newer_set(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        known: Option<&str>,
+        patience: Duration,
+    ) -> Result<Option<Served>, StatementsError> {
+        let until = Instant::now() + patience;
+        let mut woken = locked(&self.0.wakers).entry((tenant, site)).or_insert_with(|| watch::Sender::new(())).subscribe();
+        loop {
+            // Marked before looking: what is published while we look wakes us.
+            woken.mark_unchanged();
+            if let Some(served) = self.set(tenant, site).await?
+                && known != Some(served.etag.as_str())
+            {
+                return Ok(Some(served));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            tokio::select! {
+                _ = woken.changed() => {}
+                () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
+            }
+        }
+    }
+
+    async fn body(&self, tenant: TenantId, current: Current) -> Result<Bytes, StatementsError> {
+        let mut set = StatementSet { heartbeat: Some(current.envelope.into()), ..StatementSet::default() };
+        for member in &current.members {
+            let envelope = Base64(self.envelope(tenant, member.envelope).await?.to_vec());
+            match member.kind {
+                Kind::Root => set.roots.push(envelope),
+                Kind::Policy => set.policies.push(envelope),
+                Kind::State => set.state = Some(envelope),
+                Kind::Heartbeat | Kind::Lease => {}
+            }
+        }
+        serde_json::to_vec(&set).map(Bytes::from).map_err(|error| StatementsError::Damaged(EnvelopeError::Malformed(error)))
+    }
+
+    async fn publish_all(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
+        let started = Instant::now();
+        self.roots(tenant, shelf).await?;
+        let facts = self.0.facts.facts(tenant).await?;
+        if shelf.as_ref().is_some_and(|shelf| shelf.policies.is_empty()) {
+            self.fetch(tenant, &facts, shelf).await?;
+        }
+        let Some(shelf) = shelf else { return Err(StatementsError::Missing) };
+        let Content { policies, states } = compile(&facts, &shelf.as_published());
+        let mut count = 0;
+        for (scope, content) in policies {
+            let last = shelf.policies.get(&scope);
+            if let Some(next) = self.publish_changed(tenant, scope, content, last, &shelf.roots).await? {
+                shelf.policies.insert(scope, next);
+                count += 1;
+            }
+        }
+        for (site, content) in states {
+            let last = shelf.states.get(&site);
+            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, &shelf.roots).await? {
+                shelf.states.insert(site, next);
+                count += 1;
+            }
+        }
+        let placed = projects_at_sites(&facts);
+        for site in facts.sites.keys() {
+            let projects = placed.get(site);
+            let members = shelf.members(*site, |project| projects.is_some_and(|projects| projects.contains(project)));
+            self.pin(tenant, *site, &members).await?;
+        }
+        if count > 0 {
+            tracing::info!(%tenant, statements = count, millis = started.elapsed().as_millis() as u64, "statements were published");
+        }
+        Ok(())
+    }
+
+    /// A new heartbeat, unless the present one pins these already.
+    async fn pin(&self, tenant: TenantId, site: SiteId, members: &[Member]) -> Result<(), StatementsError> {
+        let current = self.0.heartbeats.current(tenant, site).await?;
+        if current.is_some_and(|current| current.pins(members)) {
+            return Ok(());
+        }
+        let signers = self.signers(tenant).await?;
+        self.0.heartbeats.issue(&signers, tenant, site, Some(members), self.0.clock.now()).await?;
+        self.wake(tenant, site);
+        Ok(())
+    }
+
+    async fn publish_changed<S: Statement + Headed>(
+        &self,
+        tenant: TenantId,
+        scope: Scope,
+        content: S,
+        last: Option<&(S, Member)>,
+        roots: &[Member],
+    ) -> Result<Option<(S, Member)>, StatementsError> {
+        let now = self.0.clock.now();
+        let root = roots.last().ok_or(StatementsError::Missing)?;
+        if let Some((last, member)) = last
+            && last.blank() == content
+            && last.head().root_serial == root.serial
+            && !is_ending(S::KIND, member.expires, now)
+        {
+            return Ok(None);
+        }
+        let serial = last.map_or(1, |(_, member)| member.serial + 1);
+        self.publish(tenant, scope, content, serial, root.serial, now).await.map(Some)
+    }
+
+    /// Signs and records one statement.
+    async fn publish<S: Statement + Headed>(
+        &self,
+        tenant: TenantId,
+        scope: Scope,
+        content: S,
+        serial: u64,
+        root_serial: u64,
+        now: Timestamp,
+    ) -> Result<(S, Member), StatementsError> {
+        let kind = recorded(S::KIND).ok_or(StatementsError::Missing)?;
+        let signers = self.signers(tenant).await?;
+        let mut statement = content;
+        fill(statement.head_mut(), S::KIND, FIRST_EPOCH, serial, root_serial, now);
+        let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
+        let envelope = Digest::of(&bytes);
+        let scope_text = scope_text(tenant, scope);
+        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope_text);
+        let command = StatementCommand::Publish { kind, scope: scope_text, epoch: FIRST_EPOCH, serial, sha256, envelope_sha256: envelope };
+        let options = Options { blobs: vec![bytes.clone()], ..Options::default() };
+        let question = Question::new("publishStatement", "Statements", id);
+        let ctx = self.context(tenant);
+        let handled = self.0.handler.handle::<StatementStream>(&ctx, question, id, options, command).await;
+        handled.map_err(|error| StatementsError::Record(Box::new(error)))?;
+        locked(&self.0.envelopes).put(envelope, bytes.into());
+        let expires = statement.head().expires;
+        let member = Member { kind: S::KIND, scope, epoch: FIRST_EPOCH, serial, sha256, envelope, issued: now, expires, since: 0 };
+        Ok((statement, member))
+    }
+
+    /// The roots, the first one made when there is none.
+    async fn roots(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<Vec<Member>, StatementsError> {
+        if let Some(shelf) = shelf {
+            return Ok(shelf.roots.clone());
+        }
+        let stream = self.stream(tenant, StatementKind::Root, Scope::Tenant).await?;
+        let mut roots = Vec::with_capacity(stream.envelopes.len());
+        for envelope in &stream.envelopes {
+            let (_, member) = self.open::<Root>(tenant, Scope::Tenant, *envelope).await?;
+            roots.push(member);
+        }
+        if roots.is_empty() {
+            let signers = self.signers(tenant).await?;
+            let (_, member) = self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, 1, self.0.clock.now()).await?;
+            roots.push(member);
+        }
+        *shelf = Some(Shelf { roots: roots.clone(), ..Shelf::default() });
+        Ok(roots)
+    }
+
+    /// Reads what was published last for every scope there is.
+    async fn fetch(&self, tenant: TenantId, facts: &Facts, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
+        let Some(shelf) = shelf else { return Ok(()) };
+        let scopes = std::iter::once(Scope::Tenant)
+            .chain(facts.projects.keys().copied().map(Scope::Project))
+            .chain(facts.sites.keys().copied().map(Scope::Site));
+        for scope in scopes {
+            let stream = self.stream(tenant, StatementKind::Policy, scope).await?;
+            if let Some(envelope) = stream.envelopes.last() {
+                shelf.policies.insert(scope, self.open(tenant, scope, *envelope).await?);
+            }
+        }
+        for site in facts.sites.keys() {
+            let stream = self.stream(tenant, StatementKind::State, Scope::Site(*site)).await?;
+            if let Some(envelope) = stream.envelopes.last() {
+                shelf.states.insert(*site, self.open(tenant, Scope::Site(*site), *envelope).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn stream(&self, tenant: TenantId, kind: StatementKind, scope: Scope) -> Result<StatementStream, StatementsError> {
+        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope_text(tenant, scope));
+        let loaded = self.0.handler.load::<StatementStream>(tenant, id).await;
+        Ok(loaded.map_err(|error| StatementsError::Record(Box::new(error)))?.state)
+    }
+
+    /// A statement of our own that was recorded before.
+    async fn open<S: Statement>(&self, tenant: TenantId, scope: Scope, digest: Digest) -> Result<(S, Member), StatementsError> {
+        let bytes = self.envelope(tenant, digest).await?;
+        let envelope = Envelope::parse(&bytes, S::KIND.max_bytes()).map_err(StatementsError::Damaged)?;
+        let parsed: S =
+            serde_json::from_slice(&envelope.payload).map_err(|error| StatementsError::Damaged(EnvelopeError::Payload(error)))?;
+        let head = parsed.head();
+        let member = Member {
+            kind: S::KIND,
+            scope,
+            epoch: head.epoch,
+            serial: head.serial,
+            sha256: Digest::of(&envelope.payload),
+            envelope: digest,
+            issued: head.issued,
+            expires: head.expires,
+            since: 0,
+        };
+        Ok((parsed, member))
+    }
+
+    async fn envelope(&self, tenant: TenantId, digest: Digest) -> Result<Arc<[u8]>, StatementsError> {
+        if let Some(bytes) = locked(&self.0.envelopes).by_digest.get(&digest) {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes: Arc<[u8]> = self.0.handler.store().blob(tenant, digest).await?.ok_or(StatementsError::Missing)?.into();
+        locked(&self.0.envelopes).put(digest, Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    /// The tenant's pairs; made when there are none. Of several replicas that make them at once, all use the first.
+    async fn signers(&self, tenant: TenantId) -> Result<Arc<TenantSigners>, StatementsError> {
+        if let Some(signers) = locked(&self.0.signers).get(&tenant) {
+            return Ok(Arc::clone(signers));
+        }
+        let secret = match self.0.secrets.secret(tenant, SIGNERS_SECRET).await? {
+            Some(secret) => secret,
+            None => {
+                let made = Secret::new(TenantSigners::generate(&*self.0.ids).to_secret().to_vec());
+                self.0.secrets.keep_first(tenant, SIGNERS_SECRET, &made).await?
+            }
+        };
+        let signers = Arc::new(TenantSigners::from_secret(secret.reveal())?);
+        locked(&self.0.signers).insert(tenant, Arc::clone(&signers));
+        Ok(signers)
+    }
+
+    fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
+        Arc::clone(locked(&self.0.published).entry(tenant).or_default())
+    }
+
+    fn wake(&self, tenant: TenantId, site: SiteId) {
+        if let Some(waker) = locked(&self.0.wakers).get(&(tenant, site)) {
+            waker.send_replace(());
+        }
+    }
+
+    fn context(&self, tenant: TenantId) -> OpContext {
+        let request = new_id(&*self.0.ids, self.0.clock.now());
+        OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request }
+    }
+}
+
+impl Shelf {
+    fn as_published(&self) -> Published {
+        Published {
+            policies: self.policies.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),
+            states: self.states.iter().map(|(site, (state, _))| (*site, state.clone())).collect(),
+        }
+    }
+
+    /// What a site's heartbeat pins: every root, the tenant's policy, those of its projects, its own, its state.
+    fn members(&self, site: SiteId, has_keys_here: impl Fn(&schema::id::ProjectId) -> bool) -> Vec<Member> {
+        let reaches = |scope: &Scope| match scope {
+            Scope::Tenant => true,
+            Scope::Project(project) => has_keys_here(project),
+            Scope::Site(other) => *other == site,
+        };
+        let policies = self.policies.iter().filter(|(scope, _)| reaches(scope)).map(|(_, (_, member))| member.clone());
+        self.roots.iter().cloned().chain(policies).chain(self.states.get(&site).map(|(_, member)| member.clone())).collect()
+    }
+}
+
+impl EnvelopeCache {
+    fn put(&mut self, digest: Digest, bytes: Arc<[u8]>) {
+        if self.bytes + bytes.len() > CACHE_BYTES {
+            (self.bytes, self.by_digest) = Default::default();
+        }
+        if bytes.len() <= CACHE_BYTES && self.by_digest.insert(digest, Arc::clone(&bytes)).is_none() {
+            self.bytes += bytes.len();
+        }
+    }
+}
+
+fn is_ending(kind: Kind, expires: Timestamp, now: Timestamp) -> bool {
+    expires.since(now) < renew_before(kind)
+}
+
+const fn recorded(kind: Kind) -> Option<StatementKind> {
+    match kind {
+        Kind::Root => Some(StatementKind::Root),
+        Kind::Policy => Some(StatementKind::Policy),
+        Kind::State => Some(StatementKind::State),
+        Kind::Heartbeat | Kind::Lease => None,
+    }
+}
+
+/// What a stream of statements is for, as text: the id of the tenant, project or site.
+fn scope_text(tenant: TenantId, scope: Scope) -> String {
+    match scope {
+        Scope::Tenant => tenant.to_string(),
+        Scope::Project(project) => project.to_string(),
+        Scope::Site(site) => site.to_string(),
+    }
+}

@@ -1,0 +1,267 @@
+//! The agents' listener: paths of [`schema::wire::agent::path`], JSON over mutual TLS. Who calls follows from the client
+//! certificate alone; only enrolment comes without one.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
+    web::{self, Data, Json, Query, ServiceConfig},
+};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use schema::{
+    clock::Clock,
+    id::AgentId,
+    wire::{
+        agent::{EnrolRequest, EnrolResponse, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, path},
+        problem::Problem,
+    },
+};
+use service::{
+    listen::PeerCertificates,
+    problem::{HttpProblem, fault, json_config, not_found, query_config, wrong_method},
+};
+use trust::pair::PublicPair;
+
+use crate::{
+    agents::{
+        Agent,
+        enrolment::{EnrolError, Enrolment},
+        report::{ReportError, Reports},
+    },
+    bundles::service::Statements,
+    eventing::handler::{CommandError, Handler},
+    pki::identity::{InvalidIdentity, PeerCertificate},
+    receipts::ingest::{Ingest, IngestError},
+};
+
+/// The longest that a long poll waits.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The largest body of enrolment and renewal.
+const SMALL_BODY_BYTES: usize = 256 << 10;
+/// The largest report or batch of receipts.
+const LARGE_BODY_BYTES: usize = 32 << 20;
+/// Requests a minute of one agent; a minute's worth may come at once.
+const AGENT_PER_MINUTE: u32 = 1200;
+/// Enrolments a minute of one address.
+const ENROLMENTS_PER_MINUTE: u32 = 60;
+/// After so many checks, entries that are full again are forgotten.
+const SWEEP_EVERY: u32 = 10_000;
+
+/// What the agents' listener serves. One for all its workers.
+pub struct AgentApi {
+    handler: Handler,
+    statements: Statements,
+    enrolment: Enrolment,
+    reports: Reports,
+    ingest: Ingest,
+    clock: std::sync::Arc<dyn Clock>,
+    agents: DefaultKeyedRateLimiter<AgentId>,
+    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    checks: AtomicU32,
+}
+
+impl AgentApi {
+    /// Puts the parts together.
+    pub fn new(
+        handler: Handler,
+        statements: Statements,
+        enrolment: Enrolment,
+        reports: Reports,
+        ingest: Ingest,
+        clock: std::sync::Arc<dyn Clock>,
+    ) -> Self {
+        let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
+        Self {
+            handler,
+            statements,
+            enrolment,
+            reports,
+            ingest,
+            clock,
+            agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
+            addresses: RateLimiter::keyed(per_minute(ENROLMENTS_PER_MINUTE)),
+            checks: AtomicU32::new(0),
+        }
+    }
+}
+
+/// The routes. `App::new().app_data(Data::from(api)).configure(routes)`, with
+/// [`service::listen::keep_peer_certificates`] on the server.
+pub fn routes(config: &mut ServiceConfig) {
+    let resource = |path: &str, limit| web::resource(path.to_owned()).app_data(json_config(limit)).app_data(query_config());
+    config
+        .service(resource(path::ENROL, SMALL_BODY_BYTES).route(web::post().to(enrol)).default_service(web::to(wrong_method)))
+        .service(resource(path::RENEW, SMALL_BODY_BYTES).route(web::post().to(renew)).default_service(web::to(wrong_method)))
+        .service(resource(path::STATEMENTS, 0).route(web::get().to(statements)).default_service(web::to(wrong_method)))
+        .service(resource(path::REPORT, LARGE_BODY_BYTES).route(web::post().to(report)).default_service(web::to(wrong_method)))
+        .service(resource(path::RECEIPTS, LARGE_BODY_BYTES).route(web::post().to(receipts)).default_service(web::to(wrong_method)))
+        .default_service(web::to(not_found));
+}
+
+async fn enrol(request: HttpRequest, api: Data<AgentApi>, body: Json<EnrolRequest>) -> Result<Json<EnrolResponse>, HttpProblem> {
+    api.limit_address(&request)?;
+    Ok(Json(api.enrolment.enrol(&body).await.map_err(enrol_problem)?))
+}
+
+async fn renew(request: HttpRequest, api: Data<AgentApi>, body: Json<RenewRequest>) -> Result<Json<RenewResponse>, HttpProblem> {
+    let (peer, _) = api.peer(&request, Expired::MayRenew).await?;
+    Ok(Json(api.enrolment.renew(&peer, &body).await.map_err(enrol_problem)?))
+}
+
+/// `?wait=<seconds>`
+#[derive(serde::Deserialize)]
+struct Wait {
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn statements(request: HttpRequest, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
+    let (peer, _) = api.peer(&request, Expired::IsOut).await?;
+    let (tenant, site) = (peer.identity.tenant, peer.identity.site);
+    let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let patience = Duration::from_secs(query.wait).min(LONGEST_WAIT);
+    if api.statements.set(tenant, site).await.map_err(|error| fault(&error))?.is_none() {
+        api.statements.bring_up_to_date(tenant).await.map_err(|error| fault(&error))?;
+    }
+    let newer = api.statements.newer_set(tenant, site, known, patience).await.map_err(|error| fault(&error))?;
+    // An agent that was revoked while it waited learns nothing more.
+    api.peer(&request, Expired::IsOut).await?;
+    match newer {
+        Some(served) => Ok(HttpResponse::Ok().insert_header((ETAG, served.etag)).content_type("application/json").body(served.body)),
+        None if known.is_some() => Ok(HttpResponse::NotModified().insert_header((ETAG, known.unwrap_or_default().to_owned())).finish()),
+        None => Err(Problem::new(
+            503,
+            "statements_not_ready",
+            "Statements not ready",
+            "nothing was published for this site yet; ask again in a second",
+        )
+        .into()),
+    }
+}
+
+async fn report(request: HttpRequest, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(&request, Expired::IsOut).await?;
+    let taken = api.reports.take(&peer.identity, &agent, &body).await;
+    Ok(Json(taken.map_err(|error| match &error {
+        ReportError::TooMany { list } => Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into(),
+        error => fault(error),
+    })?))
+}
+
+async fn receipts(request: HttpRequest, api: Data<AgentApi>, body: Json<ReceiptBatch>) -> Result<Json<ReceiptAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(&request, Expired::IsOut).await?;
+    let pair =
+        agent.enrolment.as_ref().and_then(|enrolment| PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).ok());
+    let pair = pair.ok_or_else(|| refusal(403, "agent_not_enrolled", "this agent has not enrolled"))?;
+    Ok(Json(api.ingest.take(&peer.identity, &pair, &body).await.map_err(ingest_problem)?))
+}
+
+/// What a certificate that ended allows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expired {
+    /// Nothing.
+    IsOut,
+    /// Renewal.
+    MayRenew,
+}
+
+impl AgentApi {
+    /// Who is at the other end: from the client certificate, and as the agent's own history has it.
+    async fn peer(&self, request: &HttpRequest, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
+        let certificate = PeerCertificates::of(request).and_then(|certificates| certificates.leaf().cloned());
+        let certificate = certificate.ok_or_else(|| {
+            refusal(401, "client_certificate_missing", "this needs the agent's client certificate; an agent gets one by enrolling")
+        })?;
+        let peer = PeerCertificate::read(&certificate).map_err(|error| match error {
+            InvalidIdentity::Certificate | InvalidIdentity::Name => refusal(403, "client_certificate_foreign", &error.to_string()),
+        })?;
+        self.limit_agent(peer.identity.agent)?;
+        let loaded = self.handler.load::<Agent>(peer.identity.tenant, peer.identity.agent).await.map_err(|error| fault(&error))?;
+        let agent = loaded.state;
+        let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == peer.identity.site);
+        let (Some(_), Some(enrolment)) = (fixed, &agent.enrolment) else {
+            return Err(refusal(403, "agent_unknown", "no such agent has enrolled here"));
+        };
+        if agent.revoked.is_some() {
+            return Err(refusal(403, "agent_revoked", "this agent was revoked; enrol it again with a new invitation"));
+        }
+        if schema::encoding::Digest::of(&peer.public_key) != enrolment.certificate_key {
+            return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
+        }
+        if expired == Expired::IsOut && peer.expires < self.clock.now() {
+            return Err(refusal(403, "certificate_expired", "the agent's certificate has ended; renew it first"));
+        }
+        Ok((peer, agent))
+    }
+
+    fn limit_agent(&self, agent: AgentId) -> Result<(), HttpProblem> {
+        if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            self.agents.retain_recent();
+            self.addresses.retain_recent();
+        }
+        self.agents.check_key(&agent).map_err(|until| too_many(until.wait_time_from(self.agents.clock().now())))
+    }
+
+    fn limit_address(&self, request: &HttpRequest) -> Result<(), HttpProblem> {
+        let Some(address) = request.peer_addr().map(|address| address.ip()) else { return Ok(()) };
+        self.addresses.check_key(&address).map_err(|until| too_many(until.wait_time_from(self.addresses.clock().now())))
+    }
+}
+
+fn refusal(status: u16, code: &str, detail: &str) -> HttpProblem {
+    let title = if status == 401 { "Not authenticated" } else { "Refused" };
+    Problem::new(status, code, title, detail).into()
+}
+
+fn too_many(wait: Duration) -> HttpProblem {
+    let seconds = wait.as_secs() + 1;
+    let detail = format!("too many requests; come again in {seconds} s");
+    Problem::new(429, "too_many_requests", "Too many requests", detail).fact(RETRY_AFTER.as_str(), seconds).into()
+}
+
+/// The message of an error and of what caused it, in one line.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn enrol_problem(error: EnrolError) -> HttpProblem {
+    let Some(code) = error.code() else { return fault(&error) };
+    let status = match &error {
+        EnrolError::Token(_) | EnrolError::UnknownToken => 401,
+        EnrolError::Command(CommandError::Refused(_)) => match code {
+            "enrolment_token_wrong" => 401,
+            "agent_revoked" | "agent_suspended" => 403,
+            _ => 409,
+        },
+        EnrolError::Command(_) => 409,
+        _ => 400,
+    };
+    Problem::new(status, code, "Enrolment refused", whole(&error)).into()
+}
+
+fn ingest_problem(error: IngestError) -> HttpProblem {
+    let Some(code) = error.code() else { return fault(&error) };
+    let status = match code {
+        "receipts_missing" | "receipts_forked" | "receipts_busy" | "contended" => 409,
+        "journal_of_another_agent" | "forbidden" => 403,
+        _ => 400,
+    };
+    let mut problem = Problem::new(status, code, "Receipts refused", whole(&error));
+    if let IngestError::Refused(crate::receipts::check::BatchRefusal::Gap { expected, .. }) = &error {
+        problem = problem.fact("expected", expected.to_string());
+    }
+    problem.into()
+}

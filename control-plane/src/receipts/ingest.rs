@@ -1,0 +1,96 @@
+//! Takes batches: checked, stored, recorded, and only then acknowledged.
+
+use std::sync::Arc;
+
+use schema::{
+    clock::{Clock, Ids},
+    wire::agent::{ReceiptAnswer, ReceiptBatch},
+};
+use trust::pair::PublicPair;
+
+use super::{
+    aggregate::{JournalCommand, JournalRefusal, JournalStream},
+    check::{BatchRefusal, check},
+    rows::{ReceiptRows, RowsError},
+};
+use crate::{
+    access::permit::Question,
+    agents::enrolment::agent_context,
+    eventing::handler::{CommandError, Handler, Options},
+    pki::identity::AgentIdentity,
+};
+
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// It is not the next piece of the agent's journal.
+    #[error(transparent)]
+    Refused(#[from] BatchRefusal),
+    /// It could not be stored.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Record(#[from] CommandError<JournalRefusal>),
+}
+
+impl IngestError {
+    /// A stable code, when this is an answer to the agent; none for faults.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code()),
+            Self::Rows(RowsError::Busy) => Some("receipts_busy"),
+            Self::Rows(_) => None,
+            Self::Record(error) => error.code(),
+        }
+    }
+}
+
+/// Takes the receipts of agents. Clones share it.
+#[derive(Clone)]
+pub struct Ingest {
+    handler: Handler,
+    rows: ReceiptRows,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+impl Ingest {
+    /// Puts the parts together.
+    pub fn new(handler: Handler, rows: ReceiptRows, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { handler, rows, clock, ids }
+    }
+
+    /// Takes a batch: rows first, then the event with their chain hash, then the answer. Whatever of it was taken before
+    /// is not taken again; a crash in between is made good by the agent's next batch.
+    pub async fn take(&self, from: &AgentIdentity, pair: &PublicPair, batch: &ReceiptBatch) -> Result<ReceiptAnswer, IngestError> {
+        let stored = self.rows.stored(from, batch).await?;
+        let checked = match check(batch, from, pair, &stored) {
+            Ok(checked) => checked,
+            Err(refusal) => {
+                if let BatchRefusal::Fork { expected, found, head_sha256, .. } = refusal {
+                    tracing::error!(tenant = %from.tenant, agent = %from.agent, "an agent sent two histories of one journal");
+                    let (site, agent, first_seq) = (from.site, from.agent, batch.first_seq);
+                    let command = JournalCommand::Fork { site, agent, first_seq, expected, found, head_sha256 };
+                    self.record(from, batch, command).await?;
+                }
+                return Err(refusal.into());
+            }
+        };
+        if !checked.new.is_empty() {
+            self.rows.insert(from, &checked).await?;
+        }
+        let last = checked.new.last().map(|entry| (entry.receipt.seq, entry.chain));
+        let (last_seq, chain) = last.unwrap_or((stored.last_seq, stored.last.unwrap_or(checked.head.last)));
+        let head_sha256 = checked.head_sha256;
+        self.record(from, batch, JournalCommand::Accept { site: from.site, agent: from.agent, last_seq, chain, head_sha256 }).await?;
+        Ok(ReceiptAnswer { acknowledged: last_seq, last: chain })
+    }
+
+    async fn record(&self, from: &AgentIdentity, batch: &ReceiptBatch, command: JournalCommand) -> Result<(), IngestError> {
+        let ctx = agent_context(from, &*self.ids, self.clock.now());
+        let question = Question::new("shipReceipts", "Receipts", batch.incarnation);
+        self.handler.handle::<JournalStream>(&ctx, question, batch.incarnation, Options::default(), command).await?;
+        Ok(())
+    }
+}
