@@ -1,0 +1,206 @@
+//! JOSE headers: written by hand in one order, read strictly. A member that stands twice is refused, `crit` must be
+//! understood, and nothing that matters is taken from outside the protected header.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use schema::id::KeyVersion;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess},
+};
+
+use super::MessageError;
+
+/// The members of a header that we know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    /// How the content key is protected, or how it is signed.
+    pub alg: Option<String>,
+    /// How the content is protected.
+    pub enc: Option<String>,
+    /// Which key.
+    pub kid: Option<String>,
+    /// The commitment to the encryption context.
+    pub ctx: Option<String>,
+    /// What the plaintext or payload is.
+    pub typ: Option<String>,
+    /// What a KEM encapsulated, base64url.
+    pub ek: Option<String>,
+    /// The revision of a draft that was followed.
+    pub draft: Option<String>,
+    /// What must be understood.
+    pub crit: Option<Vec<String>>,
+    /// Compression.
+    pub zip: Option<String>,
+    /// Every name, in order.
+    names: Vec<String>,
+}
+
+impl Header {
+    /// Reads a header from JSON.
+    pub fn parse(what: &'static str, json: &[u8]) -> Result<Self, MessageError> {
+        serde_json::from_slice(json).map_err(|error| MessageError::Malformed { what, detail: format!("header: {error}") })
+    }
+
+    /// Which of our key versions `kid` names, if it names one.
+    pub fn key_version(&self) -> Option<KeyVersion> {
+        self.kid.as_deref()?.parse().ok()
+    }
+
+    /// The header of one recipient or signature: this and the unprotected ones together. A name may stand in one only;
+    /// what decides how data is read must be in the protected one (this).
+    pub fn with_unprotected(&self, what: &'static str, others: &[&Self]) -> Result<Self, MessageError> {
+        let mut whole = self.clone();
+        for other in others {
+            for name in &other.names {
+                if whole.names.contains(name) {
+                    return Err(MessageError::Malformed { what, detail: format!("header parameter {name:?} stands in two headers") });
+                }
+                if !matches!(name.as_str(), "alg" | "kid" | "ek") && KNOWN.contains(&name.as_str()) {
+                    return Err(MessageError::Malformed { what, detail: format!("{name:?} must stand in the protected header") });
+                }
+                whole.names.push(name.clone());
+            }
+            whole.alg = whole.alg.or_else(|| other.alg.clone());
+            whole.kid = whole.kid.or_else(|| other.kid.clone());
+            whole.ek = whole.ek.or_else(|| other.ek.clone());
+        }
+        Ok(whole)
+    }
+
+    /// Refuses what must be understood and is not: any `crit`, and compression.
+    pub fn understood(&self) -> Result<(), MessageError> {
+        if let Some(crit) = &self.crit {
+            return Err(MessageError::NotUnderstood(match crit.first() {
+                Some(first) => format!("the critical header parameter {first:?}"),
+                None => "an empty \"crit\"".to_owned(),
+            }));
+        }
+        if self.zip.is_some() {
+            return Err(MessageError::NotUnderstood("compression (\"zip\")".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "draft", "crit", "zip"];
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JOSE header (a JSON object)")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if header.names.contains(&name) {
+                        return Err(de::Error::custom(format_args!("header parameter {name:?} stands twice")));
+                    }
+                    match name.as_str() {
+                        "alg" => header.alg = Some(map.next_value()?),
+                        "enc" => header.enc = Some(map.next_value()?),
+                        "kid" => header.kid = Some(map.next_value()?),
+                        "ctx" => header.ctx = Some(map.next_value()?),
+                        "typ" => header.typ = Some(map.next_value()?),
+                        "ek" => header.ek = Some(map.next_value()?),
+                        "draft" => header.draft = Some(map.next_value()?),
+                        "crit" => header.crit = Some(map.next_value()?),
+                        "zip" => header.zip = Some(map.next_value()?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                    header.names.push(name);
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// Writes a header member by member. Values are our own words, ids and base64url: none needs escaping.
+pub(crate) struct HeaderWriter(String);
+
+impl HeaderWriter {
+    pub(crate) fn new() -> Self {
+        Self(String::with_capacity(256))
+    }
+
+    pub(crate) fn member(mut self, name: &str, value: impl fmt::Display) -> Self {
+        use fmt::Write as _;
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "\"{name}\":\"{value}\"");
+        self
+    }
+
+    pub(crate) fn optional(self, name: &str, value: Option<impl fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.member(name, value),
+            None => self,
+        }
+    }
+
+    pub(crate) fn json(mut self) -> String {
+        if self.0.is_empty() {
+            self.0.push('{');
+        }
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// The characters of base64url without padding of so many bytes.
+pub(crate) const fn base64url_len(bytes: usize) -> usize {
+    bytes / 3 * 4 + [0, 2, 3][bytes % 3]
+}
+
+/// Appends base64url without padding.
+pub(crate) fn push_base64url(out: &mut String, bytes: &[u8]) {
+    URL_SAFE_NO_PAD.encode_string(bytes, out);
+}
+
+/// Reads base64url without padding; `field` is named in the error.
+pub(crate) fn read_base64url(what: &'static str, field: &str, text: &[u8]) -> Result<Vec<u8>, MessageError> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| MessageError::Malformed { what, detail: format!("{field} is not base64url without padding") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_refused_known_or_not() {
+        for json in [r#"{"alg":"A","alg":"B"}"#, r#"{"x":1,"x":2}"#, r#"{"alg":"A","\u0061lg":"A"}"#] {
+            assert!(matches!(Header::parse("JWE", json.as_bytes()), Err(MessageError::Malformed { .. })), "{json}");
+        }
+        assert!(Header::parse("JWE", br#"{"alg":1}"#).is_err());
+        assert!(Header::parse("JWE", br#"[]"#).is_err());
+    }
+
+    #[test]
+    fn unprotected_members_may_not_decide_how_data_is_read() {
+        let protected = Header::parse("JWE", br#"{"enc":"A256GCM","kid":"a"}"#).unwrap();
+        let with = |json: &[u8]| protected.with_unprotected("JWE", &[&Header::parse("JWE", json).unwrap()]);
+        assert_eq!(with(br#"{"alg":"A256KW"}"#).unwrap().alg.as_deref(), Some("A256KW"));
+        for refused in [r#"{"kid":"b"}"#, r#"{"ctx":"x"}"#, r#"{"crit":["x"]}"#, r#"{"enc":"A256GCM"}"#, r#"{"typ":"x"}"#] {
+            assert!(with(refused.as_bytes()).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_base64url() {
+        for bytes in 0..50 {
+            let mut text = String::new();
+            push_base64url(&mut text, &vec![0xff; bytes]);
+            assert_eq!(text.len(), base64url_len(bytes));
+        }
+    }
+}

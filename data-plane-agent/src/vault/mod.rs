@@ -1,0 +1,193 @@
+//! Whatever holds key material for an agent. A backend is a handful of methods; the key may never leave it
+//! (`docs/adding-a-vault.md`). Every use takes a [`UsePermit`] by value: using a key without a decision does not compile.
+//!
+//! - [`secret`]: bytes that do not print or copy, and a hardened process.
+//! - [`file`]: keys sealed in a directory, used in the agent's memory.
+//! - [`conformance`]: what every vault must do, as one suite of tests.
+
+#[cfg(test)]
+pub mod conformance;
+pub mod file;
+pub mod secret;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use schema::{catalogue::Algorithm, encoding::Digest, id::KeyVersion, key::Operation, name::Name};
+
+use self::secret::{ContentKey, SecretBytes};
+use crate::{
+    algorithm::{AlgorithmError, ContentEncryption, WrappedKey},
+    policy::permit::UsePermit,
+};
+
+/// What a vault is and what it can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// `file`, …
+    pub kind: &'static str,
+    /// Where it is, for people.
+    pub place: String,
+    /// What it can make and use.
+    pub algorithms: Vec<Algorithm>,
+    /// Whether the material is used in the agent's memory rather than inside the vault.
+    pub used_in_memory: bool,
+}
+
+/// What a vault says of a version it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The version.
+    pub version: KeyVersion,
+    /// Its one algorithm.
+    pub algorithm: Algorithm,
+    /// Identifies the material: `algorithm::fingerprint`.
+    pub fingerprint: Digest,
+    /// The public key as the algorithm's standard encodes it, where there is one.
+    pub public_key: Option<Vec<u8>>,
+}
+
+/// A place for key material. Methods are safe to call from async code; work that takes long is moved off the calling
+/// thread by the vault.
+#[async_trait]
+pub trait Vault: Send + Sync + 'static {
+    /// What it is and what it can do.
+    fn description(&self) -> Description;
+
+    /// Makes the material of a version, stores it durably, reads it back and tests it before reporting. A version that is
+    /// there already is reported as it is (a retry after a crash); a destroyed one is refused.
+    async fn generate(&self, version: KeyVersion, algorithm: Algorithm) -> Result<Arc<Held>, VaultError>;
+
+    /// Every version it holds, in order.
+    async fn versions(&self) -> Result<Vec<Arc<Held>>, VaultError>;
+
+    /// What it holds of one version, with the public key.
+    async fn held(&self, version: KeyVersion) -> Result<Arc<Held>, VaultError>;
+
+    /// Destroys a version for good and leaves a tombstone, so that an older backup does not bring it back. Destroying
+    /// what is gone or was never here also leaves the tombstone, and succeeds.
+    async fn destroy(&self, version: KeyVersion) -> Result<(), VaultError>;
+
+    /// Every destroyed version, in order.
+    async fn tombstones(&self) -> Result<Vec<KeyVersion>, VaultError>;
+
+    /// Encrypts a content key under a symmetric key. (Sealing to a public key needs no vault.)
+    async fn wrap_key(&self, permit: UsePermit, key: &ContentKey, content: ContentEncryption) -> Result<WrappedKey, VaultError>;
+
+    /// Decrypts a content key, also one that was sealed to a public key.
+    async fn unwrap_key(&self, permit: UsePermit, wrapped: &WrappedKey, content: ContentEncryption) -> Result<ContentKey, VaultError>;
+
+    /// Signs a message.
+    async fn sign(&self, permit: UsePermit, message: &[u8]) -> Result<Vec<u8>, VaultError>;
+
+    /// A 256-bit secret of the agent itself (not a customer's key), made at its first use: for example the key of the
+    /// HMACs in receipts.
+    async fn named_secret(&self, name: &Name) -> Result<SecretBytes, VaultError>;
+}
+
+/// Why a vault did not do what it was asked. [`VaultError::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The version is not here.
+    #[error("this vault does not hold {0}; it may still be on its way, or be held at another site")]
+    NotHeld(KeyVersion),
+    /// The version was destroyed.
+    #[error("{0} was destroyed; a destroyed version never comes back")]
+    Destroyed(KeyVersion),
+    /// The version is there with another algorithm.
+    #[error("{version} is a key of {held}, not of {asked}")]
+    OtherAlgorithm {
+        /// The version.
+        version: KeyVersion,
+        /// What it is.
+        held: Algorithm,
+        /// What was asked for.
+        asked: Algorithm,
+    },
+    /// The permit is for another operation.
+    #[error("a permit to {permitted} does not allow to {asked}")]
+    OtherOperation {
+        /// What was allowed.
+        permitted: Operation,
+        /// What was tried.
+        asked: &'static str,
+    },
+    /// The algorithm did not do it.
+    #[error(transparent)]
+    Algorithm(#[from] AlgorithmError),
+    /// The passphrase or key file is not the one this vault was made with.
+    #[error("{0} cannot be opened: the passphrase or key file is not the one it was made with")]
+    WrongSecret(PathBuf),
+    /// The passphrase or key file cannot be used.
+    #[error("the vault's secret cannot be used: {0}")]
+    UnusableSecret(String),
+    /// Something in the vault was damaged or changed.
+    #[error("{path} is damaged ({detail}); restore it from a backup of the vault")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Others may read or change the vault.
+    #[error("{path} is open to others ({mode:o}); only its owner may read and change it: chmod {wanted:o} {path}")]
+    TooOpen {
+        /// The path.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// What it should be.
+        wanted: u32,
+    },
+    /// Another process uses the vault.
+    #[error("{0} is in use by another process; one vault directory serves one agent")]
+    InUse(PathBuf),
+    /// There is no vault there.
+    #[error("there is no vault at {0}")]
+    Missing(PathBuf),
+    /// The system failed.
+    #[error("{act} {path} failed")]
+    Io {
+        /// What was tried: `reading`, `writing`, …
+        act: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl VaultError {
+    /// A stable name.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotHeld(_) => "key_version_not_held",
+            Self::Destroyed(_) => "key_version_destroyed",
+            Self::OtherAlgorithm { .. } => "key_version_other_algorithm",
+            Self::OtherOperation { .. } => "permit_other_operation",
+            Self::Algorithm(AlgorithmError::NotGenuine { .. }) => "not_genuine",
+            Self::Algorithm(AlgorithmError::NotServed { .. }) => "operation_not_served",
+            Self::Algorithm(AlgorithmError::MalformedKey { .. }) => "malformed_key",
+            Self::Algorithm(AlgorithmError::Failed { .. }) => "algorithm_failed",
+            Self::WrongSecret(_) => "vault_wrong_secret",
+            Self::UnusableSecret(_) => "vault_unusable_secret",
+            Self::Corrupt { .. } => "vault_corrupt",
+            Self::TooOpen { .. } => "vault_too_open",
+            Self::InUse(_) => "vault_in_use",
+            Self::Missing(_) => "vault_missing",
+            Self::Io { .. } => "vault_io",
+        }
+    }
+}
+
+/// Checks that a permit is for this algorithm and one of these operations. Every backend calls it before it uses a key.
+pub fn spend(permit: &UsePermit, held: &Held, operations: &[Operation], asked: &'static str) -> Result<(), VaultError> {
+    if !operations.contains(&permit.operation()) {
+        return Err(VaultError::OtherOperation { permitted: permit.operation(), asked });
+    }
+    if permit.algorithm() != held.algorithm || permit.version() != held.version {
+        return Err(VaultError::OtherAlgorithm { version: held.version, held: held.algorithm, asked: permit.algorithm() });
+    }
+    Ok(())
+}
