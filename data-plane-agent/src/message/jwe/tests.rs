@@ -42,14 +42,10 @@ async fn every_form_and_algorithm_goes_round() {
 async fn the_protected_header_is_what_the_formats_page_says() {
     let world = world().await;
     let text = sealed(&world, SYMMETRIC, b"x", Form::Compact).await;
-    let header: serde_json::Value = serde_json::from_slice(&from_base64url(text.split('.').next().unwrap()).unwrap()).unwrap();
-    let names: Vec<&str> = header.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        ["alg", "kid", "enc", "ctx"].iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
-    );
-    assert_eq!((header["alg"].as_str(), header["enc"].as_str()), (Some("A256KW"), Some("A256GCM")));
-    assert_eq!(header["kid"].as_str(), Some(SYMMETRIC.to_string().as_str()));
+    let header = String::from_utf8(from_base64url(text.split('.').next().unwrap()).unwrap()).unwrap();
+    let expected = format!("{{\"alg\":\"A256KW\",\"kid\":\"{SYMMETRIC}\",\"enc\":\"A256GCM\",\"ctx\":\"");
+    assert!(header.starts_with(&expected), "{header}");
+    assert_eq!(header.len(), expected.len() + 64 + 2);
     let text = sealed(&world, HYBRID, b"x", Form::Compact).await;
     let header: serde_json::Value = serde_json::from_slice(&from_base64url(text.split('.').next().unwrap()).unwrap()).unwrap();
     assert_eq!((header["alg"].as_str(), header["draft"].as_str()), (Some("HPKE-9-KE"), Some(hpke::DRAFT)));
