@@ -1,6 +1,27 @@
 //! What the agent remembers of every operation. The intent is durable before a key is used; no journal, no operation.
 //!
-//! The pipeline sees only [`Journal`] and [`Ticket`].
+//! The pipeline sees only [`Journal`] and [`Ticket`]. Behind them:
+//!
+//! - [`durable`]: the journal on disk: shared buffer, admission, waiting.
+//! - `writer`, `caretaker`: its two threads: what is urgent, and what is not.
+//! - [`segment`], [`recover`]: the files, and what is found in them at start.
+//! - [`record`]: entries as text; `refusals`: counted refusals; `wait`: one wake-up per worker thread and group.
+//! - [`ship`]: batches to the control plane.
+
+mod caretaker;
+pub mod durable;
+pub mod record;
+pub mod recover;
+mod refusals;
+pub mod segment;
+pub mod ship;
+#[cfg(test)]
+mod tests;
+mod wait;
+mod writer;
+
+pub use durable::{DurableJournal, JournalConfig};
+pub use record::ContextMac;
 
 use std::{fmt, io, sync::Arc};
 
