@@ -5,6 +5,7 @@
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
 //! - [`dsse`]: the envelope all of it is signed in.
 //! - [`mod@accept`]: the ordered checks that make a set of statements believed, and what the set then says.
+//! - `testing`: a tenant in memory that signs valid sets, for tests (feature `testing`).
 //! - [`time`]: what time it is at an agent, and how current what it believes is.
 
 pub mod accept;
@@ -13,4 +14,6 @@ pub mod dsse;
 mod json;
 pub mod pair;
 pub mod statement;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;

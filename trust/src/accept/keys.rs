@@ -203,7 +203,14 @@ fn with_source(error: &dyn std::error::Error) -> String {
 
 /// The state a version settles in; none when it is held back for now: suspended, or in an irreversible state that nothing
 /// foresaw (rotation foresees that a version it has replaced is deactivated) and policy has not confirmed.
-pub(super) fn settles(version: KeyVersion, state: VersionState, primary: u32, confirmed: &Confirmations) -> Option<VersionState> {
+pub(super) fn settles(
+    version: KeyVersion,
+    state: VersionState,
+    primary: u32,
+    confirmed: &Confirmations,
+    memory: &Memory,
+) -> Option<VersionState> {
+    let already = memory.versions.get(&version).is_some_and(|held| held.settled == state);
     let settles = match state {
         VersionState::PreActivation | VersionState::Active => true,
         VersionState::Suspended => false,
@@ -211,7 +218,7 @@ pub(super) fn settles(version: KeyVersion, state: VersionState, primary: u32, co
         VersionState::Compromised => confirmed.compromises.contains(&version),
         VersionState::Destroyed => confirmed.destructions.contains(&version),
     };
-    settles.then_some(state)
+    (already || settles).then_some(state)
 }
 
 /// States never go back; only what has settled is remembered as a state, the rest as a restriction.
@@ -225,7 +232,7 @@ fn settle(
 ) -> Result<(), Rejection> {
     let found = entry.state;
     let held = memory.versions.get(&version).map_or(VersionState::PreActivation, |held| held.settled);
-    let settled = if found == held { Some(held) } else { settles(version, found, primary, rules.confirmed) };
+    let settled = settles(version, found, primary, rules.confirmed, memory);
     let back = match found {
         // Whatever is not at its end may be suspended, and comes back to where it was.
         VersionState::Suspended => held.rank() >= VersionState::Compromised.rank(),

@@ -27,6 +27,7 @@ pub(super) fn apply(
     memory: &mut Memory,
 ) {
     let now = Order { epoch: state.head.epoch, serial: state.head.serial };
+    let (held_back, settled) = versions(state, confirmed, memory);
     let mut restrict = |subject: Subject, change: &dyn Fn(&mut Restriction)| {
         let restriction = memory.restrictions.entry(subject).or_default();
         restriction.last = restriction.last.max(now);
@@ -38,17 +39,11 @@ pub(super) fn apply(
     for subject in &state.suspensions {
         restrict(*subject, &|restriction| restriction.suspended = true);
     }
-    let mut settled = Vec::new();
-    for (key, key_state) in &state.keys {
-        for (number, entry) in &key_state.versions {
-            let version = KeyVersion::new(*key, *number);
-            match (settles(version, entry.state, key_state.primary, confirmed), entry.state) {
-                (Some(VersionState::PreActivation | VersionState::Active), _) => {}
-                (Some(_), _) => settled.push(version),
-                (None, VersionState::Suspended) => restrict(Subject::Version(version), &|restriction| restriction.suspended = true),
-                (None, state) => restrict(Subject::Version(version), &|restriction| restriction.unsettled = Some(state)),
-            }
-        }
+    for (version, state) in held_back {
+        restrict(Subject::Version(version), &|restriction| match state {
+            VersionState::Suspended => restriction.suspended = true,
+            irreversible => restriction.unsettled = Some(irreversible),
+        });
     }
     // What was irreversible and unforeseen has been confirmed since.
     for version in settled {
@@ -61,6 +56,22 @@ pub(super) fn apply(
         let lifted = lifts.get(subject).is_some_and(|up_to| restriction.last <= *up_to);
         !lifted && (restriction.suspended || restriction.revoked.is_some() || restriction.unsettled.is_some())
     });
+}
+
+/// Versions that their state holds back, and those that are at a confirmed or foreseen end.
+fn versions(state: &State, confirmed: &Confirmations, memory: &Memory) -> (Vec<(KeyVersion, VersionState)>, Vec<KeyVersion>) {
+    let (mut held_back, mut settled) = (Vec::new(), Vec::new());
+    for (key, key_state) in &state.keys {
+        for (number, entry) in &key_state.versions {
+            let version = KeyVersion::new(*key, *number);
+            match settles(version, entry.state, key_state.primary, confirmed, memory) {
+                Some(VersionState::PreActivation | VersionState::Active) => {}
+                Some(_) => settled.push(version),
+                None => held_back.push((version, entry.state)),
+            }
+        }
+    }
+    (held_back, settled)
 }
 
 /// Up to which state policy lifts the restrictions of each subject. A project's policy lifts only its own.

@@ -144,10 +144,27 @@ impl AcceptedSet {
         let settled = self.memory.versions.get(&version).map_or(VersionState::PreActivation, |held| held.settled);
         let by_scope = self.policies().collect();
         let confirmed = restrictions::confirmations(&by_scope, &self.definitions);
-        let said = settles(version, entry.state, key.primary, &confirmed).unwrap_or(settled);
+        let said = settles(version, entry.state, key.primary, &confirmed, &self.memory).unwrap_or(settled);
         let subjects = [Subject::Version(version), Subject::Key(version.key), Subject::Project(definition.project)];
         let held = subjects.iter().filter_map(|subject| self.memory.restrictions.get(subject));
         Some(held.fold(said, restricted))
+    }
+
+    /// The state with every version in the state it is treated as: see [`Self::version_state`].
+    pub fn effective_state(&self) -> State {
+        let mut state = self.state.payload.clone();
+        for (key, key_state) in &mut state.keys {
+            for (number, entry) in &mut key_state.versions {
+                entry.state = self.version_state(KeyVersion::new(*key, *number)).unwrap_or(VersionState::Suspended);
+            }
+        }
+        state
+    }
+
+    /// Everything but versions that is suspended or revoked; versions stand in their effective state.
+    pub fn restricted(&self) -> std::collections::BTreeSet<Subject> {
+        let subjects = self.memory.restrictions.keys().copied();
+        subjects.filter(|subject| !matches!(subject, Subject::Version(_))).collect()
     }
 
     /// The version to use when none is named: none while no version may protect.
