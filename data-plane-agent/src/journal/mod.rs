@@ -10,7 +10,7 @@
 
 mod caretaker;
 pub mod durable;
-pub mod record;
+mod record;
 pub mod recover;
 mod refusals;
 pub mod segment;
@@ -21,7 +21,6 @@ mod wait;
 mod writer;
 
 pub use durable::{DurableJournal, JournalConfig};
-pub use record::ContextMac;
 
 use std::{fmt, io, sync::Arc};
 

@@ -5,7 +5,6 @@ use std::io::Write;
 
 use schema::{
     clock::Timestamp,
-    encoding::base64url,
     wire::agent::{Intent, OutcomeResult},
 };
 
@@ -179,27 +178,8 @@ fn timestamp(out: &mut Vec<u8>, time: Timestamp) {
     out.extend_from_slice(&written);
 }
 
-/// Encryption contexts as receipts hold them: names, and values as a MAC under a key made on site that the control plane
-/// never has. Does not print.
-pub struct ContextMac(aws_lc_rs::hmac::Key);
-
-impl ContextMac {
-    /// Under the site's key, which the vault keeps.
-    pub fn new(site_key: &[u8; 32]) -> Self {
-        Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, site_key))
-    }
-
-    /// Each name with base64url of the first 16 bytes of HMAC-SHA-256 over the value.
-    pub fn pairs(&self, context: &schema::context::EncryptionContext) -> std::collections::BTreeMap<String, String> {
-        let mac = |value: &String| base64url(&aws_lc_rs::hmac::sign(&self.0, value.as_bytes()).as_ref()[..16]);
-        context.pairs().iter().map(|(name, value)| (name.clone(), mac(value))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
     use schema::{
         id::{KeyId, KeyVersion},
@@ -209,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    pub(in crate::journal) fn any_intent() -> impl Strategy<Value = Intent> {
+    fn any_intent() -> impl Strategy<Value = Intent> {
         let text = || prop_oneof!["[a-z0-9_.-]{0,20}", any::<String>()];
         let context = prop::collection::btree_map(text(), text(), 0..4);
         let version = prop::option::of((any::<u128>(), 1u32..).prop_map(|(bits, number)| KeyVersion::new(KeyId::from_bits(bits), number)));
@@ -241,15 +221,5 @@ mod tests {
             let body = ReceiptBody::Refusal { intent: wanted.clone(), code: code.clone(), count };
             check(&receipt(body), |out| refusal(out, time, &wanted, &code, count));
         }
-    }
-
-    #[test]
-    fn a_context_is_kept_as_macs_that_only_the_site_can_compare() {
-        let context = schema::context::EncryptionContext::new(BTreeMap::from([("tenant".to_owned(), "acme".to_owned())])).unwrap();
-        let kept = ContextMac::new(&[1; 32]).pairs(&context);
-        assert_eq!(kept, ContextMac::new(&[1; 32]).pairs(&context));
-        assert_ne!(kept, ContextMac::new(&[2; 32]).pairs(&context));
-        assert_eq!(kept["tenant"].len(), 22);
-        assert!(!format!("{kept:?}").contains("acme"));
     }
 }
