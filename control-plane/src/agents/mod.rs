@@ -8,8 +8,8 @@
 mod aggregate;
 mod command;
 pub mod enrolment;
-mod refusal;
 pub mod parts;
+mod refusal;
 pub mod report;
 
 pub use aggregate::{Agent, AgentState, Certificate, Enrolment, Fixed, Invitation, MAX_INVITATION, MIN_INVITATION, Revoked};

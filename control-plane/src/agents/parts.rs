@@ -96,8 +96,7 @@ impl AgentParts {
         };
         let facts = FactsReader::new(views.clone(), Arc::clone(handler.store()));
         let heartbeats = Heartbeats::new(database.clone());
-        let statements =
-            Statements::new(handler.clone(), facts, secrets, heartbeats, Arc::clone(&clock), Arc::clone(&ids));
+        let statements = Statements::new(handler.clone(), facts, secrets, heartbeats, Arc::clone(&clock), Arc::clone(&ids));
         let enrolment_settings =
             EnrolmentSettings { public_url: settings.public_url, listener_authority_pem, certificate_life: DEFAULT_CERTIFICATE_LIFE };
         let enrolment = Enrolment::new(

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
     clock::Timestamp,
-    id::{KeyVersion, ProjectId, SiteId, TenantId},
+    id::{AgentId, KeyVersion, ProjectId, SiteId, TenantId},
     key::VersionState,
 };
 use trust::statement::{
     Head, Kind, Scope,
     policy::{Policy, Resumption, SerialText},
     root::Root,
-    state::{Revocation, RosterSlot, State, Subject, TemplatedKey},
+    state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
 };
 
 use super::facts::{Facts, KeyFacts, PolicyFacts, Revoked};
@@ -50,6 +50,7 @@ pub fn compile(facts: &Facts, published: &Published) -> Content {
     let scopes = std::iter::once(Scope::Tenant)
         .chain(projects.into_iter().map(Scope::Project))
         .chain(facts.sites.iter().filter(|(_, site)| site.offline.is_some()).map(|(id, _)| Scope::Site(*id)))
+        .chain(facts.policies.iter().map(|document| document.scope).filter(|scope| matches!(scope, Scope::Site(_))))
         // What was ever published stays: an agent that pinned a scope is told of its present, not left with its past.
         .chain(published.policies.keys().copied());
     let policies = scopes
@@ -85,8 +86,7 @@ fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
         });
         versions.collect::<Vec<_>>()
     };
-    let tenant_document =
-        facts.policies.iter().filter(|document| document.scope == Scope::Tenant).find_map(|document| document.vouching.clone());
+    let vouching = |scope| facts.policies.iter().filter(|document| document.scope == scope).find_map(|document| document.vouching.clone());
     Policy {
         head: Head { project, site, ..blank_head(Kind::Policy, facts.tenant) },
         cedar_version: CEDAR_VERSION.to_owned(),
@@ -105,8 +105,8 @@ fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
             .map(|(id, key)| (*id, key.definition.clone()))
             .collect(),
         templates: documents.iter().flat_map(|document| document.templates.clone()).collect(),
-        // A site's policy repeats the tenant's rule on vouching: having a rule of its own for one thing loosens no other.
-        vouching: tenant_document.unwrap_or_default(),
+        // A site's policy repeats the tenant's rule on vouching, unless it has its own: one rule of its own loosens no other.
+        vouching: if project.is_some() { None } else { vouching(scope).or_else(|| vouching(Scope::Tenant)) }.unwrap_or_default(),
         offline: site
             .and_then(|site| facts.sites.get(&site)?.offline.clone())
             .or_else(|| documents.iter().find_map(|document| document.offline.clone())),
@@ -147,13 +147,13 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
         revocations.entry(revoked.subject).or_insert_with(|| revoked.clone());
     }
 
-    let mut state = State {
+    State {
         head: Head { site: Some(site), ..blank_head(Kind::State, facts.tenant) },
         templated: keys
             .iter()
             .filter_map(|(id, key)| Some((**id, TemplatedKey { template: key.template.clone()?, definition: key.definition.clone() })))
             .collect(),
-        keys: keys.iter().map(|(id, key)| (**id, key.state.clone())).collect(),
+        keys: keys.iter().map(|(id, key)| (**id, seen_from(site, key, facts))).collect(),
         roster: agents
             .iter()
             .map(|(id, agent)| (**id, RosterSlot { entry: agent.roster_entry.clone(), vouches: agent.vouches.clone() }))
@@ -161,14 +161,31 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
         slots_used: u32::try_from(agents.len()).unwrap_or(u32::MAX),
         revocations: revocations.into_values().collect(),
         suspensions: suspensions.into_iter().collect(),
-    };
-    for (id, key) in &mut state.keys {
-        for version in key.versions.values_mut() {
-            // Reports of holders at other sites mean nothing here.
-            version.ready.retain(|holder, _| facts.agents.get(holder).is_some_and(|agent| agent.site == site));
-        }
-        debug_assert!(key.versions.keys().copied().eq(1..=key.versions.len() as u32), "versions of {id} have gaps");
     }
+}
+
+/// The versions of a key as one site may believe them: made and held by agents of its own, to be made by one at work.
+/// A version that was made at another site has not come here: here it is still to be used for the first time.
+fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
+    let is_of_site = |agent: &AgentId| facts.agents.get(agent).is_some_and(|agent| agent.site == site && !agent.vouches.is_empty());
+    let is_at_work =
+        |agent: &AgentId| is_of_site(agent) && facts.agents.get(agent).is_some_and(|agent| !agent.suspended && agent.revoked.is_none());
+    let mut state = key.state.clone();
+    for version in state.versions.values_mut() {
+        version.ready.retain(|holder, _| is_of_site(holder));
+        let was_made = version.record.is_some();
+        let believed = |agent: &AgentId| if was_made { is_of_site(agent) } else { is_at_work(agent) };
+        if version.generator.as_ref().is_some_and(believed) {
+            continue;
+        }
+        (version.generator, version.record, version.activated) = (None, None, None);
+        version.ready.clear();
+        if matches!(version.state, VersionState::Active | VersionState::Deactivated) {
+            version.state = VersionState::PreActivation;
+        }
+    }
+    let usable = |(_, version): &(&u32, &VersionEntry)| version.record.is_some() && version.state != VersionState::PreActivation;
+    state.primary = state.versions.range(..=state.primary).filter(usable).map(|(number, _)| *number).max().unwrap_or(0);
     state
 }
 
@@ -231,6 +248,11 @@ pub trait Headed: Clone + PartialEq {
     /// The head.
     fn head_mut(&mut self) -> &mut Head;
 
+    /// The newest moment it tells of: clocks of replicas differ, and a statement is not signed before what it tells.
+    fn newest(&self) -> Timestamp {
+        Timestamp::default()
+    }
+
     /// Without what publishing filled in.
     #[must_use]
     fn blank(&self) -> Self {
@@ -243,22 +265,33 @@ pub trait Headed: Clone + PartialEq {
     }
 }
 
-macro_rules! content {
-    ($($name:ty),*) => {$(
-        impl Headed for $name {
-            fn head_mut(&mut self) -> &mut Head {
-                &mut self.head
-            }
-        }
-    )*};
+impl Headed for Root {
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
 }
-content!(Root, Policy, State);
+
+impl Headed for Policy {
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+}
+
+impl Headed for State {
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn newest(&self) -> Timestamp {
+        self.keys.values().flat_map(|key| key.versions.values()).map(|version| version.created).max().unwrap_or_default()
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use schema::{
         encoding::Base64,
-        id::{AgentId, CallerId, KeyId},
+        id::{CallerId, KeyId},
         key::{Durability, Origin, Purpose, RevocationReason},
         name::Labels,
         rule::{CallerKind, OfflineRule},
@@ -318,7 +351,7 @@ mod tests {
             created: Timestamp::default(),
             activated: None,
             generator: Some(AGENT),
-            record: None,
+            record: Some(Base64(vec![4])),
             ready: [(AGENT, Base64(vec![2])), (AgentId::from_bits(9), Base64(vec![3]))].into(),
         };
         let state = KeyState { primary: 1, versions: [(1, entry)].into() };
@@ -413,5 +446,40 @@ mod tests {
         let content = compile(&facts, &Published::default());
         assert!(content.policies[&Scope::Project(PROJECT)].keys.is_empty());
         assert_eq!(content.states[&SITE].templated[&KEY].template.as_str(), "any");
+    }
+
+    #[test]
+    fn a_site_is_told_of_no_generator_it_may_not_believe() {
+        let mut facts = facts();
+        let key = facts.keys.get_mut(&KEY).unwrap();
+        key.definition.placement.push(OTHER_SITE);
+        let mut next = key.state.versions[&1].clone();
+        (next.state, next.record, next.ready) = (VersionState::PreActivation, None, BTreeMap::new());
+        key.state.versions.insert(2, next);
+        let seen = |facts: &Facts, site| compile(facts, &Published::default()).states[&site].keys[&KEY].clone();
+        assert_eq!((seen(&facts, SITE).primary, seen(&facts, SITE).versions[&2].generator), (1, Some(AGENT)));
+        // The material never came to the other site.
+        let there = seen(&facts, OTHER_SITE);
+        assert_eq!((there.primary, there.versions[&1].state, &there.versions[&1].record), (0, VersionState::PreActivation, &None));
+
+        facts.agents.get_mut(&AGENT).unwrap().suspended = true;
+        let here = seen(&facts, SITE);
+        assert_eq!((here.primary, here.versions[&1].generator, here.versions[&2].generator), (1, Some(AGENT), None));
+    }
+
+    #[test]
+    fn a_site_with_a_rule_of_its_own_keeps_the_tenants_rule_on_vouching() {
+        let mut facts = facts();
+        let strict = schema::rule::VouchingRule { agents: false, agents_needed: 1, signers: true };
+        facts.policies.push(PolicyFacts {
+            scope: Scope::Tenant,
+            cedar: BTreeMap::new(),
+            templates: BTreeMap::new(),
+            vouching: Some(strict.clone()),
+            offline: None,
+        });
+        let content = compile(&facts, &Published::default());
+        assert_eq!(content.policies[&Scope::Site(OTHER_SITE)].vouching, strict);
+        assert_eq!(content.policies[&Scope::Tenant].vouching, strict);
     }
 }

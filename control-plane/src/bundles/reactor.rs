@@ -76,6 +76,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "DestructionScheduled",
     "DestructionCancelled",
     "VersionDestroyed",
+    "PolicyCreated",
     "PolicyDraftSaved",
     "PolicyDraftDiscarded",
     "StatementPublished",

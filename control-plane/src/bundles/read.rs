@@ -1,14 +1,19 @@
 //! Reads the facts of a tenant from the read model.
 
-use schema::id::TenantId;
+use std::sync::Arc;
+
+use schema::id::{PolicyId, TenantId};
 
 use super::{
-    facts::Facts,
+    facts::{Facts, PolicyFacts},
     gather::{Aggregates, facts},
 };
-use crate::eventing::{
-    store::{EventStore, ReadError},
-    view::{QueryError, Views},
+use crate::{
+    eventing::{
+        store::{EventStore, ReadError},
+        view::{QueryError, Views},
+    },
+    policies::{Policy, cedar},
 };
 
 /// Why the facts could not be read.
@@ -20,18 +25,21 @@ pub enum FactsError {
     /// The text of a policy could not be read.
     #[error("reading the text of a policy failed")]
     Read(#[from] ReadError),
+    /// The text of a published policy is missing, or no longer what was published.
+    #[error("the text of the published policy {0} is missing or damaged")]
+    Text(PolicyId),
 }
 
 /// Reads facts.
 #[derive(Clone)]
 pub struct FactsReader {
     views: Views,
-    store: std::sync::Arc<dyn EventStore>,
+    store: Arc<dyn EventStore>,
 }
 
 impl FactsReader {
     /// From this read model; texts of policies from this store.
-    pub fn new(views: Views, store: std::sync::Arc<dyn EventStore>) -> Self {
+    pub fn new(views: Views, store: Arc<dyn EventStore>) -> Self {
         Self { views, store }
     }
 
@@ -44,8 +52,29 @@ impl FactsReader {
             callers: self.views.every(tenant).await?,
             keys: self.views.every(tenant).await?,
             aliases: self.views.every(tenant).await?,
-            ..Aggregates::default()
+            policies: self.policies(tenant).await?,
         };
         Ok(facts(tenant, aggregates))
+    }
+
+    /// What is published, in order of ids.
+    async fn policies(&self, tenant: TenantId) -> Result<Vec<PolicyFacts>, FactsError> {
+        let documents: Vec<Policy> = self.views.every(tenant).await?;
+        let mut found = Vec::new();
+        for document in &documents {
+            let (Some(fixed), Some((_, version))) = (&document.fixed, document.published()) else { continue };
+            let content = &version.content;
+            let text = self.store.blob(tenant, content.cedar).await?.ok_or(FactsError::Text(fixed.id))?;
+            let text = String::from_utf8(text).map_err(|_| FactsError::Text(fixed.id))?;
+            let checked = cedar::check(&text).map_err(|_| FactsError::Text(fixed.id))?;
+            found.push(PolicyFacts {
+                scope: fixed.scope,
+                cedar: checked.policies.into_iter().map(|single| (format!("{}/{}", fixed.id, single.id), single.text)).collect(),
+                templates: content.templates.clone(),
+                vouching: content.vouching.clone(),
+                offline: content.offline.clone(),
+            });
+        }
+        Ok(found)
     }
 }

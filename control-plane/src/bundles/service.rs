@@ -368,6 +368,7 @@ impl Statements {
         let kind = recorded(S::KIND).ok_or(StatementsError::Missing)?;
         let signers = self.signers(tenant).await?;
         let mut statement = content;
+        let now = now.max(statement.newest());
         fill(statement.head_mut(), S::KIND, FIRST_EPOCH, serial, root_serial, now);
         let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
         let envelope = Digest::of(&bytes);
