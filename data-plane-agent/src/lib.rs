@@ -1,8 +1,28 @@
 //! The Freehold agent: policy decisions and cryptography next to the customer's vault.
+//!
+//! In the order in which a request goes (see [`operation`], the whole pipeline on one page):
+//!
+//! - [`rest`]: what applications see; who is calling.
+//! - [`limits`]: how much one caller may take.
+//! - [`policy`]: whether it is allowed; gives a permit.
+//! - [`journal`]: the intent is durable before a key is used.
+//! - [`vault`], [`algorithm`], [`message`]: keys and what is made with them.
+//!
+//! And beside the requests:
+//!
+//! - [`keys`]: brings the vault to what policy and state ask for.
+//! - [`selftest`]: known answers at start.
+//! - [`config`], [`app`]: settings; how the parts are put together.
 
 pub mod algorithm;
+pub mod app;
+pub mod config;
 pub mod journal;
+pub mod keys;
+pub mod limits;
 pub mod message;
+pub mod operation;
 pub mod policy;
+pub mod rest;
 pub mod selftest;
 pub mod vault;

@@ -16,6 +16,7 @@ use schema::{
     wire::operation::StatementSerial,
 };
 use trust::{
+    accept::AcceptedSet,
     document::VersionRecord,
     statement::{
         Scope,
@@ -27,8 +28,8 @@ use trust::{
 
 use super::slice::{PolicyIndex, UnusablePolicy};
 
-/// What was accepted, as a decision needs it.
-#[derive(Debug, Clone, Copy)]
+/// What was accepted, as a decision needs it: a narrow view, so that decisions can be tested without signatures.
+#[derive(Debug, Clone)]
 pub struct Believed<'a> {
     /// The tenant.
     pub tenant: TenantId,
@@ -37,13 +38,44 @@ pub struct Believed<'a> {
     /// This agent.
     pub agent: AgentId,
     /// Every policy statement of the set.
-    pub policies: &'a [Policy],
+    pub policies: Vec<&'a Policy>,
+    /// Every key: of policy, or made from a template.
+    pub keys: &'a BTreeMap<KeyId, KeyDefinition>,
     /// The site's state.
     pub state: &'a State,
     /// The site's heartbeat.
     pub heartbeat: &'a Heartbeat,
-    /// Everything ever suspended or revoked and not lifted by policy since.
-    pub restricted: &'a BTreeSet<Subject>,
+    /// The serials in force, for receipts.
+    pub serials: String,
+    /// Degradation by the heartbeat's age.
+    pub offline: OfflineRule,
+    /// Callers, agents and projects that are suspended or revoked.
+    pub held: BTreeSet<Subject>,
+    /// What each version is treated as, with everything that holds it back, and whether its material is to be wiped.
+    pub versions: BTreeMap<KeyVersion, (VersionState, bool)>,
+}
+
+impl<'a> Believed<'a> {
+    /// What `trust` accepted.
+    pub fn of(set: &'a AcceptedSet) -> Self {
+        let identity = set.identity();
+        let versions = set.state().keys.iter().flat_map(|(key, state)| state.versions.keys().map(|number| KeyVersion::new(*key, *number)));
+        Self {
+            tenant: identity.tenant,
+            site: identity.site,
+            agent: identity.agent,
+            policies: set.policies().map(|(_, policy)| policy).collect(),
+            keys: set.keys(),
+            state: set.state(),
+            heartbeat: set.heartbeat(),
+            serials: set.serials(),
+            offline: set.offline_rule(),
+            held: set.memory().restrictions.keys().copied().collect(),
+            versions: versions
+                .filter_map(|version| Some((version, (set.version_state(version)?, set.destruction_confirmed(version)))))
+                .collect(),
+        }
+    }
 }
 
 /// A set of statements in force.
@@ -76,7 +108,7 @@ pub struct InForce {
     certificates: HashMap<(String, String), CallerId>,
     caller_names: HashMap<(ProjectId, Name), CallerId>,
     projects: HashMap<Name, ProjectId>,
-    restricted: BTreeSet<Subject>,
+    held: BTreeSet<Subject>,
 }
 
 /// A key that is placed at this site, and its versions.
@@ -95,8 +127,10 @@ pub struct KeyInForce {
 /// One version.
 #[derive(Debug)]
 pub struct VersionInForce {
-    /// Its state, with what policy confirmed.
+    /// What it is treated as, with everything that holds it back.
     pub state: VersionState,
+    /// Whether policy has confirmed that its material is to be wiped.
+    pub wipe: bool,
     /// When it became active.
     pub activated: Option<Timestamp>,
     /// The agent that is to make it, or made it.
@@ -122,39 +156,31 @@ impl KeyInForce {
 impl InForce {
     /// Builds the view. Fails when a Cedar policy cannot be used: then the whole set must be refused.
     pub fn compile(believed: Believed<'_>) -> Result<Self, UnusablePolicy> {
-        let Believed { tenant, site, agent, policies, state, heartbeat, restricted } = believed;
         let mut view = Self {
-            tenant,
-            site,
-            agent,
-            heartbeat_time: heartbeat.time(),
-            heartbeat_serial: heartbeat.head.serial,
-            state_serial: state.head.serial,
-            policy_serials: policies.iter().map(serial_of).collect(),
-            serials: serials(policies, state, heartbeat).into(),
-            offline: offline_rule(policies),
+            tenant: believed.tenant,
+            site: believed.site,
+            agent: believed.agent,
+            heartbeat_time: believed.heartbeat.time(),
+            heartbeat_serial: believed.heartbeat.head.serial,
+            state_serial: believed.state.head.serial,
+            policy_serials: believed.policies.iter().map(|policy| serial_of(policy)).collect(),
+            serials: believed.serials.as_str().into(),
+            offline: believed.offline.clone(),
             caller_authorities: BTreeMap::new(),
-            policies: PolicyIndex::compile(policies.iter().map(|policy| (policy.scope(), &policy.cedar)))?,
+            policies: PolicyIndex::compile(believed.policies.iter().map(|policy| (policy.scope(), &policy.cedar)))?,
             keys: HashMap::new(),
             names: HashMap::new(),
             callers: HashMap::new(),
             certificates: HashMap::new(),
             caller_names: HashMap::new(),
             projects: HashMap::new(),
-            restricted: restricted.clone(),
+            held: believed.held.clone(),
         };
-        for policy in policies {
+        for policy in &believed.policies {
             view.add_callers(policy);
-            // A project's policy defines keys of that project only; a tenant's or site's may define any.
-            let of = |definition: &KeyDefinition| !matches!(policy.scope(), Scope::Project(project) if project != definition.project);
-            for (id, definition) in policy.keys.iter().filter(|(_, definition)| of(definition)) {
-                view.add_key(*id, definition, state, policies);
-            }
         }
-        for (id, templated) in &state.templated {
-            if !view.keys.contains_key(id) {
-                view.add_key(*id, &templated.definition, state, policies);
-            }
+        for (id, definition) in believed.keys {
+            view.add_key(*id, definition, &believed);
         }
         Ok(view)
     }
@@ -200,8 +226,8 @@ impl InForce {
     }
 
     /// Whether this was suspended or revoked.
-    pub fn is_restricted(&self, subject: Subject) -> bool {
-        self.restricted.contains(&subject)
+    pub fn is_held(&self, subject: Subject) -> bool {
+        self.held.contains(&subject)
     }
 
     /// How old the heartbeat is.
@@ -225,23 +251,18 @@ impl InForce {
         }
     }
 
-    fn add_key(&mut self, id: KeyId, definition: &KeyDefinition, state: &State, policies: &[Policy]) {
+    fn add_key(&mut self, id: KeyId, definition: &KeyDefinition, believed: &Believed<'_>) {
         if !definition.placement.contains(&self.site) {
             return;
         }
-        let key_state = state.keys.get(&id);
+        let key_state = believed.state.keys.get(&id);
         let versions = key_state.into_iter().flat_map(|key| &key.versions).map(|(number, entry)| {
-            let version = KeyVersion::new(id, *number);
-            let confirmed = |list: fn(&Policy) -> &Vec<KeyVersion>| policies.iter().any(|policy| list(policy).contains(&version));
-            let state = if confirmed(|policy| &policy.destructions) {
-                VersionState::Destroyed
-            } else if confirmed(|policy| &policy.compromises) && entry.state.rank() < VersionState::Compromised.rank() {
-                VersionState::Compromised
-            } else {
-                entry.state
-            };
+            // A version nobody vouches for does nothing.
+            let treated = believed.versions.get(&KeyVersion::new(id, *number)).copied();
+            let (state, wipe) = treated.unwrap_or((VersionState::Suspended, false));
             let view = VersionInForce {
                 state,
+                wipe,
                 activated: entry.activated,
                 generator: entry.generator,
                 record: entry.record.as_ref().and_then(|bytes| trust::dsse::peek_document(bytes.as_slice()).ok()),
@@ -272,27 +293,6 @@ fn serial_of(policy: &Policy) -> StatementSerial {
         Scope::Site(id) => format!("site {id}"),
     };
     StatementSerial { scope, serial: policy.head.serial }
-}
-
-fn serials(policies: &[Policy], state: &State, heartbeat: &Heartbeat) -> String {
-    use std::fmt::Write;
-    let mut text = format!("h{}.s{}", heartbeat.head.serial, state.head.serial);
-    for policy in policies {
-        let letter = match policy.scope() {
-            Scope::Tenant => 't',
-            Scope::Project(_) => 'p',
-            Scope::Site(_) => 'l',
-        };
-        // Writing to a string does not fail.
-        let _ = write!(text, ".{letter}{}", policy.head.serial);
-    }
-    text
-}
-
-/// The site's rule, else the tenant's, else the defaults.
-fn offline_rule(policies: &[Policy]) -> OfflineRule {
-    let of = |wanted: fn(Scope) -> bool| policies.iter().find(|policy| wanted(policy.scope())).and_then(|policy| policy.offline.clone());
-    of(|scope| matches!(scope, Scope::Site(_))).or_else(|| of(|scope| scope == Scope::Tenant)).unwrap_or_default()
 }
 
 /// The operations that a purpose serves.

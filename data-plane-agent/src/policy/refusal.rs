@@ -36,8 +36,8 @@ pub enum Refusal {
     /// The caller proved who it is, but no policy lets it in.
     #[error("caller {caller} is not registered in the policy in force: create it at the control plane and publish")]
     CallerUnknown {
-        /// Who.
-        caller: CallerId,
+        /// Who: an id, or `project/name`.
+        caller: String,
     },
     /// The caller was suspended or revoked.
     #[error("caller {caller} was suspended or revoked")]
@@ -71,12 +71,6 @@ pub enum Refusal {
     /// The key has no public half.
     #[error("this key is symmetric: it has no public half")]
     NoPublicKey,
-    /// The key, its version or its project was suspended or revoked.
-    #[error("{subject} was suspended or revoked")]
-    KeySuspended {
-        /// `the key`, `this version` or `the project`.
-        subject: &'static str,
-    },
     /// The version's state does not allow it.
     #[error("version {version} is {state}: it does not {operation}")]
     VersionState {
@@ -153,7 +147,6 @@ impl Refusal {
             Self::NoPrimaryVersion => "no_active_version",
             Self::WrongPurpose { .. } => "wrong_purpose",
             Self::NoPublicKey => "no_public_key",
-            Self::KeySuspended { .. } => "key_suspended",
             Self::VersionState { .. } => "version_state",
             Self::BelowMinimumVersion { .. } => "below_minimum_version",
             Self::HardTimeLimit { .. } => "hard_limit_time",
@@ -178,7 +171,6 @@ impl Refusal {
             Self::NoPrimaryVersion => (409, "The key has no active version"),
             Self::WrongPurpose { .. } => (400, "The key is for something else"),
             Self::NoPublicKey => (400, "The key has no public half"),
-            Self::KeySuspended { .. } => (403, "The key is suspended"),
             Self::VersionState { .. } => (409, "The version's state does not allow it"),
             Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
             Self::HardTimeLimit { .. } => (409, "A hard limit was reached"),

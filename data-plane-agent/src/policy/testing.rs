@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::{
     clock::Timestamp,
     encoding::Digest,
-    id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, VersionState},
     name::Labels,
 };
 use trust::statement::{
     Head, Kind, Pin,
     heartbeat::Heartbeat,
-    policy::{CallerDefinition, CallerKind, KeyDefinition, Policy, VouchingRule},
+    policy::{CallerDefinition, CallerKind, KeyDefinition, OfflineRule, Policy, VouchingRule},
     state::{KeyState, State, Subject, VersionEntry},
 };
 
@@ -62,7 +62,8 @@ pub(crate) struct SetBuilder {
     pub(crate) policies: Vec<Policy>,
     pub(crate) state: State,
     pub(crate) heartbeat: Heartbeat,
-    pub(crate) restricted: BTreeSet<Subject>,
+    pub(crate) held: BTreeSet<Subject>,
+    pub(crate) versions: BTreeMap<KeyVersion, (VersionState, bool)>,
 }
 
 impl SetBuilder {
@@ -102,7 +103,9 @@ impl SetBuilder {
             state: pin,
             checkpoint: None,
         };
-        Self { policies: vec![policy], state, heartbeat, restricted: BTreeSet::new() }
+        let treated = [(1, VersionState::Deactivated), (2, VersionState::Active)];
+        let versions = treated.into_iter().map(|(number, state)| (KeyVersion::new(KEY, number), (state, false))).collect();
+        Self { policies: vec![policy], state, heartbeat, held: BTreeSet::new(), versions }
     }
 
     pub(crate) fn key(&mut self) -> &mut KeyDefinition {
@@ -110,8 +113,20 @@ impl SetBuilder {
     }
 
     pub(crate) fn compile(&self) -> InForce {
-        let Self { policies, state, heartbeat, restricted } = self;
-        InForce::compile(Believed { tenant: TENANT, site: SITE, agent: AGENT, policies, state, heartbeat, restricted }).unwrap()
+        let believed = Believed {
+            tenant: TENANT,
+            site: SITE,
+            agent: AGENT,
+            policies: self.policies.iter().collect(),
+            keys: &self.policies[0].keys,
+            state: &self.state,
+            heartbeat: &self.heartbeat,
+            serials: "h7.s7.t7".to_owned(),
+            offline: OfflineRule::default(),
+            held: self.held.clone(),
+            versions: self.versions.clone(),
+        };
+        InForce::compile(believed).unwrap()
     }
 }
 

@@ -201,7 +201,11 @@ pub struct SignRequest {
     /// What to sign.
     #[schema(value_type = String, format = "base64url")]
     pub payload: SecretBytes,
-    /// Leave the payload out of the signature (RFC 7515, appendix F).
+    /// The encryption context, when the signature is to be bound to one: the same map is needed to verify it.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub context: EncryptionContext,
+    /// Leave the payload out of the signature (RFC 7515, appendix F); compact only.
     #[serde(default)]
     pub detached: bool,
     /// How to write the signature; `compact` when absent.
@@ -229,6 +233,10 @@ pub struct VerifyRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
     pub payload: Option<SecretBytes>,
+    /// The encryption context it was made with.
+    #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub context: EncryptionContext,
     /// The key that must have made it; when absent, the one the signature names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -239,6 +247,9 @@ pub struct VerifyRequest {
 pub struct VerifyAnswer {
     /// Whether the signature is genuine.
     pub valid: bool,
+    /// Why it is not: `not_genuine` or `context_mismatch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What was signed, when it is genuine and was attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
@@ -355,7 +366,7 @@ pub struct AgentStatus {
     pub state: Option<u64>,
     /// The policies in force.
     pub policies: Vec<StatementSerial>,
-    /// How many keys are in force, and how many versions the vault has.
+    /// How many keys are in force.
     pub keys: usize,
     /// How many callers are in force.
     pub callers: usize,

@@ -1,12 +1,13 @@
 //! Errors over HTTP: RFC 9457 problem details with a stable `code`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// RFC 9457 problem details. `code` is stable; `detail` is for people and may change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// A URI that names the kind of problem: `urn:freehold:problem:<code>`.
     #[serde(rename = "type")]
@@ -27,6 +28,7 @@ pub struct Problem {
     pub field: Option<String>,
     /// Facts that belong to this code, such as the policies that forbid.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
     pub facts: serde_json::Map<String, serde_json::Value>,
 }
 

@@ -1,0 +1,275 @@
+//! Puts the parts together; owns start and shutdown.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::web;
+use rustls_pki_types::CertificateDer;
+use schema::{
+    clock::{Clock, Ids},
+    name::Name,
+    wire::operation::Freshness,
+};
+use service::{
+    files::{DirectoryLock, FileError, create_private_directory, read_secret_line},
+    health::Readiness,
+    log::RequestIds,
+    metrics::Metrics,
+    shutdown,
+    tls::{TlsError, client_roots::ClientRoots},
+};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use trust::accept::AcceptedSet;
+
+use crate::{
+    config::{Config, VaultConfig},
+    journal::{Journal, durable::DurableJournal},
+    limits::Limits,
+    operation::{ContextKey, Pipeline},
+    policy::{
+        current::Current,
+        decide::freshness,
+        in_force::{Believed, InForce},
+        slice::UnusablePolicy,
+    },
+    rest::{
+        Shared,
+        caller::Callers,
+        server::{self, Parts, ServerError},
+        status::About,
+        tokens::{Tokens, TokensError},
+    },
+    selftest::SelfTests,
+    vault::{
+        Vault, VaultError,
+        file::{FileVault, Unlock},
+        secret::SecretBytes,
+    },
+};
+
+/// Why an agent does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The vault.
+    #[error("the vault cannot be opened")]
+    Vault(#[from] VaultError),
+    /// The journal.
+    #[error("the journal cannot be opened")]
+    Journal(#[from] crate::journal::recover::OpenError),
+    /// The tokens of callers.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The listeners.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Metrics.
+    #[error("metrics cannot be recorded")]
+    Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A part ended for no reason of its own.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+    /// The server failed.
+    #[error("the listener failed")]
+    Serve(#[source] io::Error),
+}
+
+/// An agent: everything from settings to listeners.
+pub struct App;
+
+impl App {
+    /// Starts an agent. Listeners are open and served when this returns.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, AppError> {
+        service::tls::install_provider();
+        create_private_directory(&config.data_dir)?;
+        let lock = DirectoryLock::take(&config.data_dir)?;
+        let metrics = Metrics::install().map_err(|error| AppError::Metrics(Box::new(error)))?;
+
+        let tests = SelfTests::run(&*ids);
+        for failed in tests.failed() {
+            tracing::error!(algorithm = failed, "the self-test of an algorithm failed: it is switched off");
+        }
+        let vault: Arc<dyn Vault> = Arc::new(open_vault(&config, ids.clone()).await?);
+        let journal = Arc::new(DurableJournal::open(&config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
+        let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
+
+        let current = Arc::new(Current::default());
+        let stopping = CancellationToken::new();
+        let time = clock.clone();
+        let pipeline = Pipeline {
+            current: current.clone(),
+            journal: journal.clone(),
+            time: time.clone(),
+            enabled: tests.results().iter().filter(|result| result.failure.is_none()).map(|result| result.algorithm).collect(),
+            limits: Limits::new(config.limits.requests_per_second, config.limits.unproved_per_second),
+            context_key,
+        };
+        let tokens = Tokens::open(config.callers_file())?;
+        let shared = web::Data::new(Shared {
+            pipeline,
+            callers: Callers::new(current.clone(), tokens, clock.clone()),
+            vault: vault.clone(),
+            ids: ids.clone(),
+            about: About { identity: None, vault: vault.description().kind.to_owned() },
+            stream_limit: config.limits.stream.map(|size| size.0),
+        });
+        let client_roots = Arc::new(ClientRoots::optional());
+        let parts = Parts {
+            shared,
+            readiness: web::Data::new(readiness(stopping.clone(), current.clone(), time.clone(), journal.clone())),
+            metrics: web::Data::new(metrics.clone()),
+            request_ids: web::Data::new(RequestIds::new(clock.clone(), ids.clone())),
+            client_roots: client_roots.clone(),
+        };
+        let (server, address) = server::bind(&config, parts, clock.now())?;
+        let server = tokio::spawn(shutdown::serve(server, stopping.clone(), Duration::ZERO));
+        let mut background = JoinSet::new();
+        background.spawn(metrics.keep_folding());
+        background.spawn(measure(current.clone(), time, journal.clone()));
+        tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
+        Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, background, _lock: lock })
+    }
+}
+
+/// An agent that runs. Dropped without [`Running::stop`] it ends without draining.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its settings.
+    pub config: Config,
+    current: Arc<Current>,
+    client_roots: Arc<ClientRoots>,
+    vault: Arc<dyn Vault>,
+    journal: Arc<DurableJournal>,
+    stopping: CancellationToken,
+    server: JoinHandle<io::Result<()>>,
+    background: JoinSet<()>,
+    _lock: DirectoryLock,
+}
+
+impl Running {
+    /// The set in force.
+    pub fn current(&self) -> &Arc<Current> {
+        &self.current
+    }
+
+    /// The vault.
+    pub fn vault(&self) -> &Arc<dyn Vault> {
+        &self.vault
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Arc<DurableJournal> {
+        &self.journal
+    }
+
+    /// Puts an accepted set in force: the next request is decided by it, whole.
+    pub fn put_in_force(&self, set: &AcceptedSet) -> Result<Arc<InForce>, UnusablePolicy> {
+        put_in_force(&self.current, &self.client_roots, set)
+    }
+
+    /// The authority of the development certificate, PEM; none when the agent has its own certificate or speaks plain HTTP.
+    pub fn development_authority(&self) -> Option<PathBuf> {
+        let path = self.config.tls_directory().join("authority.pem");
+        (!self.config.server.plain_http && self.config.server.tls.certificate_file.is_none() && path.exists()).then_some(path)
+    }
+
+    /// Stops: requests in flight finish, then the journal is closed.
+    pub async fn stop(self) -> Result<(), AppError> {
+        self.stopping.cancel();
+        self.finished().await
+    }
+
+    /// Runs until `asked` is cancelled, then stops.
+    pub async fn stop_when(self, asked: CancellationToken) -> Result<(), AppError> {
+        let stopping = self.stopping.clone();
+        let follow = tokio::spawn(async move {
+            asked.cancelled().await;
+            stopping.cancel();
+        });
+        let finished = self.finished().await;
+        follow.abort();
+        finished
+    }
+
+    async fn finished(mut self) -> Result<(), AppError> {
+        let served = (&mut self.server).await;
+        self.stopping.cancel();
+        self.background.shutdown().await;
+        self.journal.close();
+        served.map_err(|_| AppError::Ended("the listener"))?.map_err(AppError::Serve)
+    }
+}
+
+/// Compiles an accepted set and swaps it in. A set whose policies cannot be used changes nothing.
+fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &AcceptedSet) -> Result<Arc<InForce>, UnusablePolicy> {
+    let in_force = Arc::new(InForce::compile(Believed::of(set))?);
+    let authorities = in_force.caller_authorities.values().map(|der| CertificateDer::from(der.clone())).collect();
+    if let Err(error) = client_roots.set(authorities) {
+        let error: &TlsError = &error;
+        tracing::error!(error = error as &dyn std::error::Error, "an authority of callers cannot be used: the former ones stay");
+    }
+    current.swap(in_force.clone());
+    Ok(in_force)
+}
+
+async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
+    let VaultConfig::File { passphrase_file, key_file, .. } = &config.vault;
+    let unlock = match (passphrase_file, key_file) {
+        (Some(path), _) => Unlock::Passphrase(SecretBytes::new(read_secret_line(path)?.to_vec())),
+        (None, Some(path)) => Unlock::KeyFile(path.clone()),
+        (None, None) => return Err(VaultError::UnusableSecret("neither a passphrase nor a key file is set".to_owned()).into()),
+    };
+    let directory = config.vault_directory();
+    // Stretching a passphrase takes a while: not on a thread that serves others.
+    let opened = tokio::task::spawn_blocking(move || FileVault::open_or_create(&directory, &unlock, ids)).await;
+    Ok(opened.map_err(|_| AppError::Ended("opening the vault"))??)
+}
+
+#[allow(clippy::expect_used, reason = "a name of our own, covered by a test")]
+fn context_key_name() -> Name {
+    "receipt-context".parse().expect("this is a name")
+}
+
+fn readiness(stopping: CancellationToken, current: Arc<Current>, time: Arc<dyn Clock>, journal: Arc<DurableJournal>) -> Readiness {
+    Readiness::new(stopping)
+        .check("statements", move || match (freshness(current.load().as_deref(), time.now()), current.rejection()) {
+            (Freshness::Fresh | Freshness::Stale | Freshness::Grace, _) => Ok(()),
+            (Freshness::Expired, _) => Err("the policy in force has expired: restore the connection to the control plane".to_owned()),
+            (Freshness::None, Some(rejected)) => Err(format!("no policy yet; the newest was not accepted ({}): {}", rejected.code, rejected.detail)),
+            (Freshness::None, None) => Err("no policy yet: enrol the agent (freehold-agent enrol), and see that it reaches the control plane".to_owned()),
+        })
+        .check("journal", move || match journal.status().fault {
+            None => Ok(()),
+            Some(fault) => Err(fault.to_string()),
+        })
+}
+
+/// Keeps gauges of what is in force.
+async fn measure(current: Arc<Current>, time: Arc<dyn Clock>, journal: Arc<DurableJournal>) {
+    loop {
+        let in_force = current.load();
+        let now = time.now();
+        for state in Freshness::ALL {
+            let is = if freshness(in_force.as_deref(), now) == *state { 1.0 } else { 0.0 };
+            metrics::gauge!("freehold_statements", "freshness" => state.as_str()).set(is);
+        }
+        if let Some(set) = in_force {
+            metrics::gauge!("freehold_heartbeat_age_seconds").set(set.age_seconds(now) as f64);
+            metrics::gauge!("freehold_keys").set(set.key_count() as f64);
+        }
+        let journal = journal.status();
+        metrics::gauge!("freehold_journal_used_bytes").set(journal.used_bytes as f64);
+        metrics::gauge!("freehold_journal_limit_bytes").set(journal.limit_bytes as f64);
+        metrics::gauge!("freehold_journal_seconds_to_full").set(journal.seconds_to_full.unwrap_or(f64::INFINITY));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}

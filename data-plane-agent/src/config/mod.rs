@@ -1,0 +1,248 @@
+//! The agent's settings: one TOML file, the environment, and flags (`service::config`).
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use service::config::{ConfigError, LogConfig, OutgoingConfig, Size, TlsConfig};
+
+use crate::journal::durable::JournalConfig;
+
+/// Everything that can be set. Unknown settings are errors.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the agent keeps its identity, statements, journal and, unless set otherwise, its vault.
+    pub data_dir: PathBuf,
+    /// How applications reach it.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// Where key material is.
+    pub vault: VaultConfig,
+    /// How the control plane is reached.
+    #[serde(default)]
+    pub control_plane: ControlPlaneConfig,
+    /// What is remembered of every operation.
+    #[serde(default)]
+    pub journal: JournalConfig,
+    /// How much one request or caller may take.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// How applications reach the agent.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where applications reach it, `host:port`.
+    pub listen: String,
+    /// Plain HTTP instead of TLS; only on a loopback address.
+    pub plain_http: bool,
+    /// A unix socket for applications of this host, beside `listen`. Only its owner and group may connect.
+    pub unix_socket: Option<PathBuf>,
+    /// Threads that answer requests; absent: one for each processor.
+    pub workers: Option<usize>,
+    /// The listener's certificate.
+    pub tls: TlsConfig,
+    /// Names and addresses that a development certificate is made for, beside localhost.
+    pub names: Vec<String>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7410".to_owned(),
+            plain_http: false,
+            unix_socket: None,
+            workers: None,
+            tls: TlsConfig::default(),
+            names: Vec::new(),
+        }
+    }
+}
+
+/// Which vault, and what opens it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VaultConfig {
+    /// A directory of sealed files. Exactly one of the two secrets must be set.
+    File {
+        /// The directory; absent: `vault` in the data directory.
+        #[serde(default)]
+        directory: Option<PathBuf>,
+        /// A file with the passphrase (one line), readable by its owner only.
+        #[serde(default)]
+        passphrase_file: Option<PathBuf>,
+        /// A file with 32 random bytes, readable by its owner only; systemd credentials work.
+        #[serde(default)]
+        key_file: Option<PathBuf>,
+    },
+}
+
+/// How the control plane is reached. Where it is stands in the enrolment file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlPlaneConfig {
+    /// Another address than the one the agent enrolled at, `https://host:port`.
+    pub url: Option<String>,
+    /// Proxy and private authorities.
+    pub outgoing: OutgoingConfig,
+}
+
+/// How much one request or caller may take.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest JSON body.
+    pub body: Size,
+    /// The largest streamed file; absent: any.
+    pub stream: Option<Size>,
+    /// The most requests a second of one caller; absent: any.
+    pub requests_per_second: Option<std::num::NonZeroU32>,
+    /// The most requests a second from one address that prove no caller.
+    pub unproved_per_second: std::num::NonZeroU32,
+    /// The most connections at once.
+    pub connections: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            body: Size(4 << 20),
+            stream: None,
+            requests_per_second: None,
+            unproved_per_second: std::num::NonZeroU32::new(20).unwrap_or(std::num::NonZeroU32::MIN),
+            connections: 4096,
+        }
+    }
+}
+
+/// Settings that can be given as flags.
+#[derive(Debug, Clone, Default, Serialize, clap::Args)]
+pub struct Flags {
+    /// Where the agent keeps its identity, statements, journal and vault.
+    #[arg(long, global = true, env = "FREEHOLD_AGENT_DATA_DIR", value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// How applications reach it.
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+/// Settings of the listener that can be given as flags.
+#[derive(Debug, Clone, Default, Serialize, clap::Args)]
+pub struct ServerFlags {
+    /// Where applications reach it, `host:port`.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Plain HTTP instead of TLS; only on a loopback address.
+    #[arg(long, global = true, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub plain_http: Option<bool>,
+}
+
+impl Config {
+    /// Reads settings; flags win over environment, environment over file.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
+        let config: Self = service::config::load(file, environment, flags)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What types cannot say.
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.server.tls.files()?;
+        let VaultConfig::File { passphrase_file, key_file, .. } = &self.vault;
+        match (passphrase_file, key_file) {
+            (None, None) => problems.push(
+                "setting vault.passphrase_file or vault.key_file is missing: name the file that opens the vault (for a key file: \
+                 head -c 32 /dev/urandom > FILE; chmod 600 FILE)"
+                    .to_owned(),
+            ),
+            (Some(_), Some(_)) => problems.push("set vault.passphrase_file or vault.key_file, not both".to_owned()),
+            _ => {}
+        }
+        if self.server.plain_http && self.server.tls.certificate_file.is_some() {
+            problems.push("server.plain_http and server.tls.certificate_file contradict each other: remove one".to_owned());
+        }
+        if self.server.workers == Some(0) {
+            problems.push("server.workers must be at least 1".to_owned());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
+    }
+
+    /// Where the vault is.
+    pub fn vault_directory(&self) -> PathBuf {
+        let VaultConfig::File { directory, .. } = &self.vault;
+        directory.clone().unwrap_or_else(|| self.data_dir.join("vault"))
+    }
+
+    /// Where the journal is.
+    pub fn journal_directory(&self) -> PathBuf {
+        self.journal.directory.clone().unwrap_or_else(|| self.data_dir.join("journal"))
+    }
+
+    /// Where development certificates are made.
+    pub fn tls_directory(&self) -> PathBuf {
+        self.data_dir.join("tls")
+    }
+
+    /// Where the digests of callers' tokens are.
+    pub fn callers_file(&self) -> PathBuf {
+        self.data_dir.join("callers.json")
+    }
+
+    /// An annotated example: what `freehold-agent check-config --example` prints.
+    pub const EXAMPLE: &str = include_str!("example.toml");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), [], &Flags::default())
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let config = load(Config::EXAMPLE).unwrap();
+        assert_eq!(config.server.listen, "127.0.0.1:7410");
+        assert_eq!(config.vault_directory(), config.data_dir.join("vault"));
+    }
+
+    #[test]
+    fn wrong_settings_say_what_to_do() {
+        let cases = [
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\n", "vault.passphrase_file or vault.key_file"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\npassphrase_file = \"b\"\n", "not both"),
+            ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
+            ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),
+            ("data_dir = \"/d\"\nlisen = \"x\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "lisen"),
+        ];
+        for (text, expected) in cases {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_win() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, Config::EXAMPLE).unwrap();
+        let flags = Flags { data_dir: None, server: ServerFlags { listen: Some("127.0.0.1:0".to_owned()), plain_http: Some(true) } };
+        let environment = [("FREEHOLD_LIMITS__BODY".to_owned(), "1MiB".to_owned())];
+        let config = Config::load(Some(&path), environment, &flags).unwrap();
+        assert_eq!((config.server.listen.as_str(), config.server.plain_http, config.limits.body), ("127.0.0.1:0", true, Size(1 << 20)));
+    }
+}

@@ -1,0 +1,208 @@
+//! `freehold-agent`: runs an agent, and the few things an operator does beside it on the same host.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use data_plane_agent::{
+    app::App,
+    config::{Config, Flags},
+    rest::{
+        openapi,
+        tokens::{self, CallerReference},
+    },
+    vault::secret::harden,
+};
+use schema::{
+    clock::{SystemClock, SystemIds},
+    wire::operation::path,
+};
+use service::{
+    config::ConfigError,
+    files::OWNER_ONLY,
+    outgoing::{self, Trust},
+};
+
+/// Where settings are when nothing else is said.
+const DEFAULT_CONFIG: &str = "/etc/freehold/agent.toml";
+
+/// The Freehold agent: cryptography next to your keys, as policy allows.
+///
+/// Settings come from one TOML file (`--config`), the environment (`FREEHOLD_<SECTION>__<KEY>`) and flags; flags win.
+/// `freehold-agent check-config --example` prints a file to begin with.
+#[derive(Parser)]
+#[command(name = "freehold-agent", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    /// The file with the settings [default: /etc/freehold/agent.toml, when it is there].
+    #[arg(long, short, global = true, env = "FREEHOLD_AGENT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent until SIGINT or SIGTERM.
+    Run,
+    /// Register applications with this agent: their tokens are made here and known nowhere else.
+    #[command(subcommand)]
+    Caller(CallerCommand),
+    /// Say what the running agent enforces.
+    Status,
+    /// Check the settings without starting anything.
+    CheckConfig {
+        /// Print an annotated example instead.
+        #[arg(long)]
+        example: bool,
+    },
+    /// Print the REST interface as OpenAPI 3.1.
+    PrintOpenapi,
+    /// Print the JSON Schema of the settings.
+    PrintConfigSchema,
+}
+
+#[derive(Subcommand)]
+enum CallerCommand {
+    /// Make a token for a caller that is registered at the control plane. A caller may have several.
+    Add {
+        /// The caller: `clr_…`, or `project/name`.
+        caller: CallerReference,
+        /// Where to write the token, readable by its owner only; the file must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+    },
+    /// List the callers that have tokens here. Tokens themselves are not kept.
+    List,
+    /// Forget the tokens of a caller: they stop working within a second.
+    Remove(RemoveCaller),
+}
+
+#[derive(Args)]
+struct RemoveCaller {
+    /// The caller, as it was added.
+    caller: CallerReference,
+    /// Only this token: the name that `caller list` shows.
+    #[arg(long, value_name = "NAME")]
+    token: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = error.downcast_ref::<ConfigError>().is_some();
+            let mut text = format!("freehold-agent: {error}");
+            for cause in error.chain().skip(1) {
+                text.push_str(&format!("\n  because: {cause}"));
+            }
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "{text}");
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = || load(cli.config.as_deref(), &cli.flags);
+    match cli.command {
+        Command::Run => serve(config()?),
+        Command::Caller(command) => caller(&config()?, command),
+        Command::Status => status(&config()?),
+        Command::CheckConfig { example: true } => say(Config::EXAMPLE),
+        Command::CheckConfig { example: false } => {
+            let config = config()?;
+            say(&format!("The settings are good: data in {}, listening on {}.\n", config.data_dir.display(), config.server.listen))
+        }
+        Command::PrintOpenapi => say(&openapi::text()?),
+        Command::PrintConfigSchema => say(&(serde_json::to_string_pretty(&service::config::schema::<Config>())? + "\n")),
+    }
+}
+
+fn load(file: Option<&Path>, flags: &Flags) -> Result<Config, ConfigError> {
+    let fallback = Path::new(DEFAULT_CONFIG);
+    let file = file.or_else(|| fallback.exists().then_some(fallback));
+    Config::load(file, std::env::vars(), flags)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    service::log::init(&config.log)?;
+    let hardening = harden();
+    for warning in &hardening.warnings {
+        tracing::warn!("{warning}");
+    }
+    runtime()?.block_on(async {
+        let stopping = service::shutdown::on_signals().context("signals cannot be received")?;
+        let running = App::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await?;
+        running.stop_when(stopping).await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
+    service::files::create_private_directory(&config.data_dir)?;
+    let file = config.callers_file();
+    match command {
+        CallerCommand::Add { caller, token_file } => {
+            if token_file.exists() {
+                bail!("{} is there already: name a new file, or move the old one away", token_file.display());
+            }
+            let token = tokens::add(&file, caller.clone(), &SystemClock, &SystemIds)?;
+            if let Err(error) = service::files::write_atomic(&token_file, format!("{}\n", token.reveal()).as_bytes(), OWNER_ONLY) {
+                let short = token.digest().to_string().chars().take(12).collect::<String>();
+                tokens::remove(&file, &caller, Some(&short))?;
+                return Err(error.into());
+            }
+            say(&format!("The token of {caller} is in {}; hand it to the application. This agent keeps its digest only.\n", token_file.display()))
+        }
+        CallerCommand::List => {
+            let entries = tokens::list(&file)?;
+            if entries.is_empty() && std::io::stdout().is_terminal() {
+                return say("No caller has a token here: freehold-agent caller add --help\n");
+            }
+            let line = |entry: &tokens::Entry| format!("{}\t{}\t{}\n", entry.caller, entry.short(), entry.added);
+            say(&entries.iter().map(line).collect::<String>())
+        }
+        CallerCommand::Remove(RemoveCaller { caller, token }) => match tokens::remove(&file, &caller, token.as_deref())? {
+            0 => bail!("{caller} has no such token here: see freehold-agent caller list"),
+            count => say(&format!("{count} token{} of {caller} forgotten.\n", if count == 1 { "" } else { "s" })),
+        },
+    }
+}
+
+fn status(config: &Config) -> anyhow::Result<()> {
+    let scheme = if config.server.plain_http { "http" } else { "https" };
+    let authority = config.tls_directory().join("authority.pem");
+    let trust = match std::fs::read_to_string(&authority) {
+        Ok(pem) if config.server.tls.certificate_file.is_none() => Trust::Only(pem),
+        _ => Trust::System,
+    };
+    let client = outgoing::client(&config.control_plane.outgoing, &trust, None)?;
+    let url = format!("{scheme}://{}{}", config.server.listen, path::STATUS);
+    let text = runtime()?.block_on(async {
+        let asked = client.get(&url).send().await.and_then(reqwest::Response::error_for_status);
+        let answer = asked.with_context(|| format!("no agent answers at {url}: is it running?"))?;
+        anyhow::Ok(answer.json::<serde_json::Value>().await?)
+    })?;
+    say(&(serde_json::to_string_pretty(&text)? + "\n"))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("the runtime cannot be started")
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever read us has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}

@@ -1,0 +1,220 @@
+//! The whole pipeline on one page:
+//!
+//! ```text
+//! REST -> caller -> limits -> decide -> permit -> intent in journal -> vault -> outcome in journal -> answer
+//! ```
+//!
+//! [`Pipeline::begin`] goes as far as the durable intent; only then is there a permit to use a key with. Whoever has begun
+//! says how it ended; an operation that is dropped on the way is recorded as aborted.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use aws_lc_rs::hmac;
+use schema::{
+    catalogue::Algorithm,
+    clock::Clock,
+    context::EncryptionContext,
+    encoding::base64url,
+    id::CallerId,
+    key::{KeyReference, Operation},
+    wire::{
+        agent::{Intent, OutcomeResult},
+        operation::{Used, Warning},
+        problem::Problem,
+    },
+};
+use service::log::RequestContext;
+
+use crate::{
+    journal::{Journal, JournalError, Ticket},
+    limits::Limits,
+    policy::{
+        current::Current,
+        decide::{Ask, Grounds, Refused, decide, decide_keyless},
+        in_force::{InForce, KeyInForce},
+        permit::UsePermit,
+        refusal::Refusal,
+    },
+    vault::secret::SecretBytes,
+};
+
+/// Somebody who proved to be this caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proven {
+    /// Who.
+    pub caller: CallerId,
+    /// Where from.
+    pub address: IpAddr,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// By whom.
+    pub by: Proven,
+    /// What.
+    pub operation: Operation,
+    /// The encryption context.
+    pub context: &'a EncryptionContext,
+    /// Bytes of plaintext or ciphertext, when known beforehand.
+    pub size: Option<u64>,
+}
+
+/// An operation that may now happen, and is on record.
+#[must_use = "an operation ends with an outcome; dropping it records it as aborted"]
+pub struct Begun {
+    /// The key.
+    pub key: Arc<KeyInForce>,
+    /// What the answer says of the decision.
+    pub used: Used,
+    ticket: Ticket,
+}
+
+impl Begun {
+    /// It was done, over so many bytes of plaintext.
+    pub fn done(self, size: u64) -> Used {
+        self.ticket.finish(OutcomeResult::Ok, None, Some(size));
+        self.used
+    }
+
+    /// Something was judged: found good, or not for the reason of this code.
+    pub fn judged(self, code: Option<&str>, size: u64) -> Used {
+        self.ticket.finish(OutcomeResult::Ok, code, Some(size));
+        self.used
+    }
+
+    /// It was not done; `code` is stable.
+    pub fn failed(self, code: &str) {
+        self.ticket.finish(OutcomeResult::Failed, Some(code), None);
+    }
+}
+
+/// What every operation goes through.
+pub struct Pipeline {
+    /// The set in force.
+    pub current: Arc<Current>,
+    /// What is remembered.
+    pub journal: Arc<dyn Journal>,
+    /// Agent time: the last signed time plus what has passed since.
+    pub time: Arc<dyn Clock>,
+    /// Algorithms that passed their self-tests.
+    pub enabled: BTreeSet<Algorithm>,
+    /// How much one caller may take.
+    pub limits: Limits,
+    /// Hides the values of encryption contexts in receipts; made on site.
+    pub context_key: ContextKey,
+}
+
+impl Pipeline {
+    /// From a proven caller to a durable intent.
+    pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(UsePermit, Begun), Problem> {
+        self.limits.admit(request.by.caller)?;
+        let in_force = self.current.load();
+        let allowed =
+            decide(&self.grounds(in_force.as_deref()), &ask(request), reference).map_err(|refused| self.refuse(request, &in_force, refused))?;
+        let intent = Intent {
+            key_version: Some(allowed.version),
+            algorithm: Some(allowed.key.algorithm().name().to_owned()),
+            policies: allowed.policies.clone(),
+            ..self.intent(request, &in_force)
+        };
+        let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
+        let algorithm = allowed.key.algorithm().name().to_owned();
+        let used = Used { key_version: allowed.version, algorithm, policies: allowed.policies, warnings: allowed.warnings };
+        Ok((allowed.permit, Begun { key: allowed.key, used, ticket }))
+    }
+
+    /// The same for what needs no key: random bytes. They are made after the intent, by `make`.
+    pub async fn without_key<T>(&self, request: &Request<'_>, make: impl FnOnce() -> T) -> Result<(T, Vec<String>, Vec<Warning>), Problem> {
+        self.limits.admit(request.by.caller)?;
+        let in_force = self.current.load();
+        let allowed = decide_keyless(&self.grounds(in_force.as_deref()), &ask(request))
+            .map_err(|refused| self.refuse(request, &in_force, refused))?;
+        let intent = Intent { policies: allowed.policies.clone(), ..self.intent(request, &in_force) };
+        let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
+        let made = make();
+        self.journal.outcome(ticket, OutcomeResult::Ok, None, request.size);
+        Ok((made, allowed.policies, allowed.warnings))
+    }
+
+    /// Reading a public key is decided like the rest, but not on record.
+    pub fn public_key(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(Arc<KeyInForce>, u32), Problem> {
+        self.limits.admit(request.by.caller)?;
+        let in_force = self.current.load();
+        let allowed =
+            decide(&self.grounds(in_force.as_deref()), &ask(request), reference).map_err(|refused| self.refuse(request, &in_force, refused))?;
+        Ok((allowed.key, allowed.version.number))
+    }
+
+    fn grounds<'a>(&'a self, in_force: Option<&'a InForce>) -> Grounds<'a> {
+        Grounds { in_force, enabled: &self.enabled, now: self.time.now() }
+    }
+
+    fn refuse(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>, refused: Refused) -> Problem {
+        if let Refusal::Undecidable(error) = &refused.refusal {
+            tracing::error!(error = error as &dyn std::error::Error, "a request could not be decided");
+        }
+        let policies = match &refused.refusal {
+            Refusal::Forbidden { policies } => policies.clone(),
+            _ => Vec::new(),
+        };
+        let algorithm = refused.algorithm.map(|algorithm| algorithm.name().to_owned());
+        let intent = Intent { key_version: refused.version, algorithm, policies, ..self.intent(request, in_force) };
+        self.journal.refusal(intent, refused.refusal.code());
+        refused.refusal.problem()
+    }
+
+    fn intent(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>) -> Intent {
+        let context = RequestContext::current();
+        Intent {
+            caller: Some(request.by.caller.to_string()),
+            operation: request.operation,
+            key_version: None,
+            algorithm: None,
+            size: request.size,
+            context: self.context_key.hide(request.context),
+            request: context.map_or_else(String::new, |context| context.id.to_string()),
+            trace: context.and_then(|context| context.trace).map(|trace| trace.trace_text()),
+            statements: in_force.as_ref().map_or_else(String::new, |in_force| in_force.serials.to_string()),
+            policies: Vec::new(),
+        }
+    }
+}
+
+fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
+    Ask {
+        caller: request.by.caller,
+        operation: request.operation,
+        context: request.context,
+        address: request.by.address,
+        size: request.size,
+    }
+}
+
+fn no_journal(error: JournalError) -> Problem {
+    tracing::error!(error = &error as &dyn std::error::Error, "the journal took no intent: the operation was refused");
+    Problem::new(503, error.code(), "The journal takes no entries", error.to_string())
+}
+
+/// Hides values of encryption contexts: the same value looks the same, and cannot be guessed without the key.
+pub struct ContextKey(hmac::Key);
+
+impl ContextKey {
+    /// From a secret that is made on site and never leaves it.
+    pub fn new(secret: &SecretBytes) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.expose()))
+    }
+
+    /// Names in clear, values as the first 16 bytes of HMAC-SHA-256 over name and value, both prefixed by their lengths.
+    pub fn hide(&self, context: &EncryptionContext) -> std::collections::BTreeMap<String, String> {
+        let hidden = |name: &str, value: &str| {
+            let mut hmac = hmac::Context::with_key(&self.0);
+            for part in [name, value] {
+                hmac.update(&(part.len() as u64).to_be_bytes());
+                hmac.update(part.as_bytes());
+            }
+            base64url(hmac.sign().as_ref().first_chunk::<16>().map_or(&[], |bytes| bytes.as_slice()))
+        };
+        context.pairs().iter().map(|(name, value)| (name.clone(), hidden(name, value))).collect()
+    }
+}

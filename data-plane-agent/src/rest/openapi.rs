@@ -1,0 +1,59 @@
+//! The REST interface as OpenAPI 3.1: printed by `freehold-agent print-openapi`, committed, and compared in a test.
+
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use super::{data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Freehold agent",
+        description = "Cryptography next to your keys, as policy allows. Bytes are base64url without padding; 64-bit numbers are \
+                       strings; errors are RFC 9457 problems with a stable `code`."
+    ),
+    servers((url = "https://127.0.0.1:7410", description = "An agent on this host.")),
+    paths(
+        encrypt::encrypt,
+        decrypt::decrypt,
+        data_key::generate_data_key,
+        sign::sign,
+        verify::verify,
+        stream::encrypt,
+        stream::decrypt,
+        public_key::by_id,
+        public_key::by_name,
+        random::random,
+        status::status,
+    ),
+    modifiers(&Proofs)
+)]
+struct Document;
+
+struct Proofs;
+
+impl Modify for Proofs {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("fh_caller_…");
+        let bearer = bearer.description(Some("A caller token of this agent. A client certificate that policy knows will do as well."));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("caller", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+/// The document, as it is committed.
+pub fn text() -> Result<String, serde_json::Error> {
+    Document::openapi().to_pretty_json().map(|text| text + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_document_is_what_the_code_prints() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../schema/contracts/agent.openapi.json");
+        let committed = std::fs::read_to_string(path).unwrap();
+        assert!(committed == super::text().unwrap(), "run: make contracts");
+    }
+}

@@ -1,0 +1,90 @@
+//! `GET /v1/keys/{key}/public`: the public half of a key, as JWK or PEM.
+
+use actix_web::{HttpResponse, web};
+use schema::{
+    context::EncryptionContext,
+    id::KeyVersion,
+    key::{Operation, words},
+    wire::problem::Problem,
+};
+use serde::Deserialize;
+use service::problem::HttpProblem;
+
+use super::{Shared, key_reference};
+use crate::{
+    algorithm::public_key::{jwk, pem},
+    operation::{Proven, Request},
+};
+
+words! {
+    /// How a public key is written.
+    #[derive(Default, utoipa::ToSchema)]
+    KeyFormat {
+        /// JSON Web Key (RFC 7517).
+        #[default]
+        Jwk = "jwk",
+        /// SubjectPublicKeyInfo in PEM (RFC 5280).
+        Pem = "pem",
+    }
+}
+
+/// How it is wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    #[serde(default)]
+    format: KeyFormat,
+}
+
+/// Reads the public half of a key by id: of its primary version.
+#[utoipa::path(get, path = "/v1/keys/{key}/public", tag = "keys", security(("caller" = [])), params(
+    ("key" = String, Path, description = "The key's id, `key_…`."),
+    ("format" = Option<KeyFormat>, Query, description = "`jwk` or `pem`."),
+), responses(
+    (status = 200, description = "The public key.", content((Object = "application/jwk+json"), (String = "application/x-pem-file"))),
+    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
+))]
+pub async fn by_id(
+    by: Proven,
+    shared: web::Data<Shared>,
+    key: web::Path<String>,
+    wanted: web::Query<Wanted>,
+) -> Result<HttpResponse, HttpProblem> {
+    read(by, &shared, &key, wanted.format)
+}
+
+/// Reads the public half of a key by `project/name`, or of one version by `key_…/3`.
+#[utoipa::path(get, path = "/v1/keys/{project}/{name}/public", tag = "keys", security(("caller" = [])), params(
+    ("project" = String, Path, description = "The project's name, or the key's id."),
+    ("name" = String, Path, description = "The key's name or alias, or the version's number."),
+    ("format" = Option<KeyFormat>, Query, description = "`jwk` or `pem`."),
+), responses(
+    (status = 200, description = "The public key.", content((Object = "application/jwk+json"), (String = "application/x-pem-file"))),
+    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
+))]
+pub async fn by_name(
+    by: Proven,
+    shared: web::Data<Shared>,
+    path: web::Path<(String, String)>,
+    wanted: web::Query<Wanted>,
+) -> Result<HttpResponse, HttpProblem> {
+    let (project, name) = path.into_inner();
+    read(by, &shared, &format!("{project}/{name}"), wanted.format)
+}
+
+fn read(by: Proven, shared: &Shared, key: &str, format: KeyFormat) -> Result<HttpResponse, HttpProblem> {
+    let context = EncryptionContext::default();
+    let request = Request { by, operation: Operation::PublicKey, context: &context, size: None };
+    let (key, number) = shared.pipeline.public_key(&request, &key_reference(key)?)?;
+    let version = KeyVersion::new(key.id, number);
+    let public_key = key.public_key(number).ok_or_else(|| {
+        Problem::new(409, "no_version_record", "The version is not made yet", format!("the generator of {version} has not reported it yet"))
+    })?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((schema::wire::operation::header::KEY_VERSION, version.to_string()));
+    let written = match format {
+        KeyFormat::Jwk => jwk(version, key.algorithm(), public_key).map(|jwk| response.content_type("application/jwk+json").json(jwk)),
+        KeyFormat::Pem => pem(key.algorithm(), public_key).map(|pem| response.content_type("application/x-pem-file").body(pem)),
+    };
+    Ok(written.map_err(|error| Problem::new(400, "no_such_format", "Not in this format", error.to_string()).field("format"))?)
+}

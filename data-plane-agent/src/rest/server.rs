@@ -1,0 +1,152 @@
+//! The listeners: TLS 1.3 with optional client certificates, plain HTTP on loopback when asked for, a unix socket.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{
+    App, HttpServer,
+    dev::Server,
+    middleware::from_fn,
+    web::{self, ServiceConfig},
+};
+use schema::{clock::Timestamp, wire::operation::path};
+use service::{
+    health::Readiness,
+    listen::{self, ListenError},
+    log::{RequestIds, requests},
+    metrics::Metrics,
+    problem::{json_config, not_found, path_config, query_config, wrong_method},
+    shutdown::DRAIN_SECONDS,
+    tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
+};
+
+use super::{Shared, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+use crate::config::Config;
+
+/// How long a client may take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] service::config::ConfigError),
+    /// The server cannot be started.
+    #[error("the listener cannot be started")]
+    Start(#[source] io::Error),
+    /// The unix socket cannot be used.
+    #[error("the unix socket {path} cannot be used; check server.unix_socket and the permissions of its directory")]
+    UnixSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the listener needs beside the handlers' own things.
+pub struct Parts {
+    /// What handlers share.
+    pub shared: web::Data<Shared>,
+    /// Whether the agent is ready.
+    pub readiness: web::Data<Readiness>,
+    /// What is counted.
+    pub metrics: web::Data<Metrics>,
+    /// Names requests.
+    pub request_ids: web::Data<RequestIds>,
+    /// Whose client certificates are believed.
+    pub client_roots: Arc<ClientRoots>,
+}
+
+/// Binds the listeners. Nothing is served until the server is polled.
+pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, SocketAddr), ServerError> {
+    let Parts { shared, readiness, metrics, request_ids, client_roots } = parts;
+    let body_limit = usize::try_from(config.limits.body.0).unwrap_or(usize::MAX);
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .app_data(shared.clone())
+            .app_data(readiness.clone())
+            .app_data(metrics.clone())
+            .app_data(request_ids.clone())
+            .app_data(json_config(body_limit))
+            .app_data(path_config())
+            .app_data(query_config())
+            .wrap(from_fn(requests))
+            .configure(routes)
+            .default_service(web::to(not_found))
+    })
+    .disable_signals()
+    .on_connect(listen::keep_peer_certificates)
+    .client_request_timeout(HEAD_LIMIT)
+    .keep_alive(KEEP_ALIVE)
+    .max_connections(config.limits.connections)
+    .shutdown_timeout(DRAIN_SECONDS);
+    if let Some(workers) = config.server.workers {
+        server = server.workers(workers);
+    }
+    let address;
+    if config.server.plain_http {
+        let listener = listen::bind_plain(&config.server.listen, "server.listen")?;
+        address = listener.local_addr().map_err(ServerError::Start)?;
+        server = server.listen(listener).map_err(ServerError::Start)?;
+    } else {
+        let listener = listen::bind(&config.server.listen, "server.listen")?;
+        address = listener.local_addr().map_err(ServerError::Start)?;
+        let certificate = match config.server.tls.files()? {
+            Some((certificate, key)) => ReloadingCertificate::open(certificate, key)?,
+            None => {
+                let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+                names.extend(config.server.names.iter().cloned());
+                let files = DevelopmentCertificates::ensure(&config.tls_directory(), &names, now)?;
+                tracing::info!(authority = %files.authority.display(), "using a development certificate; set server.tls for your own");
+                ReloadingCertificate::open(&files.certificate, &files.key)?
+            }
+        };
+        let tls = tls::server_config(Arc::new(certificate), Some(client_roots))?;
+        server = server.listen_rustls_0_23(listener, tls).map_err(ServerError::Start)?;
+    }
+    if let Some(path) = &config.server.unix_socket {
+        let fault = |source| ServerError::UnixSocket { path: path.clone(), source };
+        // A socket that a process before us left behind.
+        if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path).map_err(fault)?;
+        }
+        server = server.bind_uds(path).map_err(fault)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(fault)?;
+    }
+    Ok((server.run(), address))
+}
+
+fn routes(config: &mut ServiceConfig) {
+    let mut post = |at: &str, route: actix_web::Route| {
+        config.service(web::resource(at).route(route).default_service(web::to(wrong_method)));
+    };
+    post(path::ENCRYPT, web::post().to(encrypt::encrypt));
+    post(path::DECRYPT, web::post().to(decrypt::decrypt));
+    post(path::SIGN, web::post().to(sign::sign));
+    post(path::VERIFY, web::post().to(verify::verify));
+    post(path::GENERATE_DATA_KEY, web::post().to(data_key::generate_data_key));
+    post(path::RANDOM, web::post().to(random::random));
+    post(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
+    post(path::STREAM_DECRYPT, web::post().to(stream::decrypt));
+    post(path::STATUS, web::get().to(status::status));
+    post("/v1/keys/{key}/public", web::get().to(public_key::by_id));
+    post("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
+    service::health::routes(config);
+    service::metrics::routes(config);
+}

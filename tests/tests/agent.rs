@@ -1,0 +1,382 @@
+//! An agent over real HTTP, with a real vault and journal, and statements that are really signed and accepted.
+
+use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};
+
+use data_plane_agent::{
+    app::{App, Running},
+    config::Config,
+    rest::tokens,
+};
+use futures::StreamExt;
+use reqwest::{Client, RequestBuilder, StatusCode};
+use schema::{
+    clock::{ManualClock, ManualIds, SystemIds, Timestamp},
+    encoding::{base64url, from_base64url},
+    id::{CallerId, KeyId, KeyVersion},
+    key::{Purpose, VersionState},
+};
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use trust::{
+    accept::{AcceptedSet, accept},
+    statement::{
+        policy::{CallerDefinition, CallerKind},
+        state::{KeyState, Revocation, Subject},
+    },
+    testing::{CALLER, KEY, PROJECT, SITE, START, World, definition},
+};
+
+const SIGNING_KEY: KeyId = KeyId::from_bits(60);
+const AUDITOR: CallerId = CallerId::from_bits(70);
+
+/// An agent with an encryption key `payments/card-data`, a signing key `payments/documents`, and two callers.
+struct Site {
+    world: World,
+    set: Option<AcceptedSet>,
+    clock: ManualClock,
+    agent: Option<Running>,
+    http: Client,
+    billing: String,
+    auditor: String,
+    _directory: tempfile::TempDir,
+}
+
+const POLICY: &str = "permit (principal == Caller::\"BILLING\", action, resource) unless { context.encryption.hasTag(\"forbidden\") };";
+const AUDIT: &str = "permit (principal == Caller::\"AUDITOR\", action == Action::\"verify\", resource);";
+
+fn settings(directory: &Path, more: &str) -> Config {
+    std::fs::write(directory.join("vault.key"), [7; 32]).unwrap();
+    std::fs::set_permissions(directory.join("vault.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let file = directory.join("agent.toml");
+    let text = format!(
+        "data_dir = \"{0}/data\"\n{more}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n",
+        directory.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    Config::load(Some(&file), [], &Default::default()).unwrap()
+}
+
+impl Site {
+    async fn start() -> Self {
+        Self::start_with("[server]\nlisten = \"127.0.0.1:0\"\nplain_http = true\nworkers = 2", START).await
+    }
+
+    async fn start_with(more: &str, now: Timestamp) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(now);
+        let config = settings(directory.path(), more);
+        let token = |caller: CallerId, seed| {
+            let path = config.callers_file();
+            service::files::create_private_directory(&config.data_dir).unwrap();
+            let reference = caller.to_string().parse().unwrap();
+            tokens::add(&path, reference, &clock, &ManualIds::seeded(seed)).unwrap().reveal().to_owned()
+        };
+        let (billing, auditor) = (token(CALLER, 1), token(AUDITOR, 2));
+        let agent = App::start(config, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
+        let mut world = World::new();
+        let policy = world.project_policy();
+        let auditor_definition = CallerDefinition {
+            name: "auditor".parse().unwrap(),
+            project: PROJECT,
+            kind: CallerKind::Token,
+            issuer: SITE.to_string(),
+            subject: "auditor".to_owned(),
+            labels: Default::default(),
+        };
+        policy.callers.insert(AUDITOR, auditor_definition);
+        policy.cedar = [
+            ("pol_test/0".to_owned(), POLICY.replace("BILLING", &CALLER.to_string())),
+            ("pol_test/1".to_owned(), AUDIT.replace("AUDITOR", &AUDITOR.to_string())),
+        ]
+        .into();
+        let mut signing = definition();
+        signing.name = "documents".parse().unwrap();
+        signing.algorithm = "ML-DSA-65".parse().unwrap();
+        signing.purpose = Purpose::Sign;
+        policy.keys.insert(SIGNING_KEY, signing);
+        let mut site = Self { world, set: None, clock, agent: Some(agent), http: Client::new(), billing, auditor, _directory: directory };
+        site.make(KEY, "A256KW+A256GCM").await;
+        site.make(SIGNING_KEY, "ML-DSA-65").await;
+        site
+    }
+
+    /// Makes version 1 of a key in the vault, and says so in state.
+    async fn make(&mut self, key: KeyId, algorithm: &str) {
+        let version = KeyVersion::new(key, 1);
+        let held = self.agent().vault().generate(version, algorithm.parse().unwrap()).await.unwrap();
+        let mut entry = self.world.version(1, VersionState::Active, START);
+        let mut record = self.world.record(1, held.fingerprint);
+        (record.version, record.algorithm) = (version, held.algorithm);
+        record.public_key = held.public_key.clone().map(Into::into);
+        let mut report = self.world.report(1, held.fingerprint);
+        report.version = version;
+        entry.record = Some(trust::dsse::sign_document(&record, &[&self.world.agent]).into());
+        entry.ready = [(trust::testing::AGENT, trust::dsse::sign_document(&report, &[&self.world.agent]).into())].into();
+        self.world.state.keys.insert(key, KeyState { primary: 1, versions: [(1, entry)].into() });
+    }
+
+    fn agent(&self) -> &Running {
+        self.agent.as_ref().unwrap()
+    }
+
+    /// Signs the statements as they stand, accepts them, and puts them in force.
+    fn publish(&mut self) {
+        let set = accept(self.set.as_ref(), &self.world.set(), &self.world.identity(), &Default::default(), self.world.now()).unwrap();
+        self.agent().put_in_force(&set).unwrap();
+        self.set = Some(set);
+    }
+
+    fn post(&self, path: &str, token: &str) -> RequestBuilder {
+        self.http.post(format!("http://{}{path}", self.agent().address)).bearer_auth(token)
+    }
+
+    async fn call(&self, path: &str, token: &str, body: Value) -> (StatusCode, Value) {
+        let answer = self.post(path, token).json(&body).send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    async fn encrypt(&self, token: &str) -> (StatusCode, Value) {
+        self.call("/v1/encrypt", token, json!({ "key": "payments/card-data", "plaintext": base64url(b"4111"), "context": { "a": "1" } })).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_allowed_before_a_set_is_accepted() {
+    let site = Site::start().await;
+    let (status, problem) = site.encrypt(&site.billing).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (503, Some("no_policy_yet")));
+    let ready = site.http.get(format!("http://{}/readyz", site.agent().address)).send().await.unwrap();
+    assert_eq!(ready.status().as_u16(), 503);
+    assert!(ready.text().await.unwrap().contains("no policy yet"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_do_what_policy_allows_and_are_told_why_not() {
+    let mut site = Site::start().await;
+    site.publish();
+
+    let (status, sealed) = site.encrypt(&site.billing).await;
+    assert_eq!(status, StatusCode::OK, "{sealed}");
+    assert_eq!(sealed["key_version"], format!("{KEY}/1"));
+    assert_eq!(sealed["policies"], json!(["pol_test/0"]));
+    let message = &sealed["message"];
+
+    let (status, opened) = site.call("/v1/decrypt", &site.billing, json!({ "message": message, "context": { "a": "1" } })).await;
+    assert_eq!(status, StatusCode::OK, "{opened}");
+    assert_eq!(from_base64url(opened["plaintext"].as_str().unwrap()).unwrap(), b"4111");
+
+    let (status, problem) = site.call("/v1/decrypt", &site.billing, json!({ "message": message, "context": { "a": "2" } })).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (400, Some("context_mismatch")));
+    assert!(problem["request_id"].as_str().unwrap().starts_with("req_"));
+
+    let body = json!({ "key": "payments/card-data", "plaintext": "", "context": { "forbidden": "x" } });
+    let (status, problem) = site.call("/v1/encrypt", &site.billing, body).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (403, Some("not_allowed_by_policy")));
+    assert_eq!(problem["facts"]["nearest"]["policy"], "pol_test/0");
+    assert!(problem["facts"]["nearest"]["condition"].as_str().unwrap().contains("hasTag"), "{problem}");
+
+    let (status, problem) = site.encrypt(&site.auditor).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (403, Some("not_allowed_by_policy")));
+    let (status, problem) = site.encrypt("fh_caller_nonsense").await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (401, Some("caller_not_proved")));
+    let (status, problem) = site.call("/v1/random", &site.billing, json!({ "bytes": 8 })).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (403, Some("not_allowed_by_policy")), "a project's policy does not reach the site");
+    let (status, problem) = site.call("/v1/encrypt", &site.billing, json!({ "key": "payments/card-data", "plaintext": "", "contxt": {} })).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (400, Some("invalid_body")));
+    let (status, problem) = site.call("/v1/encrypt", &site.billing, json!({ "key": "payments/none", "plaintext": "" })).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (404, Some("key_not_found")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_are_made_and_verified_and_data_keys_opened() {
+    let mut site = Site::start().await;
+    site.publish();
+    let payload = base64url(b"a contract");
+    let (status, signed) = site.call("/v1/sign", &site.billing, json!({ "key": "payments/documents", "payload": payload, "detached": true })).await;
+    assert_eq!(status, StatusCode::OK, "{signed}");
+    let verify = |payload: String| json!({ "signature": signed["signature"], "payload": payload, "key": "payments/documents" });
+    let (status, verified) = site.call("/v1/verify", &site.auditor, verify(payload)).await;
+    assert_eq!((status, &verified["valid"]), (StatusCode::OK, &json!(true)), "{verified}");
+    let (_, verified) = site.call("/v1/verify", &site.auditor, verify(base64url(b"another contract"))).await;
+    assert_eq!((&verified["valid"], &verified["reason"]), (&json!(false), &json!("not_genuine")));
+    let (status, _) = site.call("/v1/sign", &site.auditor, json!({ "key": "payments/documents", "payload": "" })).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+
+    let body = json!({ "key": "payments/card-data", "context": { "table": "t" } });
+    let (status, made) = site.call("/v1/generate-data-key", &site.billing, body).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let (_, opened) = site.call("/v1/decrypt", &site.billing, json!({ "message": made["message"], "context": { "table": "t" } })).await;
+    assert_eq!(opened["plaintext"], made["plaintext"]);
+
+    let public = |path: &str| site.http.get(format!("http://{}/v1/keys/{path}", site.agent().address)).bearer_auth(&site.billing).send();
+    let jwk: Value = public("payments/documents/public").await.unwrap().json().await.unwrap();
+    assert_eq!((jwk["kty"].as_str(), jwk["kid"].as_str().unwrap()), (Some("AKP"), format!("{SIGNING_KEY}/1").as_str()));
+    let pem = public(&format!("{SIGNING_KEY}/public?format=pem")).await.unwrap().text().await.unwrap();
+    assert!(pem.starts_with("-----BEGIN PUBLIC KEY-----"));
+    assert_eq!(public("payments/card-data/public").await.unwrap().status().as_u16(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_caller_is_refused_from_the_next_request() {
+    let mut site = Site::start().await;
+    site.publish();
+    assert_eq!(site.encrypt(&site.billing).await.0, StatusCode::OK);
+    let subject = Subject::Caller(CALLER);
+    let reason = schema::key::RevocationReason::KeyCompromise;
+    site.world.state.revocations.push(Revocation { subject, reason, at: START });
+    site.world.tick();
+    site.publish();
+    let (status, problem) = site.encrypt(&site.billing).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (403, Some("caller_suspended")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_set_warns_then_only_opens_then_does_nothing() {
+    let mut site = Site::start().await;
+    site.publish();
+    let (_, sealed) = site.encrypt(&site.billing).await;
+    let decrypt = json!({ "message": sealed["message"], "context": { "a": "1" } });
+    site.clock.advance(Duration::from_secs(700));
+    assert_eq!(site.encrypt(&site.billing).await.1["warnings"][0]["code"], "statements_stale");
+    site.clock.advance(Duration::from_secs(86_400));
+    assert_eq!(site.encrypt(&site.billing).await.1["code"], "not_allowed_offline");
+    assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt.clone()).await.0, StatusCode::OK);
+    site.clock.advance(Duration::from_secs(7 * 86_400));
+    assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt).await.1["code"], "statements_expired");
+}
+
+/// So many bytes that do not repeat, in pieces.
+fn bytes(total: NonZeroU64) -> impl futures::Stream<Item = Result<Vec<u8>, std::io::Error>> + Send {
+    let pieces = total.get().div_ceil(65_536);
+    futures::stream::iter((0..pieces).map(move |piece| {
+        let length = (total.get() - piece * 65_536).min(65_536) as usize;
+        let mut bytes = vec![0u8; length];
+        for (place, eight) in bytes.chunks_mut(8).enumerate() {
+            let word = (piece * 8192 + place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+            eight.copy_from_slice(&word[..eight.len()]);
+        }
+        Ok(bytes)
+    }))
+}
+
+fn context_header() -> String {
+    base64url(br#"{"purpose":"backup"}"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_any_size_go_through_in_bounded_memory() {
+    const SIZE: NonZeroU64 = NonZeroU64::new(64 * 1024 * 1024 + 12_345).unwrap();
+    let mut site = Site::start().await;
+    site.publish();
+    let before = service::metrics::Process::now().resident_bytes;
+    let sealing = site
+        .post("/v1/stream/encrypt?key=payments/card-data", &site.billing)
+        .header("freehold-context", context_header())
+        .body(reqwest::Body::wrap_stream(bytes(SIZE)))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(sealing.status(), StatusCode::OK);
+    assert_eq!(sealing.headers()["freehold-key-version"], format!("{KEY}/1"));
+    // What comes out of one end goes into the other: neither is ever whole in memory.
+    let opening = site
+        .post("/v1/stream/decrypt", &site.billing)
+        .header("freehold-context", context_header())
+        .body(reqwest::Body::wrap_stream(sealing.bytes_stream()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(opening.status(), StatusCode::OK);
+    let (mut hash, mut length, mut peak) = (sha2::Sha256::new(), 0u64, 0);
+    let mut opened = opening.bytes_stream();
+    while let Some(piece) = opened.next().await {
+        let piece = piece.unwrap();
+        hash.update(&piece);
+        length += piece.len() as u64;
+        peak = peak.max(service::metrics::Process::now().resident_bytes);
+    }
+    let mut expected = sha2::Sha256::new();
+    let mut source = std::pin::pin!(bytes(SIZE));
+    while let Some(piece) = source.next().await {
+        expected.update(piece.unwrap());
+    }
+    assert_eq!((length, hash.finalize()), (SIZE.get(), expected.finalize()));
+    let grown = peak.saturating_sub(before);
+    assert!(grown < 32 << 20, "memory grew by {} MiB", grown >> 20);
+}
+
+async fn sealed_file(site: &Site, size: NonZeroU64) -> Vec<u8> {
+    let request = site.post("/v1/stream/encrypt?key=payments/card-data", &site.billing).header("freehold-context", context_header());
+    request.body(reqwest::Body::wrap_stream(bytes(size))).send().await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_and_cut_off_files_never_end_cleanly() {
+    let mut site = Site::start().await;
+    site.publish();
+    let large = sealed_file(&site, NonZeroU64::new(4 << 20).unwrap()).await;
+    let open = |file: Vec<u8>| site.post("/v1/stream/decrypt", &site.billing).header("freehold-context", context_header()).body(file).send();
+    assert_eq!(open(large.clone()).await.unwrap().bytes().await.unwrap().len(), 4 << 20);
+
+    let mut flipped = large.clone();
+    flipped[3 << 20] ^= 1;
+    let cut_in_chunk = large[..(3 << 20) + 77].to_vec();
+    // On the border of two chunks, so that only the missing last chunk tells.
+    let whole_chunks = large.len() - (large.len() - header_bytes(&large) - 56) % 16_400;
+    let cut_at_chunk = large[..whole_chunks].to_vec();
+    for (what, file) in [("flipped", flipped), ("cut in a chunk", cut_in_chunk), ("cut between chunks", cut_at_chunk)] {
+        let answer = open(file).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{what}: it is found out later");
+        assert!(answer.bytes().await.is_err(), "{what}: the answer ended cleanly");
+    }
+
+    // What is found out before anything was sent is an ordinary problem.
+    let small = sealed_file(&site, NonZeroU64::new(1000).unwrap()).await;
+    let mut flipped = small.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (file, code) in [(flipped, "not_genuine"), (small[..small.len() - 5].to_vec(), "not_genuine"), (small[..40].to_vec(), "truncated")] {
+        let answer = open(file).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 400);
+        let problem: Value = answer.json().await.unwrap();
+        assert!([code, "malformed", "truncated"].contains(&problem["code"].as_str().unwrap()), "{problem}");
+    }
+    let other = site.post("/v1/stream/decrypt", &site.billing).header("freehold-context", base64url(br#"{"purpose":"other"}"#));
+    let answer = other.body(large).send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap()["code"], "context_mismatch");
+}
+
+fn header_bytes(file: &[u8]) -> usize {
+    8 + u32::from_be_bytes(file[4..8].try_into().unwrap()) as usize
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_journal_no_operation() {
+    let more = "[server]\nlisten = \"127.0.0.1:0\"\nplain_http = true\nworkers = 2\n[journal]\nsegment = \"128KiB\"\nlimit = \"384KiB\"";
+    let mut site = Site::start_with(more, START).await;
+    site.publish();
+    let (_, sealed) = site.encrypt(&site.billing).await;
+    for _ in 0..2000 {
+        let (status, answer) = site.encrypt(&site.billing).await;
+        if status == StatusCode::OK {
+            continue;
+        }
+        assert_eq!((status.as_u16(), answer["code"].as_str()), (503, Some("journal_full")));
+        let decrypt = json!({ "message": sealed["message"], "context": { "a": "1" } });
+        assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt).await.1["code"], "journal_full");
+        let ready = site.http.get(format!("http://{}/readyz", site.agent().address)).send().await.unwrap();
+        assert_eq!(ready.status().as_u16(), 503);
+        return;
+    }
+    panic!("the journal never filled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_on_the_same_data_is_told_so_and_a_stopped_one_starts_again() {
+    let mut site = Site::start().await;
+    let config = site.agent().config.clone();
+    let second = App::start(config.clone(), Arc::new(site.clock.clone()), Arc::new(SystemIds)).await;
+    let Err(error) = second else { panic!("two agents on one directory") };
+    assert!(error.to_string().contains("in use"), "{error}");
+    site.agent.take().unwrap().stop().await.unwrap();
+    App::start(config, Arc::new(site.clock.clone()), Arc::new(SystemIds)).await.unwrap().stop().await.unwrap();
+}
