@@ -1,12 +1,6 @@
 //! Puts the parts together; owns start and shutdown.
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use actix_web::web;
 use rustls_pki_types::CertificateDer;
@@ -244,8 +238,12 @@ fn readiness(stopping: CancellationToken, current: Arc<Current>, time: Arc<dyn C
         .check("statements", move || match (freshness(current.load().as_deref(), time.now()), current.rejection()) {
             (Freshness::Fresh | Freshness::Stale | Freshness::Grace, _) => Ok(()),
             (Freshness::Expired, _) => Err("the policy in force has expired: restore the connection to the control plane".to_owned()),
-            (Freshness::None, Some(rejected)) => Err(format!("no policy yet; the newest was not accepted ({}): {}", rejected.code, rejected.detail)),
-            (Freshness::None, None) => Err("no policy yet: enrol the agent (freehold-agent enrol), and see that it reaches the control plane".to_owned()),
+            (Freshness::None, Some(rejected)) => {
+                Err(format!("no policy yet; the newest was not accepted ({}): {}", rejected.code, rejected.detail))
+            }
+            (Freshness::None, None) => {
+                Err("no policy yet: enrol the agent (freehold-agent enrol), and see that it reaches the control plane".to_owned())
+            }
         })
         .check("journal", move || match journal.status().fault {
             None => Ok(()),

@@ -161,7 +161,10 @@ fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
                 tokens::remove(&file, &caller, Some(&short))?;
                 return Err(error.into());
             }
-            say(&format!("The token of {caller} is in {}; hand it to the application. This agent keeps its digest only.\n", token_file.display()))
+            say(&format!(
+                "The token of {caller} is in {}; hand it to the application. This agent keeps its digest only.\n",
+                token_file.display()
+            ))
         }
         CallerCommand::List => {
             let entries = tokens::list(&file)?;

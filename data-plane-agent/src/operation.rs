@@ -110,8 +110,8 @@ impl Pipeline {
     pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(UsePermit, Begun), Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let allowed =
-            decide(&self.grounds(in_force.as_deref()), &ask(request), reference).map_err(|refused| self.refuse(request, &in_force, refused))?;
+        let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
+            .map_err(|refused| self.refuse(request, &in_force, refused))?;
         let intent = Intent {
             key_version: Some(allowed.version),
             algorithm: Some(allowed.key.algorithm().name().to_owned()),
@@ -141,8 +141,8 @@ impl Pipeline {
     pub fn public_key(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(Arc<KeyInForce>, u32), Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let allowed =
-            decide(&self.grounds(in_force.as_deref()), &ask(request), reference).map_err(|refused| self.refuse(request, &in_force, refused))?;
+        let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
+            .map_err(|refused| self.refuse(request, &in_force, refused))?;
         Ok((allowed.key, allowed.version.number))
     }
 

@@ -48,10 +48,7 @@ fn settings(directory: &Path, more: &str) -> Config {
     std::fs::write(directory.join("vault.key"), [7; 32]).unwrap();
     std::fs::set_permissions(directory.join("vault.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let file = directory.join("agent.toml");
-    let text = format!(
-        "data_dir = \"{0}/data\"\n{more}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n",
-        directory.display()
-    );
+    let text = format!("data_dir = \"{0}/data\"\n{more}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n", directory.display());
     std::fs::write(&file, text).unwrap();
     Config::load(Some(&file), [], &Default::default()).unwrap()
 }
@@ -136,7 +133,8 @@ impl Site {
     }
 
     async fn encrypt(&self, token: &str) -> (StatusCode, Value) {
-        self.call("/v1/encrypt", token, json!({ "key": "payments/card-data", "plaintext": base64url(b"4111"), "context": { "a": "1" } })).await
+        self.call("/v1/encrypt", token, json!({ "key": "payments/card-data", "plaintext": base64url(b"4111"), "context": { "a": "1" } }))
+            .await
     }
 }
 
@@ -180,8 +178,13 @@ async fn callers_do_what_policy_allows_and_are_told_why_not() {
     let (status, problem) = site.encrypt("fh_caller_nonsense").await;
     assert_eq!((status.as_u16(), problem["code"].as_str()), (401, Some("caller_not_proved")));
     let (status, problem) = site.call("/v1/random", &site.billing, json!({ "bytes": 8 })).await;
-    assert_eq!((status.as_u16(), problem["code"].as_str()), (403, Some("not_allowed_by_policy")), "a project's policy does not reach the site");
-    let (status, problem) = site.call("/v1/encrypt", &site.billing, json!({ "key": "payments/card-data", "plaintext": "", "contxt": {} })).await;
+    assert_eq!(
+        (status.as_u16(), problem["code"].as_str()),
+        (403, Some("not_allowed_by_policy")),
+        "a project's policy does not reach the site"
+    );
+    let (status, problem) =
+        site.call("/v1/encrypt", &site.billing, json!({ "key": "payments/card-data", "plaintext": "", "contxt": {} })).await;
     assert_eq!((status.as_u16(), problem["code"].as_str()), (400, Some("invalid_body")));
     let (status, problem) = site.call("/v1/encrypt", &site.billing, json!({ "key": "payments/none", "plaintext": "" })).await;
     assert_eq!((status.as_u16(), problem["code"].as_str()), (404, Some("key_not_found")));
@@ -192,7 +195,8 @@ async fn signatures_are_made_and_verified_and_data_keys_opened() {
     let mut site = Site::start().await;
     site.publish();
     let payload = base64url(b"a contract");
-    let (status, signed) = site.call("/v1/sign", &site.billing, json!({ "key": "payments/documents", "payload": payload, "detached": true })).await;
+    let (status, signed) =
+        site.call("/v1/sign", &site.billing, json!({ "key": "payments/documents", "payload": payload, "detached": true })).await;
     assert_eq!(status, StatusCode::OK, "{signed}");
     let verify = |payload: String| json!({ "signature": signed["signature"], "payload": payload, "key": "payments/documents" });
     let (status, verified) = site.call("/v1/verify", &site.auditor, verify(payload)).await;
@@ -315,7 +319,8 @@ async fn changed_and_cut_off_files_never_end_cleanly() {
     let mut site = Site::start().await;
     site.publish();
     let large = sealed_file(&site, NonZeroU64::new(4 << 20).unwrap()).await;
-    let open = |file: Vec<u8>| site.post("/v1/stream/decrypt", &site.billing).header("freehold-context", context_header()).body(file).send();
+    let open =
+        |file: Vec<u8>| site.post("/v1/stream/decrypt", &site.billing).header("freehold-context", context_header()).body(file).send();
     assert_eq!(open(large.clone()).await.unwrap().bytes().await.unwrap().len(), 4 << 20);
 
     let mut flipped = large.clone();
@@ -334,7 +339,8 @@ async fn changed_and_cut_off_files_never_end_cleanly() {
     let small = sealed_file(&site, NonZeroU64::new(1000).unwrap()).await;
     let mut flipped = small.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    for (file, code) in [(flipped, "not_genuine"), (small[..small.len() - 5].to_vec(), "not_genuine"), (small[..40].to_vec(), "truncated")] {
+    for (file, code) in [(flipped, "not_genuine"), (small[..small.len() - 5].to_vec(), "not_genuine"), (small[..40].to_vec(), "truncated")]
+    {
         let answer = open(file).await.unwrap();
         assert_eq!(answer.status().as_u16(), 400);
         let problem: Value = answer.json().await.unwrap();

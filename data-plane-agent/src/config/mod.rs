@@ -144,11 +144,7 @@ pub struct ServerFlags {
 
 impl Config {
     /// Reads settings; flags win over environment, environment over file.
-    pub fn load(
-        file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
-        flags: &Flags,
-    ) -> Result<Self, ConfigError> {
+    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>, flags: &Flags) -> Result<Self, ConfigError> {
         let config: Self = service::config::load(file, environment, flags)?;
         config.check()?;
         Ok(config)

@@ -63,7 +63,8 @@ impl Callers {
         let text = std::str::from_utf8(header).ok().and_then(|text| text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("bearer ")));
         let token = text.ok_or_else(|| not_proved("the Authorization header must be: Bearer, and a caller token"))?;
         let token = Token::parse(TokenKind::Caller, token).map_err(|error| not_proved(&error.to_string()))?;
-        let reference = self.tokens.caller(&token.digest()).ok_or_else(|| not_proved("this agent does not know this token, or it was removed"))?;
+        let reference =
+            self.tokens.caller(&token.digest()).ok_or_else(|| not_proved("this agent does not know this token, or it was removed"))?;
         let in_force = self.in_force()?;
         let unknown = || Refusal::CallerUnknown { caller: reference.to_string() }.problem();
         let id = match &reference {

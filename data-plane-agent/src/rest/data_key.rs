@@ -21,7 +21,11 @@ use crate::{
     (status = 200, description = "The data key, in clear and sealed.", body = DataKeyAnswer),
     (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
 ))]
-pub async fn generate_data_key(by: Proven, shared: web::Data<Shared>, body: web::Json<DataKeyRequest>) -> Result<HttpResponse, HttpProblem> {
+pub async fn generate_data_key(
+    by: Proven,
+    shared: web::Data<Shared>,
+    body: web::Json<DataKeyRequest>,
+) -> Result<HttpResponse, HttpProblem> {
     let DataKeyRequest { key, context } = body.into_inner();
     let request = Request { by, operation: Operation::GenerateDataKey, context: &context, size: Some(32) };
     let (permit, begun) = shared.pipeline.begin(&request, &key_reference(&key)?).await?;

@@ -40,10 +40,5 @@ pub async fn decrypt(by: Proven, shared: web::Data<Shared>, body: web::Json<Decr
 pub(super) fn one_of_ours(shared: &Shared, versions: &[KeyVersion]) -> Result<KeyVersion, Problem> {
     let in_force = shared.pipeline.current.load();
     let known = |version: &&KeyVersion| in_force.as_ref().is_some_and(|set| set.key(&KeyReference::Version(**version)).is_some());
-    versions
-        .iter()
-        .find(known)
-        .or(versions.first())
-        .copied()
-        .ok_or_else(|| problem::of_message(&MessageError::NoKey))
+    versions.iter().find(known).or(versions.first()).copied().ok_or_else(|| problem::of_message(&MessageError::NoKey))
 }

@@ -28,7 +28,11 @@ use schema::{
 };
 use serde::Serialize;
 
-use crate::{message::MessageError, operation::{Begun, Pipeline}, vault::Vault};
+use crate::{
+    message::MessageError,
+    operation::{Begun, Pipeline},
+    vault::Vault,
+};
 
 /// What every handler shares.
 pub struct Shared {

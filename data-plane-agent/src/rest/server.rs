@@ -1,13 +1,6 @@
 //! The listeners: TLS 1.3 with optional client certificates, plain HTTP on loopback when asked for, a unix socket.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use actix_web::{
     App, HttpServer,

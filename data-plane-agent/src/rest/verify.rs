@@ -72,6 +72,8 @@ fn chosen(shared: &Shared, signed: &Jws, key: Option<&str>) -> Result<(usize, Ke
         (Some((index, version)), _) => Ok((index, KeyReference::Version(version))),
         // A signature without a key's name is verified with the one that was asked for.
         (None, [None]) => Ok((0, reference)),
-        (None, _) => Err(Problem::new(400, "other_key", "Signed by another key", format!("no signature here was made by {key}")).field("key")),
+        (None, _) => {
+            Err(Problem::new(400, "other_key", "Signed by another key", format!("no signature here was made by {key}")).field("key"))
+        }
     }
 }
