@@ -77,7 +77,7 @@ struct Inner {
     write: DatabaseConnection,
     read: DatabaseConnection,
     backend: DbBackend,
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl fmt::Debug for Database {
@@ -96,7 +96,7 @@ impl Database {
                     options.max_connections(16).min_connections(1);
                 })
                 .await?;
-                Inner { write: pool.clone(), read: pool, backend: DbBackend::Postgres, _lock: None }
+                Inner { write: pool.clone(), read: pool, backend: DbBackend::Postgres, lock: None }
             }
         };
         migrations::up(&opened.write).await.map_err(OpenError::Migration)?;
@@ -147,7 +147,7 @@ impl Database {
                 .map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&file).read_only(true).busy_timeout(Duration::from_secs(10)));
         })
         .await?;
-        Ok(Inner { write, read, backend: DbBackend::Sqlite, _lock: Some(lock) })
+        Ok(Inner { write, read, backend: DbBackend::Sqlite, lock: Some(lock) })
     }
 
     /// For changes, and for reads that must see the latest of them.
@@ -185,10 +185,15 @@ impl Database {
         }
     }
 
-    /// Closes every connection, after what is under way.
+    /// Closes every connection, after what is under way, and lets another process have the file.
     pub async fn close(&self) -> Result<(), DbErr> {
         self.0.read.close_by_ref().await?;
-        self.0.write.close_by_ref().await
+        self.0.write.close_by_ref().await?;
+        if let Some(lock) = &self.0.lock {
+            // The lock ends with the last clone in any case.
+            let _ = lock.unlock();
+        }
+        Ok(())
     }
 }
 

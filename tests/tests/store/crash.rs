@@ -1,0 +1,166 @@
+//! kill -9 in the middle of appends, and a commit whose answer never comes.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use control_plane::{
+    database::Location,
+    eventing::store::{AppendError, EventStore},
+};
+use freehold_tests::database::Engine;
+use sea_orm::ConnectionTrait;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
+};
+
+use super::{
+    log::{assert_dense, everything},
+    world::{TENANT, World, append, fresh_stream},
+};
+
+const CHILD: &str = "FREEHOLD_TEST_CRASHING_WRITER";
+const ROUNDS: usize = 3;
+
+pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
+    let (files, world) = World::new(engine).await;
+    world.close().await;
+    let location = match &files.location {
+        Location::Sqlite(path) => path.display().to_string(),
+        Location::Postgres(url) => url.clone(),
+    };
+    let mut acknowledged = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crashing_writer", "--nocapture"])
+            .env(CHILD, &location)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Once it is well under way, it dies without warning; what it had said until then must hold.
+        let mut said = 0;
+        while said < 200 {
+            let line = lines.next().expect("the writer ended by itself").unwrap();
+            said += usize::from(line.starts_with("kept "));
+            acknowledged.push(line);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged.extend(lines.map_while(Result::ok));
+    }
+    // The server may still be about to notice that its client is gone.
+    if engine == Engine::Postgres {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let world = World::open(&files).await;
+    let records = everything(&world).await;
+    assert_dense(&records, records.len());
+    let ids: std::collections::HashSet<_> = records.iter().map(|stored| stored.record.envelope().id.to_string()).collect();
+    let mut checked = 0;
+    for event in acknowledged.iter().filter_map(|line| line.strip_prefix("kept ")).filter(|event| event.len() == 30) {
+        assert!(ids.contains(event), "{event} was acknowledged and is gone");
+        checked += 1;
+    }
+    assert!(checked >= ROUNDS * 200);
+    if engine == Engine::Sqlite {
+        let row = world.database.read().query_one_raw(world.database.sql("PRAGMA integrity_check", vec![])).await.unwrap().unwrap();
+        assert_eq!(row.try_get_by_index::<String>(0).unwrap(), "ok");
+    }
+    // It goes on where it was.
+    world.store.append(append(TENANT, &fresh_stream(), 0, 2, "after")).await.unwrap();
+    assert_dense(&everything(&world).await, records.len() + 2);
+}
+
+/// What is killed: sixteen writers that say what was kept.
+pub(crate) async fn child() {
+    let Ok(location) = std::env::var(CHILD) else { return };
+    let location = if location.starts_with("postgres:") { Location::Postgres(location) } else { Location::Sqlite(location.into()) };
+    let world = Arc::new(World::at(&location).await);
+    let writers = (0..16).map(|n| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            let (stream, mut revision) = (fresh_stream(), 0);
+            loop {
+                let write = append(TENANT, &stream, revision, 1 + n % 3, &"x".repeat(200 * n));
+                let events: Vec<_> = write.records.iter().map(|record| record.envelope().id).collect();
+                revision = world.store.append(write).await.unwrap().revision;
+                let mut out = std::io::stdout().lock();
+                for event in events {
+                    writeln!(out, "kept {event}").unwrap();
+                }
+                out.flush().unwrap();
+            }
+        })
+    });
+    futures::future::join_all(writers).await;
+}
+
+/// Between us and PostgreSQL stands somebody who passes the commit on and keeps the answer to himself.
+pub(crate) async fn a_commit_without_an_answer_is_read_back() {
+    let (files, direct) = World::new(Engine::Postgres).await;
+    direct.store.append(append(TENANT, &fresh_stream(), 0, 1, "before")).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let armed = Arc::new(AtomicBool::new(false));
+    let cut = Arc::new(AtomicBool::new(false));
+    tokio::spawn(proxy(listener, files.server().unwrap().socket(), Arc::clone(&armed), Arc::clone(&cut)));
+    let Location::Postgres(url) = &files.location else { unreachable!() };
+    let database = url.split('/').nth(3).and_then(|rest| rest.split('?').next()).unwrap();
+    let world = World::at(&Location::Postgres(format!("postgres://freehold@127.0.0.1:{port}/{database}?sslmode=disable"))).await;
+    let streams: Vec<_> = (0..8).map(|_| fresh_stream()).collect();
+    world.store.append(append(TENANT, &streams[0], 0, 1, "through the proxy")).await.unwrap();
+
+    armed.store(true, Ordering::SeqCst);
+    let outcomes =
+        futures::future::join_all(streams[1..].iter().map(|stream| world.store.append(append(TENANT, stream, 0, 2, "cut")))).await;
+    assert!(cut.load(Ordering::SeqCst), "no commit was cut off");
+    let kept = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    for outcome in &outcomes {
+        assert!(matches!(outcome, Ok(_) | Err(AppendError::Unavailable { unknown: false, .. })), "{outcome:?}");
+    }
+    assert!(outcomes[0].is_ok(), "the commit that was cut off had been made: {outcomes:?}");
+    // Whoever was told no, was told the truth, too.
+    assert_dense(&everything(&direct).await, 2 + 2 * kept);
+    world.store.append(append(TENANT, &fresh_stream(), 0, 1, "after")).await.unwrap();
+}
+
+async fn proxy(listener: TcpListener, socket: std::path::PathBuf, armed: Arc<AtomicBool>, cut: Arc<AtomicBool>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let server = UnixStream::connect(&socket).await.unwrap();
+        tokio::spawn(pass(client, server, Arc::clone(&armed), Arc::clone(&cut)));
+    }
+}
+
+async fn pass(mut client: TcpStream, mut server: UnixStream, armed: Arc<AtomicBool>, cut: Arc<AtomicBool>) {
+    let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let Ok(n @ 1..) = read else { return };
+                let commit = up[..n].windows(6).any(|window| window == b"COMMIT");
+                server.write_all(&up[..n]).await.unwrap();
+                if commit && armed.swap(false, Ordering::SeqCst) {
+                    let answer = server.read(&mut down).await.unwrap();
+                    assert!(answer > 0);
+                    cut.store(true, Ordering::SeqCst);
+                    return;
+                }
+            }
+            read = server.read(&mut down) => {
+                let Ok(n @ 1..) = read else { return };
+                if client.write_all(&down[..n]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Reactors: in order, at least once, one at a time.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use control_plane::eventing::{
+    leadership::{LEASE, Leadership},
+    reactor::{Fault, Reactor, Reactors},
+    store::{Cursor, EventStore, Stored},
+};
+use freehold_tests::database::Engine;
+use schema::clock::SystemIds;
+use sea_orm::ConnectionTrait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{TENANT, World, append, fresh_stream};
+
+/// Remembers what it was given, and fails where it is told to.
+struct Recorder {
+    seen: watch::Sender<Vec<Cursor>>,
+    fail_at: Mutex<Option<Cursor>>,
+    ticks: watch::Sender<u32>,
+}
+
+impl Recorder {
+    fn new(fail_at: Option<Cursor>) -> Arc<Self> {
+        Arc::new(Self { seen: watch::Sender::new(Vec::new()), fail_at: Mutex::new(fail_at), ticks: watch::Sender::new(0) })
+    }
+
+    async fn has_seen(&self, count: usize) -> Vec<Cursor> {
+        let mut seen = self.seen.subscribe();
+        let seen = tokio::time::timeout(Duration::from_secs(30), seen.wait_for(|seen| seen.len() >= count)).await;
+        seen.expect("the reactor got too little").unwrap().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Reactor for Recorder {
+    fn name(&self) -> &'static str {
+        "recorder"
+    }
+
+    async fn react(&self, records: &[Stored]) -> Result<(), Fault> {
+        let failing = self.fail_at.lock().unwrap().take_if(|at| records.iter().any(|stored| stored.cursor == *at)).is_some();
+        self.seen.send_modify(|seen| seen.extend(records.iter().map(|stored| stored.cursor)));
+        if failing { Err("told to fail".into()) } else { Ok(()) }
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        Some(Duration::from_millis(20))
+    }
+
+    async fn tick(&self) -> Result<(), Fault> {
+        self.ticks.send_modify(|ticks| *ticks += 1);
+        Ok(())
+    }
+}
+
+fn reactors(world: &World) -> Reactors {
+    Reactors::new(world.database.clone(), Arc::clone(&world.store) as Arc<dyn EventStore>, Arc::new(world.clock.clone()), &SystemIds)
+}
+
+fn cursors(from: u64, to: u64) -> Vec<Cursor> {
+    (from..=to).map(Cursor::at).collect()
+}
+
+pub(crate) async fn a_reactor_gets_everything_in_order_and_goes_on_where_it_was(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    let stream = fresh_stream();
+    world.store.append(append(TENANT, &stream, 0, 5, "x")).await.unwrap();
+    let (first, stop) = (Recorder::new(None), CancellationToken::new());
+    let running = tokio::spawn(reactors(&world).run(Arc::clone(&first) as Arc<dyn Reactor>, stop.clone()));
+    first.has_seen(5).await;
+    world.store.append(append(TENANT, &stream, 5, 3, "x")).await.unwrap();
+    assert_eq!(first.has_seen(8).await, cursors(1, 8));
+    let mut ticks = first.ticks.subscribe();
+    tokio::time::timeout(Duration::from_secs(20), ticks.wait_for(|ticks| *ticks >= 3)).await.expect("no ticks").unwrap();
+    stop.cancel();
+    running.await.unwrap();
+
+    world.store.append(append(TENANT, &stream, 8, 2, "x")).await.unwrap();
+    let (second, stop) = (Recorder::new(None), CancellationToken::new());
+    let running = tokio::spawn(reactors(&world).run(Arc::clone(&second) as Arc<dyn Reactor>, stop.clone()));
+    assert_eq!(second.has_seen(2).await, cursors(9, 10));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+pub(crate) async fn a_failing_reactor_gets_the_same_again(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    world.store.append(append(TENANT, &fresh_stream(), 0, 4, "x")).await.unwrap();
+    let (recorder, stop) = (Recorder::new(Some(Cursor::at(3))), CancellationToken::new());
+    let running = tokio::spawn(reactors(&world).run(Arc::clone(&recorder) as Arc<dyn Reactor>, stop.clone()));
+    assert_eq!(recorder.has_seen(8).await, [cursors(1, 4), cursors(1, 4)].concat());
+    stop.cancel();
+    running.await.unwrap();
+}
+
+pub(crate) async fn an_overtaken_leader_cannot_move_the_cursor(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    let leadership = || Leadership::new(world.database.clone(), Arc::new(world.clock.clone()), &SystemIds);
+    let (old, new) = (leadership(), leadership());
+    let first = old.acquire("recorder").await.unwrap().unwrap();
+    if engine == Engine::Postgres {
+        assert_eq!(new.acquire("recorder").await.unwrap(), None);
+        assert!(old.renew(&first).await.unwrap());
+        world.clock.advance(LEASE + Duration::from_secs(1));
+    }
+    let second = new.acquire("recorder").await.unwrap().unwrap();
+    assert!(second.token() > first.token());
+    assert!(!old.renew(&first).await.unwrap());
+    old.release(first).await.unwrap();
+    assert!(new.renew(&second).await.unwrap(), "an old leader gave up what was not its own");
+    new.release(second).await.unwrap();
+
+    // A reactor that leads is overtaken while it works: its cursor stays where the new leader put it.
+    world.store.append(append(TENANT, &fresh_stream(), 0, 2, "x")).await.unwrap();
+    let (recorder, stop) = (Recorder::new(None), CancellationToken::new());
+    let running = tokio::spawn(reactors(&world).run(Arc::clone(&recorder) as Arc<dyn Reactor>, stop.clone()));
+    recorder.has_seen(2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let overtake = "UPDATE reactors SET token = token + 100, position = 0 WHERE name = 'recorder'";
+    world.database.write().execute_raw(world.database.sql(overtake, vec![])).await.unwrap();
+    world.store.append(append(TENANT, &fresh_stream(), 0, 1, "x")).await.unwrap();
+    recorder.has_seen(3).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let row =
+        world.database.read().query_one_raw(world.database.sql("SELECT position FROM reactors WHERE name = 'recorder'", vec![])).await;
+    assert_eq!(row.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap(), 0);
+    stop.cancel();
+    running.await.unwrap();
+}
