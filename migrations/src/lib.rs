@@ -38,7 +38,9 @@ pub(crate) async fn run(manager: &SchemaManager<'_>, statements: &str) -> Result
         DbBackend::Postgres => ("BYTEA", "BIGINT"),
         _ => ("BLOB", "INTEGER"),
     };
-    let statements = statements.replace("{bytes}", bytes).replace("{bigint}", bigint);
+    // Comments go first: a `;` in one separates nothing.
+    let statements: Vec<_> = statements.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
+    let statements = statements.join("\n").replace("{bytes}", bytes).replace("{bigint}", bigint);
     for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
         manager.get_connection().execute_unprepared(statement).await?;
     }
