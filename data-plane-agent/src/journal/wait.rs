@@ -9,10 +9,14 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Waker,
+    time::{Duration, Instant},
 };
 
 /// More worker threads than this share gates.
 const GATES: usize = 16;
+
+/// How long one that was woken may take to wake its neighbours.
+pub(super) const PATIENCE: Duration = Duration::from_millis(2);
 
 static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
 
@@ -26,8 +30,8 @@ pub(super) struct Gates([Mutex<Vec<Waiting>>; GATES]);
 struct Waiting {
     seq: u64,
     waker: Waker,
-    /// Was chosen to wake its neighbours, and has not done so yet.
-    chosen: bool,
+    /// When it was chosen to wake its neighbours, which it has not done yet.
+    chosen: Option<Instant>,
 }
 
 /// The gate of a thread.
@@ -51,7 +55,7 @@ impl Gates {
         let mut waiting = self.lock(gate.0);
         match waiting.iter_mut().find(|one| one.seq == seq) {
             Some(one) => one.waker.clone_from(waker),
-            None => waiting.push(Waiting { seq, waker: waker.clone(), chosen: false }),
+            None => waiting.push(Waiting { seq, waker: waker.clone(), chosen: None }),
         }
     }
 
@@ -67,8 +71,9 @@ impl Gates {
         ready.into_iter().for_each(Waker::wake);
     }
 
-    /// Wakes one of each gate whose number is not higher than `through`. Where the one chosen before has not come yet, all
-    /// are woken: it may be a future that nobody polls. Whether any were there.
+    /// Wakes one of each gate whose number is not higher than `through`. Where the one chosen before has not come yet, its
+    /// thread is busy and will see to the others; if that lasts too long, all are woken: it may be a future that nobody
+    /// polls. Whether any were there.
     pub(super) fn release(&self, through: u64) -> bool {
         let mut any = false;
         for gate in 0..GATES {
@@ -76,12 +81,14 @@ impl Gates {
                 let mut waiting = self.lock(gate);
                 let Some(first) = waiting.iter_mut().find(|one| one.seq <= through) else { continue };
                 any = true;
-                if first.chosen {
-                    drop(waiting);
-                    self.release_gate(gate, through);
+                if let Some(since) = first.chosen {
+                    if since.elapsed() >= PATIENCE {
+                        drop(waiting);
+                        self.release_gate(gate, through);
+                    }
                     continue;
                 }
-                first.chosen = true;
+                first.chosen = Some(Instant::now());
                 first.waker.clone()
             };
             chosen.wake();
@@ -148,6 +155,9 @@ mod tests {
             gates.enter(Gate(0), seq, &Waker::from(count.clone()));
         }
         gates.release(2);
+        gates.release(2);
+        assert_eq!(counts[1].0.load(Ordering::SeqCst), 0);
+        std::thread::sleep(PATIENCE);
         gates.release(2);
         assert_eq!(counts[1].0.load(Ordering::SeqCst), 1);
     }

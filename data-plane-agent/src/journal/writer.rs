@@ -12,14 +12,13 @@ use super::{
     durable::{Shared, fault},
     recover::Filled,
     segment::{FRAME_BYTES, GROUP_HEADER_BYTES, Group, Link, SEGMENT_HEADER_BYTES, Segment},
+    wait::PATIENCE,
 };
 
 /// The longest that entries wait which nobody waits for: outcomes and refusals.
 const LAZY: Duration = Duration::from_millis(50);
 /// The most bytes of frames in a group, so that readers need not hold much at once.
 pub(super) const MAX_GROUP_BYTES: usize = 256 * 1024;
-/// How long after a group those are woken whom their neighbour did not wake.
-const STRAGGLERS: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -72,7 +71,7 @@ impl Writer {
             if inner.closing || inner.failed.is_some() {
                 return false;
             }
-            let timeout = if self.woken { Some(STRAGGLERS) } else { waits };
+            let timeout = if self.woken { Some(PATIENCE) } else { waits };
             inner = match timeout {
                 Some(timeout) => shared.work.wait_timeout(inner, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0,
                 None => shared.work.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner()),
