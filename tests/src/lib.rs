@@ -1,4 +1,3 @@
 //! Whole-system journeys, attacks and benchmarks of Freehold.
 
 pub mod database;
-pub mod load;

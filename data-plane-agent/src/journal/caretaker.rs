@@ -11,6 +11,7 @@ use schema::clock::Timestamp;
 
 use super::{
     durable::{Inner, Shared, fault, millis},
+    record::MAX_ENTRY_BYTES,
     recover::Filled,
     segment::prepare,
 };
@@ -94,9 +95,9 @@ fn remove(path: PathBuf) {
 
 fn look(shared: &Shared, inner: &mut Inner) {
     let now = (Instant::now(), shared.clock.now());
-    let room = shared.segment_bytes / 4;
-    if inner.prepare_fault.is_none() && inner.total_segments() < shared.max_segments {
-        inner.write_due_refusals(now, false, room);
+    // Without room they stay counted.
+    if inner.admit(shared, MAX_ENTRY_BYTES as u64).is_ok() {
+        inner.write_due_refusals(now, false);
         if inner.count > 0 {
             shared.work.notify_one();
         }
@@ -111,20 +112,14 @@ fn look(shared: &Shared, inner: &mut Inner) {
     let (used, durable) = (inner.used_bytes(shared), shared.durable.load(Ordering::Acquire));
     let acknowledged = inner.acknowledged.seq;
     inner.growth.sample(now, used, durable, acknowledged);
-    let limit = shared.max_segments as u64 * shared.segment_bytes;
-    metrics::gauge!("journal_used_bytes").set(used as f64);
-    metrics::gauge!("journal_limit_bytes").set(limit as f64);
-    metrics::gauge!("journal_unacknowledged_entries").set(durable.saturating_sub(acknowledged) as f64);
-    metrics::gauge!("journal_seconds_to_full").set(inner.growth.seconds_to(limit.saturating_sub(used)).unwrap_or(f64::INFINITY));
-    metrics::counter!("journal_entries_total").absolute(durable);
-    metrics::counter!("journal_groups_total").absolute(inner.growth.groups);
-    metrics::gauge!("journal_group_seconds_max").set(inner.growth.take_longest().as_secs_f64());
+    metrics::gauge!("freehold_journal_unacknowledged_entries").set(durable.saturating_sub(acknowledged) as f64);
+    metrics::counter!("freehold_journal_entries_total").absolute(durable);
+    metrics::counter!("freehold_journal_groups_total").absolute(inner.growth.groups);
+    metrics::gauge!("freehold_journal_group_seconds_max").set(inner.growth.take_longest().as_secs_f64());
 }
 
 /// How fast the journal grows, and since when entries wait.
 pub(super) struct Growth {
-    /// Bytes of entries since the start.
-    pub(super) appended: u64,
     /// Groups written since the start.
     pub(super) groups: u64,
     longest: Duration,
@@ -142,7 +137,7 @@ const MOMENTS: usize = 1024;
 impl From<Option<Timestamp>> for Growth {
     fn from(oldest: Option<Timestamp>) -> Self {
         let waiting = oldest.map(|time| (u64::MAX, time)).into_iter().collect();
-        Self { appended: 0, groups: 0, longest: Duration::ZERO, sampled: None, bytes_per_second: 0.0, waiting }
+        Self { groups: 0, longest: Duration::ZERO, sampled: None, bytes_per_second: 0.0, waiting }
     }
 }
 

@@ -261,7 +261,7 @@ impl DurableJournal {
         {
             let mut inner = self.shared.lock();
             let now = (Instant::now(), self.shared.clock.now());
-            inner.write_due_refusals(now, true, u64::MAX);
+            inner.write_due_refusals(now, true);
             inner.closing = true;
         }
         self.shared.work.notify_all();
@@ -399,7 +399,6 @@ impl Inner {
         self.buffer.extend_from_slice(tail);
         let length = self.buffer.len() - at - FRAME_BYTES;
         self.buffer[at..at + FRAME_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
-        self.growth.appended += length as u64;
         seq
     }
 
@@ -429,7 +428,7 @@ impl Inner {
     }
 
     /// Whether an intent may be written.
-    fn admit(&self, shared: &Shared, bytes: u64) -> Result<(), JournalError> {
+    pub(super) fn admit(&self, shared: &Shared, bytes: u64) -> Result<(), JournalError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -453,13 +452,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the counted refusals of intervals that ended, while there is room.
-    pub(super) fn write_due_refusals(&mut self, (instant, time): (Instant, Timestamp), all: bool, room: u64) {
+    /// Writes the counted refusals of intervals that ended.
+    pub(super) fn write_due_refusals(&mut self, (instant, time): (Instant, Timestamp), all: bool) {
         let mut tail = Vec::new();
         for (intent, code, count) in self.refusals.due(instant, all) {
             tail.clear();
             record::refusal(&mut tail, time, &intent, &code, count);
-            if tail.len() + 64 <= MAX_ENTRY_BYTES && tail.len() as u64 <= room {
+            if tail.len() + 64 <= MAX_ENTRY_BYTES {
                 self.push_lazily(&tail);
             }
         }

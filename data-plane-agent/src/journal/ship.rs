@@ -122,7 +122,7 @@ impl Shipper {
                     LOOK_EVERY
                 }
                 Err(error) => {
-                    metrics::counter!("journal_ship_failures_total").increment(1);
+                    metrics::counter!("freehold_journal_ship_failures_total").increment(1);
                     tracing::warn!(error = &error as &dyn std::error::Error, pause_seconds = pause.as_secs(), "receipts wait");
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
