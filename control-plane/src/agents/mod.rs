@@ -11,6 +11,8 @@ pub mod enrolment;
 pub mod parts;
 mod refusal;
 pub mod report;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Agent, AgentState, Certificate, Enrolment, Fixed, Invitation, MAX_INVITATION, MIN_INVITATION, Revoked};
 pub use command::{AgentCommand, Enrol};

@@ -6,6 +6,8 @@
 mod aggregate;
 mod command;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Alias, Fixed};
 pub use command::AliasCommand;

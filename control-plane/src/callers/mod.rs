@@ -6,6 +6,8 @@
 mod aggregate;
 mod command;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Caller, CallerState, Fixed, Revoked};
 pub use command::CallerCommand;

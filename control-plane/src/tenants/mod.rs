@@ -5,6 +5,8 @@
 mod aggregate;
 mod command;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Fixed, Tenant};
 pub use command::TenantCommand;

@@ -5,6 +5,8 @@
 mod aggregate;
 mod command;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{ApiToken, Fixed, MAX_LIFETIME, MIN_LIFETIME, TokenState};
 pub use command::ApiTokenCommand;

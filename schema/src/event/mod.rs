@@ -4,6 +4,8 @@
 pub mod agent;
 pub mod alias;
 pub mod caller;
+#[cfg(test)]
+mod golden;
 pub mod key;
 pub mod policy;
 pub mod project;
