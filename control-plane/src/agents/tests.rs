@@ -109,7 +109,8 @@ fn an_invitation_has_a_bounded_life() {
 fn the_first_agent_of_a_site_vouches_by_its_enrolment() {
     let first = agent().given([invited(None)]).when(&join(|_| ())).then([enrolled(), AgentVouched { vouch: Vouch::Enrolment }.into()]);
     assert_eq!(first.state().state(), Some(AgentState::Rostered));
-    let second = agent().given([invited(Some(Digest::of(b"founder")))]).when(&join(|enrol| enrol.site_is_founded = true)).then([enrolled()]);
+    let second =
+        agent().given([invited(Some(Digest::of(b"founder")))]).when(&join(|enrol| enrol.site_is_founded = true)).then([enrolled()]);
     assert_eq!(second.state().state(), Some(AgentState::Enrolled), "a later one waits for a vouch");
 }
 
@@ -174,8 +175,11 @@ fn a_certificate_is_renewed_for_its_own_key() {
         certificate_serial: "0b".to_owned(),
         certificate_expires: start().plus(Duration::from_secs(172_800)),
     };
-    let present =
-        present.when(&renew(Digest::of(b"other"))).then_refused("certificate_key_changed").when(&renew(Digest::of(b"spki"))).then([renewed.into()]);
+    let present = present
+        .when(&renew(Digest::of(b"other")))
+        .then_refused("certificate_key_changed")
+        .when(&renew(Digest::of(b"spki")))
+        .then([renewed.into()]);
     assert!(present.state().index().terms.contains(&("certificate".to_owned(), "0b".to_owned())));
     let (suspended, _) = present.when(&AgentCommand::Suspend { reason: None }).then_accepted();
     suspended.when(&renew(Digest::of(b"spki"))).then_refused("agent_suspended");
@@ -198,10 +202,12 @@ fn any_command() -> impl Strategy<Value = AgentCommand> {
     prop_oneof![
         Just(invite(Duration::from_secs(3600))),
         Just(AgentCommand::CancelInvitation),
-        (prop_oneof![4 => Just(Digest::of(b"token")), 1 => Just(Digest::of(b"no"))], any::<bool>()).prop_map(|(token, founded)| join(|enrol| {
-            enrol.token = token;
-            enrol.site_is_founded = founded;
-        })),
+        (prop_oneof![4 => Just(Digest::of(b"token")), 1 => Just(Digest::of(b"no"))], any::<bool>()).prop_map(|(token, founded)| join(
+            |enrol| {
+                enrol.token = token;
+                enrol.site_is_founded = founded;
+            }
+        )),
         (digest.clone(), 1u128..4).prop_map(|(keyid, by)| AgentCommand::Vouch { keyid, vouch: vouch_by(by) }),
         digest.prop_map(|certificate_key| AgentCommand::RenewCertificate {
             csr: Digest::of(b"csr"),

@@ -14,6 +14,8 @@ mod destruction;
 pub mod placement;
 mod refusal;
 pub mod upkeep;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};

@@ -10,6 +10,8 @@ pub mod cedar;
 mod command;
 pub mod diff;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Draft, Fixed, Policy, Version};
 pub use command::{Checked, PolicyCommand};

@@ -1,0 +1,111 @@
+//! Whatever is asked in whatever order, a key keeps its promises.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use schema::{
+    encoding::Digest,
+    key::{MinimumVersions, RevocationReason, RotationRule, VersionState},
+};
+
+use super::{super::*, *};
+
+fn agent() -> impl Strategy<Value = AgentId> {
+    prop_oneof![4 => Just(ALICE), 2 => Just(BOB), 1 => Just(AgentId::from_bits(3))]
+}
+
+fn any_command() -> impl Strategy<Value = KeyCommand> {
+    let number = prop_oneof![3 => Just(1u32), 3 => Just(2), 2 => Just(3), 1 => Just(4)];
+    let site = prop_oneof![5 => Just(SITE), 1 => Just(SiteId::from_bits(2))];
+    let print = prop_oneof![6 => Just(None), 1 => Just(Some(Digest::of(b"other")))];
+    let reason = proptest::sample::select(RevocationReason::ALL);
+    prop_oneof![
+        2 => any::<bool>().prop_map(|two| create(|key| if two { key.durability = schema::key::Durability::TwoHolders })),
+        4 => (proptest::option::of(agent()), site.clone()).prop_map(|(agent, site)| KeyCommand::Rotate { generator: agent.map(|agent| (agent, site)) }),
+        3 => (number.clone(), agent(), site.clone()).prop_map(|(number, generator, site)| KeyCommand::AssignGenerator { number, generator, site }),
+        6 => (number.clone(), agent(), print).prop_map(|(number, generator, print)| made(number, |record| {
+            record.generator = generator;
+            record.fingerprint = print.unwrap_or(record.fingerprint);
+        })),
+        8 => (number.clone(), agent()).prop_map(|(number, holder)| ready(number, holder)),
+        2 => number.clone().prop_map(|number| KeyCommand::SuspendVersion { number, reason: None }),
+        2 => number.clone().prop_map(|number| KeyCommand::ResumeVersion { number, reason: None }),
+        1 => number.clone().prop_map(|number| KeyCommand::DeactivateVersion { number, reason: None }),
+        1 => number.clone().prop_map(|number| KeyCommand::CompromiseVersion { number, reason: None }),
+        1 => (number.clone(), reason).prop_map(|(number, reason)| KeyCommand::RevokeVersion { number, reason, comment: None }),
+        2 => (number.clone(), 0u64..8000).prop_map(|(number, wait)| KeyCommand::ScheduleDestruction { number, wait_seconds: Some(wait), reason: None }),
+        1 => number.clone().prop_map(|number| KeyCommand::CancelDestruction { number }),
+        2 => number.clone().prop_map(|number| KeyCommand::BeginDestruction { number }),
+        2 => (number.clone(), agent()).prop_map(|(number, holder)| destroyed(number, holder)),
+        1 => (number.clone(), agent()).prop_map(|(number, holder)| KeyCommand::AttestLost { number, holder, attestation: "Lost.".parse().unwrap() }),
+        1 => Just(KeyCommand::Suspend { reason: None }),
+        1 => Just(KeyCommand::Resume { reason: None }),
+        1 => (0u32..5, 0u32..5).prop_map(|(process, protect)| KeyCommand::SetMinimumVersions { minimum_versions: MinimumVersions { process, protect } }),
+        1 => (0u64..5000).prop_map(|seconds| KeyCommand::SetRotationRule { rotation: RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) } }),
+        1 => any::<bool>().prop_map(|protected| KeyCommand::SetDeletionProtection { protected }),
+    ]
+}
+
+/// What must be true of a key after each command, given what was true before.
+fn check(before: &Key, after: &Key, fingerprints: &mut BTreeMap<u32, Digest>) -> Result<(), TestCaseError> {
+    prop_assert!(after.primary >= before.primary, "the primary moved back");
+    prop_assert!(after.primary == before.primary || after.versions[&after.primary].activated.is_some());
+    prop_assert!(after.versions.keys().copied().eq(1..=after.highest()), "a gap between versions");
+    prop_assert!(after.versions.values().filter(|version| version.is_pending()).count() <= 1, "two versions in the making");
+    prop_assert!(after.minimum_versions.process <= after.primary && after.minimum_versions.protect <= after.primary);
+    for (number, version) in &after.versions {
+        if let Some(made) = &version.made {
+            prop_assert_eq!(*fingerprints.entry(*number).or_insert(made.fingerprint), made.fingerprint, "another fingerprint");
+            prop_assert!(version.generator.is_some_and(|generator| version.holders.contains_key(&generator)));
+        } else {
+            prop_assert!(version.holders.is_empty());
+        }
+        prop_assert_eq!(version.suspended_in.is_some(), version.state == VersionState::Suspended);
+        let begun = version.destruction.as_ref().is_some_and(|destruction| destruction.begun.is_some());
+        prop_assert_eq!(begun, version.state == VersionState::Destroyed);
+        let completed = version.destruction.as_ref().is_some_and(|destruction| destruction.completed.is_some());
+        prop_assert_eq!(completed, begun && version.holders_left().next().is_none());
+        let old = before.versions.get(number);
+        let Some(old) = old else {
+            prop_assert_eq!(version.state, VersionState::PreActivation);
+            continue;
+        };
+        let legal = version.state == old.state
+            || old.state.successors().contains(&version.state)
+            || old.state == VersionState::Suspended && old.suspended_in.is_some_and(|state| state == version.state);
+        // A version that was resumed and activated in one breath went through pre-activation.
+        let activated = old.suspended_in == Some(VersionState::PreActivation) && version.state == VersionState::Active;
+        prop_assert!(legal || activated, "{} became {}", old.state, version.state);
+        prop_assert!(old.made.is_none() || old.made == version.made, "what was made changed");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_order_of_commands_breaks_a_key(commands in proptest::collection::vec((any_command(), 0u64..3000), 1..80)) {
+        let mut present = key();
+        let mut fingerprints = BTreeMap::new();
+        for (command, seconds) in commands {
+            present = present.later(Duration::from_secs(seconds));
+            let before = present.state().clone();
+            let Ok(events) = present.clone().when(&command).outcome() else { continue };
+            present = present.given(events);
+            check(&before, present.state(), &mut fingerprints)?;
+        }
+        let state = present.state();
+        prop_assert_eq!(&serde_json::from_str::<Key>(&serde_json::to_string(state).unwrap()).unwrap(), state);
+    }
+
+    /// The commands above do reach the far ends of a key's life, so the property says something.
+    #[test]
+    fn a_long_life_is_possible(rotations in 1u32..5) {
+        let mut present = active();
+        for number in 2..=rotations + 1 {
+            present = after(present, [rotate(), made(number, |_| ()), ready(number, ALICE)]);
+        }
+        prop_assert_eq!(present.state().primary, rotations + 1);
+    }
+}

@@ -1,0 +1,107 @@
+//! What the tests of keys share: a key with the usual settings, and short ways to write commands.
+
+mod creating;
+mod destroying;
+mod machine;
+mod versions;
+
+use std::time::Duration;
+
+use schema::{
+    encoding::{Base64, Digest},
+    event::key::KeyEvent,
+    id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId},
+    key::{Durability, Limits, Origin, Purpose, RotationRule},
+};
+
+use super::{CreateKey, Key, KeyCommand, RecordDestroyed, RecordReady, RecordVersion};
+use crate::eventing::scenario::Scenario;
+
+const ID: KeyId = KeyId::from_bits(1);
+const SITE: SiteId = SiteId::from_bits(1);
+const ALICE: AgentId = AgentId::from_bits(1);
+const BOB: AgentId = AgentId::from_bits(2);
+
+fn key() -> Scenario<Key> {
+    Scenario::of(ID)
+}
+
+fn settings() -> CreateKey {
+    CreateKey {
+        project: ProjectId::from_bits(1),
+        name: "card-data".parse().unwrap(),
+        description: None,
+        algorithm: "A256KW+A256GCM".parse().unwrap(),
+        purpose: Purpose::Encrypt,
+        placement: vec![SITE],
+        labels: Default::default(),
+        durability: Durability::SingleCopy,
+        exportable: false,
+        origin: Origin::Generated,
+        eligible_generators: Vec::new(),
+        deletion_protection: false,
+        limits: Limits::default(),
+        rotation: RotationRule::default(),
+        template: None,
+        generator: Some((ALICE, SITE)),
+        name_is_an_alias: false,
+        sites_have_recovery_keys: false,
+    }
+}
+
+fn create(change: impl FnOnce(&mut CreateKey)) -> KeyCommand {
+    let mut settings = settings();
+    change(&mut settings);
+    KeyCommand::Create(Box::new(settings))
+}
+
+fn fingerprint(number: u32) -> Digest {
+    Digest::of(&number.to_be_bytes())
+}
+
+fn made(number: u32, change: impl FnOnce(&mut RecordVersion)) -> KeyCommand {
+    let mut record = RecordVersion {
+        version: KeyVersion::new(ID, number),
+        site: SITE,
+        algorithm: settings().algorithm,
+        origin: Origin::Generated,
+        generator: ALICE,
+        fingerprint: fingerprint(number),
+        public_key: None,
+        record: Base64(vec![1]),
+    };
+    change(&mut record);
+    KeyCommand::RecordVersion(Box::new(record))
+}
+
+fn ready(number: u32, holder: AgentId) -> KeyCommand {
+    let version = KeyVersion::new(ID, number);
+    KeyCommand::RecordReady(RecordReady { version, site: SITE, holder, fingerprint: fingerprint(number), report: Base64(vec![2]) })
+}
+
+fn destroyed(number: u32, holder: AgentId) -> KeyCommand {
+    let version = KeyVersion::new(ID, number);
+    KeyCommand::RecordDestroyed(RecordDestroyed { version, holder, fingerprint: fingerprint(number), report: Base64(vec![3]) })
+}
+
+fn rotate() -> KeyCommand {
+    KeyCommand::Rotate { generator: Some((ALICE, SITE)) }
+}
+
+/// Does all of these, each of which must be accepted.
+fn after(mut present: Scenario<Key>, commands: impl IntoIterator<Item = KeyCommand>) -> Scenario<Key> {
+    for command in commands {
+        present = present.later(Duration::from_secs(1)).when(&command).then_accepted().0;
+    }
+    present
+}
+
+/// A key whose first version is active.
+fn active() -> Scenario<Key> {
+    after(key(), [create(|_| ()), made(1, |_| ()), ready(1, ALICE)])
+}
+
+fn names(events: &[KeyEvent]) -> Vec<&'static str> {
+    use schema::event::Event;
+    events.iter().map(Event::type_name).collect()
+}

@@ -1,0 +1,215 @@
+use schema::{
+    encoding::Digest,
+    event::policy::{PolicyContent, PolicyCreated, PolicyDraftDiscarded, PolicyDraftSaved, PolicyPublished, PolicyRolledBack},
+    id::{PolicyId, ProjectId, SiteId},
+    key::{Durability, Limits, Purpose, RotationRule},
+    rule::{KeyTemplate, OfflineRule, Scope, VouchingRule},
+};
+
+use super::{cedar::Severity, diff::Side, *};
+use crate::eventing::{aggregate::Aggregate, scenario::Scenario};
+
+const PROJECT: ProjectId = ProjectId::from_bits(1);
+const PERMIT: &str = "permit (principal, action, resource);";
+const OTHER: &str = "forbid (principal, action, resource);";
+
+fn document(scope: Scope) -> Scenario<Policy> {
+    Scenario::of(PolicyId::from_bits(1)).given([PolicyCreated { name: "main".parse().unwrap(), scope }.into()])
+}
+
+fn content(cedar: &str) -> PolicyContent {
+    PolicyContent {
+        cedar: Digest::of(cedar.as_bytes()),
+        cedar_bytes: cedar.len() as u64,
+        templates: Default::default(),
+        vouching: None,
+        offline: None,
+    }
+}
+
+fn save(content: PolicyContent, base: Option<u32>) -> PolicyCommand {
+    PolicyCommand::SaveDraft { content, base, note: None }
+}
+
+fn publish(cedar: &str) -> PolicyCommand {
+    PolicyCommand::Publish { draft: None, note: None, checked: Checked::text(cedar) }
+}
+
+fn published(version: u32, draft: u32, cedar: &str) -> PolicyPublished {
+    PolicyPublished { version, draft, content: content(cedar), policies: vec!["1".to_owned()], note: None }
+}
+
+#[test]
+fn a_draft_becomes_a_version() {
+    let after = document(Scope::Project(PROJECT))
+        .when(&publish(PERMIT))
+        .then_refused("policy_without_draft")
+        .when(&save(content(PERMIT), Some(0)))
+        .then([PolicyDraftSaved { draft: 1, content: content(PERMIT), note: None }.into()])
+        .when(&save(content(PERMIT), Some(1)))
+        .then([])
+        .when(&save(content(OTHER), Some(0)))
+        .then_refused("policy_draft_changed")
+        .when(&PolicyCommand::Publish { draft: Some(7), note: None, checked: Checked::text(PERMIT) })
+        .then_refused("policy_draft_changed")
+        .when(&publish(PERMIT))
+        .then([published(1, 1, PERMIT).into()]);
+    assert_eq!(after.state().published().map(|(number, version)| (number, version.policies.clone())), Some((1, vec!["1".to_owned()])));
+    assert_eq!(after.state().draft, None);
+    let index = after.state().index();
+    assert_eq!((index.parent, index.state.as_deref()), (Some(PROJECT.to_string()), Some("published")));
+}
+
+#[test]
+fn what_has_errors_is_kept_but_not_published() {
+    let broken = "permit (principal";
+    let after = document(Scope::Tenant).when(&save(content(broken), None)).then_accepted().0;
+    after
+        .when(&publish(PERMIT))
+        .then_refused("policy_text_changed")
+        .when(&publish(broken))
+        .then_refused("policy_invalid")
+        .when(&PolicyCommand::DiscardDraft)
+        .then([PolicyDraftDiscarded { draft: 1 }.into()])
+        .when(&PolicyCommand::DiscardDraft)
+        .then_refused("policy_without_draft");
+}
+
+#[test]
+fn rolling_back_publishes_the_old_text_under_a_new_number() {
+    let two = document(Scope::Tenant).given([
+        PolicyDraftSaved { draft: 1, content: content(PERMIT), note: None }.into(),
+        published(1, 1, PERMIT).into(),
+        PolicyDraftSaved { draft: 2, content: content(OTHER), note: None }.into(),
+        published(2, 2, OTHER).into(),
+    ]);
+    let back = |version, cedar| PolicyCommand::Rollback { version, note: None, checked: Checked::text(cedar) };
+    let restored = PolicyRolledBack { version: 3, restored: 1, content: content(PERMIT), policies: vec!["1".to_owned()], note: None };
+    let after = two
+        .when(&back(9, PERMIT))
+        .then_refused("policy_version_not_found")
+        .when(&back(2, OTHER))
+        .then_refused("policy_unchanged")
+        .when(&back(1, PERMIT))
+        .then([restored.into()]);
+    assert_eq!(after.state().versions.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    after.when(&save(content(PERMIT), None)).then_accepted().0.when(&publish(PERMIT)).then_refused("policy_unchanged");
+}
+
+fn template(project: ProjectId) -> KeyTemplate {
+    KeyTemplate {
+        project,
+        algorithms: vec!["A256KW+A256GCM".parse().unwrap()],
+        purposes: vec![Purpose::Encrypt],
+        placement: vec![SiteId::from_bits(1)],
+        labels: Default::default(),
+        durabilities: vec![Durability::SingleCopy],
+        exportable: false,
+        rotation: RotationRule::default(),
+        limits: Limits::default(),
+        max_keys: None,
+    }
+}
+
+#[test]
+fn rules_stand_where_they_belong_and_can_be_followed() {
+    let with_template = |change: fn(&mut KeyTemplate)| {
+        let mut template = template(PROJECT);
+        change(&mut template);
+        PolicyContent { templates: [("t".parse().unwrap(), template)].into(), ..content(PERMIT) }
+    };
+    let refused = |scope, content, code: &str| {
+        document(scope).when(&save(content, None)).then_refused(code);
+    };
+    let project = Scope::Project(PROJECT);
+    document(project).when(&save(with_template(|_| ()), None)).then_accepted();
+    document(Scope::Tenant).when(&save(with_template(|_| ()), None)).then_accepted();
+    refused(Scope::Site(SiteId::from_bits(1)), with_template(|_| ()), "policy_templates_not_here");
+    refused(project, with_template(|template| template.project = ProjectId::from_bits(2)), "policy_template_of_another_project");
+    refused(project, with_template(|template| template.placement.clear()), "policy_template_allows_nothing");
+    refused(project, with_template(|template| template.purposes = vec![Purpose::Sign]), "policy_template_purpose");
+    refused(project, with_template(|template| template.limits.hard_uses = Some(0)), "policy_template_limits");
+    let vouching = |rule| PolicyContent { vouching: Some(rule), ..content(PERMIT) };
+    refused(project, vouching(VouchingRule::default()), "policy_rules_not_here");
+    refused(Scope::Tenant, vouching(VouchingRule { agents: true, agents_needed: 0, signers: false }), "policy_vouching_impossible");
+    let offline = OfflineRule { stale_seconds: 9, grace_seconds: 8, ..OfflineRule::default() };
+    refused(Scope::Tenant, PolicyContent { offline: Some(offline), ..content(PERMIT) }, "policy_offline_rule_out_of_order");
+    refused(Scope::Tenant, PolicyContent { cedar_bytes: cedar::MAX_BYTES + 1, ..content(PERMIT) }, "policy_too_large");
+}
+
+#[test]
+fn a_text_is_taken_apart_and_each_policy_named() {
+    let text = "// who\n@id(\"billing\")\npermit (principal, action == Action::\"encrypt\", resource);\n\nforbid (principal, action, resource)\nunless { context.statements == \"fresh\" };\n";
+    let checked = cedar::check(text).unwrap();
+    let seen: Vec<_> = checked.policies.iter().map(|policy| (policy.id.as_str(), policy.permits)).collect();
+    assert_eq!(seen, [("billing", true), ("2", false)]);
+    assert_eq!(checked.warnings, []);
+    for policy in &checked.policies {
+        assert_eq!(cedar::check(&policy.text).unwrap().policies.len(), 1, "each stands for itself: {}", policy.text);
+    }
+    assert_eq!(cedar::check("").unwrap().policies, []);
+}
+
+fn problems(text: &str) -> Vec<cedar::Problem> {
+    cedar::check(text).unwrap_err()
+}
+
+#[test]
+fn a_syntax_error_is_pointed_at() {
+    let found = problems("permit (principal, action, resource);\n\n  permit (principal, action resource);\n");
+    let place = found[0].place.unwrap();
+    assert_eq!((place.line, place.column), (3, 29), "{found:?}");
+}
+
+#[test]
+fn a_type_error_is_pointed_at_and_names_its_policy() {
+    let found = problems(
+        "@id(\"ok\")\npermit (principal, action, resource);\n@id(\"bad\")\npermit (principal, action, resource) when {\n  principal.nme == \"x\"\n};\n",
+    );
+    let error = found.iter().find(|problem| problem.severity == Severity::Error).unwrap();
+    assert_eq!((error.policy.as_deref(), error.place.unwrap().line), (Some("bad"), 5), "{found:?}");
+    assert!(error.message.contains("nme"), "{}", error.message);
+    assert!(!error.message.contains("policy1"), "Cedar's own numbering means nothing to people: {}", error.message);
+}
+
+#[test]
+fn unknown_actions_are_errors_and_unscoped_forbids_are_not() {
+    assert!(problems("permit (principal, action == Action::\"shred\", resource);").iter().any(cedar::Problem::is_error));
+    assert!(cedar::check("forbid (principal, action, resource);").is_ok());
+}
+
+#[test]
+fn doubles_slots_and_odd_names_are_errors() {
+    let twice = "@id(\"a\")\npermit (principal, action, resource);\n@id(\"a\")\nforbid (principal, action, resource);";
+    assert!(problems(twice)[0].message.contains("\"a\""));
+    let shadow = "@id(\"2\")\npermit (principal, action, resource);\nforbid (principal, action, resource);";
+    assert!(problems(shadow)[0].message.contains("\"2\""), "a name must not hide a number");
+    assert!(problems("@id(\"a/b\")\npermit (principal, action, resource);")[0].message.contains("@id"));
+    assert!(problems("permit (principal == ?principal, action, resource);")[0].message.contains("slots"));
+}
+
+#[test]
+fn a_name_where_an_id_belongs_is_a_warning_with_a_way_out() {
+    let checked = cedar::check("\npermit (principal == Caller::\"billing\", action, resource);").unwrap();
+    let warning = &checked.warnings[0];
+    assert_eq!((warning.severity, warning.place.unwrap().line), (Severity::Warning, 2));
+    assert!(warning.help.as_ref().unwrap().contains("principal.name"), "{warning:?}");
+}
+
+#[test]
+fn a_policy_that_can_never_apply_is_a_warning() {
+    let checked = cedar::check("permit (principal, action, resource) when { 1 == 2 };").unwrap();
+    assert_eq!(checked.warnings.len(), 1, "{:?}", checked.warnings);
+}
+
+#[test]
+fn differences_show_lines_and_name_sections() {
+    let (old, mut new) = (content(PERMIT), content(OTHER));
+    new.offline = Some(OfflineRule::default());
+    let side = |name, cedar, content| Side { name, cedar, content };
+    let found = diff::compare(side("version 1", PERMIT, &old), side("draft", OTHER, &new));
+    assert_eq!(found.changed_sections, ["cedar", "offline"]);
+    assert!(found.unified.starts_with("--- version 1\n+++ draft\n"), "{}", found.unified);
+    assert!(found.unified.contains(&format!("-{PERMIT}")) && found.unified.contains(&format!("+{OTHER}")), "{}", found.unified);
+    assert!(diff::compare(side("a", PERMIT, &old), side("b", PERMIT, &old)).is_empty());
+}
