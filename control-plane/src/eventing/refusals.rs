@@ -35,3 +35,35 @@ macro_rules! refusals {
     };
 }
 pub(crate) use refusals;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::{agents, aliases, callers, keys, policies, projects, sites, tenants, tokens};
+
+    #[test]
+    fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
+        let domains = [
+            tenants::TenantRefusal::CODES,
+            projects::ProjectRefusal::CODES,
+            sites::SiteRefusal::CODES,
+            agents::AgentRefusal::CODES,
+            callers::CallerRefusal::CODES,
+            keys::KeyRefusal::CODES,
+            aliases::AliasRefusal::CODES,
+            policies::PolicyRefusal::CODES,
+            tokens::ApiTokenRefusal::CODES,
+        ];
+        let text = include_str!("../../../docs/errors.md");
+        let (_, tables) = text.split_once("## Refusals of the domains").expect("docs/errors.md has a part about the domains");
+        let tables = tables.split("\n## ").next().unwrap_or_default();
+        let documented: BTreeSet<_> = tables.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let mut codes = BTreeSet::new();
+        for code in domains.into_iter().flatten() {
+            assert!(codes.insert(*code), "{code} stands for two refusals");
+            assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code} is not snake case");
+        }
+        assert_eq!(codes, documented, "docs/errors.md and the refusals differ");
+    }
+}

@@ -13,9 +13,9 @@ mod decide;
 mod destruction;
 pub mod placement;
 mod refusal;
-pub mod upkeep;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};

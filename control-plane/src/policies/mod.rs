@@ -9,6 +9,8 @@ mod aggregate;
 pub mod cedar;
 mod command;
 pub mod diff;
+#[cfg(test)]
+mod examples;
 mod refusal;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use schema::{
     encoding::Digest,
     key::{MinimumVersions, RevocationReason, RotationRule, VersionState},
@@ -98,14 +98,26 @@ proptest! {
         let state = present.state();
         prop_assert_eq!(&serde_json::from_str::<Key>(&serde_json::to_string(state).unwrap()).unwrap(), state);
     }
+}
 
-    /// The commands above do reach the far ends of a key's life, so the property says something.
-    #[test]
-    fn a_long_life_is_possible(rotations in 1u32..5) {
-        let mut present = active();
-        for number in 2..=rotations + 1 {
-            present = after(present, [rotate(), made(number, |_| ()), ready(number, ALICE)]);
+/// The commands above do reach the far ends of a key's life; else the property would say nothing.
+#[test]
+fn random_commands_reach_every_end() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = proptest::collection::vec((any_command(), 0u64..3000), 80);
+    let (mut rotated, mut destroyed, mut attested, mut states) = (false, false, false, std::collections::BTreeSet::new());
+    for _ in 0..400 {
+        let mut present = key();
+        for (command, seconds) in strategy.new_tree(&mut runner).unwrap().current() {
+            present = present.later(Duration::from_secs(seconds));
+            let Ok(events) = present.clone().when(&command).outcome() else { continue };
+            attested |= names(&events).contains(&"HolderAttestedLost");
+            destroyed |= names(&events).contains(&"VersionDestroyed");
+            present = present.given(events);
+            rotated |= present.state().primary > 1;
+            states.extend(present.state().versions.values().map(|version| version.state));
         }
-        prop_assert_eq!(present.state().primary, rotations + 1);
     }
+    assert!(rotated && destroyed && attested);
+    assert_eq!(states.len(), VersionState::ALL.len(), "{states:?}");
 }
