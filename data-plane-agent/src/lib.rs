@@ -15,6 +15,7 @@
 //! - [`config`], [`app`]: settings; how the parts are put together.
 
 pub mod algorithm;
+pub mod control;
 pub mod app;
 pub mod config;
 pub mod journal;

@@ -1,0 +1,261 @@
+//! The calls to the control plane's agent listener: JSON over mutual TLS 1.3.
+
+use std::{
+    error::Error,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode,
+    header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
+};
+use schema::wire::{
+    agent::{
+        EnrolRequest, EnrolResponse, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
+    },
+    problem::Problem,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use service::{
+    config::OutgoingConfig,
+    outgoing::{self, OutgoingError, Trust},
+};
+use url::Url;
+
+use crate::journal::ship::{PostError, PostReceipts};
+
+use super::directory::{AgentKeys, StoredCertificate, StoredIdentity};
+
+/// How long a call may take, beyond what a long poll asks for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The most bytes of a set of statements: the largest state, and all that may stand beside it, in base64.
+const MAX_SET_BYTES: usize = 256 << 20;
+/// The most bytes of any other answer.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// Why a call gave nothing. [`CallError::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer.
+    #[error("the control plane at {url} cannot be reached; check the address, the network and outgoing.proxy")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It said no.
+    #[error("the control plane refused ({code}): {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The stable code.
+        code: String,
+        /// What was wrong.
+        detail: String,
+        /// When it may be tried again.
+        retry_after: Option<Duration>,
+    },
+    /// The answer is larger than any that makes sense.
+    #[error("the control plane's answer has more than {0} bytes")]
+    TooLarge(usize),
+    /// The answer is not what was asked for.
+    #[error("the control plane's answer cannot be read")]
+    Malformed(#[source] serde_json::Error),
+}
+
+impl CallError {
+    /// A stable name.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "control_plane_unreachable",
+            Self::Refused { code, .. } => code,
+            Self::TooLarge(_) => "answer_too_large",
+            Self::Malformed(_) => "answer_malformed",
+        }
+    }
+
+    /// When it may be tried again, if the control plane said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// A set as it was served.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its entity tag, to ask for another than this one.
+    pub etag: Option<String>,
+    /// The set.
+    pub set: StatementSet,
+}
+
+/// Makes calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ControlClient {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("{0} is not the address of a control plane; it looks like https://control.example:7420")]
+    Address(String),
+    /// TLS, proxy or certificate settings.
+    #[error(transparent)]
+    Outgoing(#[from] OutgoingError),
+}
+
+impl ControlClient {
+    /// Without a certificate: for enrolment.
+    pub fn unknown(base: &str, ca_pem: Option<&str>, outgoing: &OutgoingConfig) -> Result<Self, ClientError> {
+        Self::new(base, &trust(ca_pem.into_iter()), outgoing, None)
+    }
+
+    /// As an agent that has enrolled. `url` overrides where it enrolled.
+    pub fn enrolled(
+        identity: &StoredIdentity,
+        certificate: &StoredCertificate,
+        keys: &AgentKeys,
+        url: Option<&str>,
+        outgoing: &OutgoingConfig,
+    ) -> Result<Self, ClientError> {
+        // Where the enrolment file named no authority, the listener has a certificate the system believes.
+        let authorities = identity.ca_pem.iter().flat_map(|pem| [pem.as_str(), certificate.ca_pem.as_str()]);
+        let own = outgoing::Identity { certificate_pem: certificate.certificate_pem.clone(), key_pem: keys.tls_key_pem.clone() };
+        Self::new(url.unwrap_or(&identity.control_plane), &trust(authorities), outgoing, Some(&own))
+    }
+
+    fn new(base: &str, trust: &Trust, outgoing: &OutgoingConfig, identity: Option<&outgoing::Identity>) -> Result<Self, ClientError> {
+        let url = Url::parse(base).ok().filter(|url| url.scheme() == "https" && url.host().is_some());
+        let base = url.ok_or_else(|| ClientError::Address(base.to_owned()))?;
+        Ok(Self { http: outgoing::client(outgoing, trust, identity)?, base })
+    }
+
+    /// Joins a site.
+    pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, CallError> {
+        self.post(path::ENROL, request).await
+    }
+
+    /// Asks for the next certificate.
+    pub async fn renew(&self, request: &RenewRequest) -> Result<RenewResponse, CallError> {
+        self.post(path::RENEW, request).await
+    }
+
+    /// Says what the agent made, holds and enforces.
+    pub async fn report(&self, report: &Report) -> Result<ReportAnswer, CallError> {
+        self.post(path::REPORT, report).await
+    }
+
+    /// Sends receipts.
+    pub async fn receipts(&self, batch: &ReceiptBatch) -> Result<ReceiptAnswer, CallError> {
+        self.post(path::RECEIPTS, batch).await
+    }
+
+    /// The site's statements, when they are others than those of `etag`; waits up to `wait` for that.
+    pub async fn statements(&self, etag: Option<&str>, wait: Duration) -> Result<Option<Served>, CallError> {
+        let mut url = self.url(path::STATEMENTS);
+        url.query_pairs_mut().append_pair("wait", &wait.as_secs().to_string());
+        let mut request = self.http.request(Method::GET, url).timeout(wait + PATIENCE);
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let body = self.body(response, MAX_SET_BYTES).await?;
+        Ok(Some(Served { etag, set: serde_json::from_slice(&body).map_err(CallError::Malformed)? }))
+    }
+
+    async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, CallError> {
+        let request = self.http.request(Method::POST, self.url(path)).json(body).timeout(PATIENCE);
+        let response = self.send(request).await?;
+        let body = self.body(response, MAX_ANSWER_BYTES).await?;
+        serde_json::from_slice(&body).map_err(CallError::Malformed)
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let status = response.status();
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(response);
+        }
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = self.body(response, MAX_ANSWER_BYTES).await?;
+        let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+        let (code, detail) = match problem {
+            Some(problem) => (problem.code, problem.detail),
+            None => ("http_status".to_owned(), format!("HTTP status {status}; is this the agent listener of a control plane?")),
+        };
+        Err(CallError::Refused { status: status.as_u16(), code, detail, retry_after: seconds.map(Duration::from_secs) })
+    }
+
+    /// The body, up to a limit that holds while it arrives.
+    async fn body(&self, mut response: Response, max: usize) -> Result<Vec<u8>, CallError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|source| self.unreachable(source))? {
+            if body.len() + chunk.len() > max {
+                return Err(CallError::TooLarge(max));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> CallError {
+        CallError::Unreachable { url: self.base.to_string(), source: source.without_url() }
+    }
+}
+
+fn trust<'a>(authorities: impl Iterator<Item = &'a str>) -> Trust {
+    let pem: Vec<&str> = authorities.collect();
+    if pem.is_empty() { Trust::System } else { Trust::Only(pem.join("\n")) }
+}
+
+/// The client of the certificate that is current: renewing replaces it, calls in flight finish with the old one.
+#[derive(Debug)]
+pub struct Connection(RwLock<ControlClient>);
+
+impl Connection {
+    /// Begins with this client.
+    pub fn new(client: ControlClient) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(client)))
+    }
+
+    /// The client to call with now.
+    pub fn client(&self) -> ControlClient {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on, this one.
+    pub fn replace(&self, client: ControlClient) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+}
+
+#[async_trait]
+impl PostReceipts for Connection {
+    async fn post(&self, batch: &ReceiptBatch) -> Result<ReceiptAnswer, PostError> {
+        self.client().receipts(batch).await.map_err(|error| match error {
+            // What is wrong with the request stays wrong; the rest may pass.
+            CallError::Refused { status: 400..=428 | 430..=499, code, detail, .. } => PostError::Refused { code, detail },
+            error => PostError::Unreachable(Box::new(error) as Box<dyn Error + Send + Sync>),
+        })
+    }
+}

@@ -1,0 +1,308 @@
+//! What the agent keeps on disk of its dealings with the control plane. Every file is whole or not there, and closed to
+//! others; private keys are sealed under a secret of the vault.
+//!
+//! ```text
+//! identity.json      who the agent is, what it pinned, its sealed keys
+//! certificate.json   its certificate and the authorities of the agent listener
+//! statements.json    the accepted set: exact bytes, and what must never be forgotten
+//! time.json          the last signed time
+//! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use schema::{
+    clock::{Ids, Timestamp, random},
+    encoding::Base64,
+    id::{AgentId, SiteId, TenantId},
+    name::Name,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use service::files::{FileError, OWNER_ONLY, create_private_directory, write_atomic};
+use trust::{
+    accept::{Confirmed, Identity},
+    pair::{Pair, SEEDS_BYTES},
+    time::StoredTime,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    algorithm::aes_gcm::{Aes256Gcm, NONCE_BYTES, TAG_BYTES},
+    vault::{Vault, VaultError},
+};
+
+/// Why something could not be kept or read back.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The file system.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file cannot be read.
+    #[error("{path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path} is damaged; restore it from a backup, or enrol the agent again with a new invitation")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Sealed keys do not open.
+    #[error("the agent's keys in {path} do not open under this vault; use the vault they were made with, or enrol the agent again")]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The vault would not give the secret that seals them.
+    #[error("the vault did not give the secret that seals the agent's keys")]
+    Vault(#[from] VaultError),
+    /// The TLS key is none.
+    #[error("the agent's TLS key cannot be made or read")]
+    TlsKey(#[source] rcgen::Error),
+}
+
+/// The directory `control` in the agent's data directory.
+#[derive(Debug, Clone)]
+pub struct ControlDirectory(PathBuf);
+
+/// `identity.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredIdentity {
+    /// Version of this format: `1`.
+    pub v: u32,
+    /// Who the agent is, and what it pinned.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Where the control plane's agent listener is.
+    pub control_plane: String,
+    /// The authority of that listener as the enrolment file names it, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The signed roster entry, exact bytes.
+    pub roster_entry: Base64,
+    /// The certificate signing request, PEM: the same again when an answer was lost.
+    pub csr_pem: String,
+    /// The pair's seeds, sealed.
+    sealed_pair: Sealed,
+    /// The TLS key in PEM, sealed.
+    sealed_tls_key: Sealed,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sealed {
+    nonce: Base64,
+    sealed: Base64,
+}
+
+/// `certificate.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredCertificate {
+    /// The certificate and the authorities above it, PEM.
+    pub certificate_pem: String,
+    /// The authorities of the agent listener, PEM.
+    pub ca_pem: String,
+    /// When it was received.
+    pub received: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// The agent's private keys, opened.
+pub struct AgentKeys {
+    /// Signs documents and batches of receipts.
+    pub pair: Pair,
+    /// The TLS key, PEM.
+    pub tls_key_pem: Zeroizing<String>,
+}
+
+impl ControlDirectory {
+    /// In an agent's data directory. Made when it is not there.
+    pub fn open(data_dir: &Path) -> Result<Self, KeepError> {
+        let path = data_dir.join("control");
+        create_private_directory(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Who the agent is; none before it has begun to enrol.
+    pub fn identity(&self) -> Result<Option<StoredIdentity>, KeepError> {
+        self.read("identity.json")
+    }
+
+    /// The certificate; none before it has enrolled.
+    pub fn certificate(&self) -> Result<Option<StoredCertificate>, KeepError> {
+        self.read("certificate.json")
+    }
+
+    /// Keeps a certificate.
+    pub fn keep_certificate(&self, certificate: &StoredCertificate) -> Result<(), KeepError> {
+        self.write("certificate.json", certificate)
+    }
+
+    /// The accepted set as [`trust::accept::AcceptedSet::to_bytes`] wrote it.
+    pub fn statements(&self) -> Result<Option<Vec<u8>>, KeepError> {
+        self.read_bytes("statements.json")
+    }
+
+    /// Keeps an accepted set. Durable when this returns.
+    pub fn keep_statements(&self, bytes: &[u8]) -> Result<(), KeepError> {
+        Ok(write_atomic(&self.0.join("statements.json"), bytes, OWNER_ONLY)?)
+    }
+
+    /// The last signed time.
+    pub fn time(&self) -> Result<Option<StoredTime>, KeepError> {
+        self.read("time.json")
+    }
+
+    /// Keeps the time.
+    pub fn keep_time(&self, time: &StoredTime) -> Result<(), KeepError> {
+        self.write("time.json", time)
+    }
+
+    /// What a person here confirmed.
+    pub fn confirmed(&self) -> Result<Confirmed, KeepError> {
+        Ok(self.read("confirmed.json")?.unwrap_or_default())
+    }
+
+    /// Keeps what a person here confirmed.
+    pub fn keep_confirmed(&self, confirmed: &Confirmed) -> Result<(), KeepError> {
+        self.write("confirmed.json", confirmed)
+    }
+
+    /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
+    /// sets goes with the identity it was for.
+    pub fn forget_identity(&self) -> Result<(), KeepError> {
+        for name in ["certificate.json", "statements.json", "identity.json"] {
+            let path = self.0.join(name);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(KeepError::Read { path, source: error }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the keys of a new agent and keeps them, before anybody hears of them.
+    pub async fn make_identity(&self, new: NewIdentity<'_>, vault: &dyn Vault, ids: &dyn Ids) -> Result<StoredIdentity, KeepError> {
+        let NewIdentity { tenant, site, agent, root, founder, control_plane, ca_pem, now } = new;
+        let pair = Pair::generate(ids);
+        let tls_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeepError::TlsKey)?;
+        let tls_key_pem = Zeroizing::new(tls_key.serialize_pem());
+        let key = sealing_key(vault).await?;
+        let identity = Identity { tenant, site, agent, root, founder, keyid: pair.keyid() };
+        let stored = StoredIdentity {
+            v: 1,
+            control_plane: control_plane.to_owned(),
+            ca_pem: ca_pem.map(str::to_owned),
+            roster_entry: trust::document::sign_roster_entry(&pair, tenant, site, agent, root, now),
+            csr_pem: signing_request(&tls_key, agent)?,
+            sealed_pair: self.seal(&key, "pair", agent, &*pair.to_seeds(), ids)?,
+            sealed_tls_key: self.seal(&key, "tls-key", agent, tls_key_pem.as_bytes(), ids)?,
+            identity,
+        };
+        self.write("identity.json", &stored)?;
+        Ok(stored)
+    }
+
+    /// Opens the agent's keys.
+    pub async fn keys(&self, stored: &StoredIdentity, vault: &dyn Vault) -> Result<AgentKeys, KeepError> {
+        let damaged = || KeepError::Sealed { path: self.0.join("identity.json") };
+        let key = sealing_key(vault).await?;
+        let seeds = self.unseal(&key, "pair", stored.identity.agent, &stored.sealed_pair)?;
+        let seeds: &[u8; SEEDS_BYTES] = seeds.as_slice().try_into().map_err(|_| damaged())?;
+        let pair = Pair::from_seeds(seeds);
+        if pair.keyid() != stored.identity.keyid {
+            return Err(damaged());
+        }
+        let pem = self.unseal(&key, "tls-key", stored.identity.agent, &stored.sealed_tls_key)?;
+        let pem = std::str::from_utf8(&pem).map_err(|_| damaged())?;
+        Ok(AgentKeys { pair, tls_key_pem: Zeroizing::new(pem.to_owned()) })
+    }
+
+    fn seal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, secret: &[u8], ids: &dyn Ids) -> Result<Sealed, KeepError> {
+        let nonce = random::<NONCE_BYTES>(ids);
+        let mut sealed = Zeroizing::new(secret.to_vec());
+        let tag = key.seal(nonce, &associated(what, agent), &mut sealed);
+        let tag = tag.map_err(|_| KeepError::Sealed { path: self.0.join("identity.json") })?;
+        Ok(Sealed { nonce: nonce.into(), sealed: [sealed.as_slice(), &tag].concat().into() })
+    }
+
+    fn unseal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeepError> {
+        let damaged = || KeepError::Sealed { path: self.0.join("identity.json") };
+        let nonce: [u8; NONCE_BYTES] = sealed.nonce.as_slice().try_into().map_err(|_| damaged())?;
+        let length = sealed.sealed.as_slice().len().checked_sub(TAG_BYTES).ok_or_else(damaged)?;
+        let (ciphertext, tag) = sealed.sealed.as_slice().split_at(length);
+        let mut opened = Zeroizing::new(vec![0; length]);
+        key.open_to(nonce, &associated(what, agent), ciphertext, tag, &mut opened).map_err(|_| damaged())?;
+        Ok(opened)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, KeepError> {
+        let Some(bytes) = self.read_bytes(name)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| KeepError::Damaged { path: self.0.join(name), source })
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, KeepError> {
+        let path = self.0.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(KeepError::Read { path, source }),
+        }
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), KeepError> {
+        let path = self.0.join(name);
+        let bytes = serde_json::to_vec_pretty(value).map_err(|source| KeepError::Damaged { path: path.clone(), source })?;
+        Ok(write_atomic(&path, &bytes, OWNER_ONLY)?)
+    }
+}
+
+/// What a new identity is made of.
+pub struct NewIdentity<'a> {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The agent.
+    pub agent: AgentId,
+    /// SHA-256 of the tenant's root.
+    pub root: schema::encoding::Digest,
+    /// The key id of the site's founder.
+    pub founder: Option<schema::encoding::Digest>,
+    /// Where the control plane's agent listener is.
+    pub control_plane: &'a str,
+    /// The authority of that listener, PEM.
+    pub ca_pem: Option<&'a str>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A certificate signing request for a TLS key. The control plane names the agent itself.
+pub(super) fn signing_request(key: &KeyPair, agent: AgentId) -> Result<String, KeepError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, agent.to_string());
+    params.serialize_request(key).and_then(|request| request.pem()).map_err(KeepError::TlsKey)
+}
+
+#[allow(clippy::expect_used, reason = "a name of our own, covered by a test")]
+async fn sealing_key(vault: &dyn Vault) -> Result<Aes256Gcm, KeepError> {
+    let name: Name = "agent-identity".parse().expect("this is a name");
+    let secret = vault.named_secret(&name).await?;
+    let bytes: &[u8; 32] =
+        secret.expose().try_into().map_err(|_| VaultError::UnusableSecret("a named secret has not 32 bytes".to_owned()))?;
+    Aes256Gcm::new(bytes).map_err(|_| VaultError::UnusableSecret("the identity's sealing key cannot be used".to_owned()).into())
+}
+
+fn associated(what: &str, agent: AgentId) -> Vec<u8> {
+    format!("freehold-agent-identity-v1 {what} {agent}").into_bytes()
+}

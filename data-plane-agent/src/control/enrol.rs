@@ -1,0 +1,202 @@
+//! How an agent joins its site: it makes its own keys, proves its right with the token, and checks that the control plane
+//! serves the tenant whose root the enrolment file names.
+
+use std::{path::Path, time::Duration};
+
+use schema::{
+    clock::{Clock, Ids, Timestamp},
+    encoding::Digest,
+    id::{AgentId, SiteId, TenantId},
+    wire::agent::{EnrolRequest, EnrolmentToken},
+};
+use service::{
+    config::OutgoingConfig,
+    files::{FileError, read_secret},
+};
+use trust::{accept::Rejection, time::Moment};
+
+use super::{
+    client::{CallError, ClientError, ControlClient},
+    directory::{ControlDirectory, KeepError, NewIdentity, StoredCertificate, StoredIdentity},
+};
+use crate::vault::Vault;
+
+/// How long to wait for the first statements of the site.
+const FIRST_SET_TRIES: u32 = 30;
+
+/// Why an agent did not join.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The enrolment file cannot be opened.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The enrolment file is not one.
+    #[error("{path} is not an enrolment file; make one with `freehold agent invite`")]
+    NotAnEnrolmentFile {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another version of the file.
+    #[error("the enrolment file has version {0}, and this agent reads 1; update the agent")]
+    Version(u32),
+    /// The token is worthless by now.
+    #[error("the enrolment file was good until {expires}, and it is {now} by this host's clock; make a new one, or set the clock")]
+    Ended {
+        /// Its last moment.
+        expires: Timestamp,
+        /// The time.
+        now: Timestamp,
+    },
+    /// The agent is somebody already.
+    #[error("this data directory belongs to {held} already; use another one, or remove its `control` directory to give that agent up")]
+    AlreadyEnrolled {
+        /// Who it is.
+        held: AgentId,
+    },
+    /// The settings of outgoing connections.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The control plane said no, or nothing.
+    #[error("enrolling failed")]
+    Call(#[from] CallError),
+    /// The answer is for somebody else.
+    #[error("the control plane answered for {0}, which is another agent than the enrolment file names")]
+    OtherAgent(AgentId),
+    /// The statements are not those of the tenant that the enrolment file names.
+    #[error("what this control plane serves is not believed; nothing was kept")]
+    Rejected(#[source] Rejection),
+    /// Keeping or reading files failed.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+}
+
+/// An agent that has joined.
+#[derive(Debug, Clone)]
+pub struct Enrolled {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The key id of its pair: what the operator of another agent compares as join code.
+    pub keyid: Digest,
+    /// When its certificate ends.
+    pub certificate_expires: Timestamp,
+    /// Whether the site's statements came and were believed; else they will be fetched when the agent runs.
+    pub statements: bool,
+}
+
+/// What enrolling needs beside the file.
+pub struct EnrolParts<'a> {
+    /// Where the agent keeps its identity.
+    pub directory: &'a ControlDirectory,
+    /// Seals its keys.
+    pub vault: &'a dyn Vault,
+    /// Proxy and authorities.
+    pub outgoing: &'a OutgoingConfig,
+    /// The wall clock.
+    pub clock: &'a dyn Clock,
+    /// Randomness.
+    pub ids: &'a dyn Ids,
+    /// The host's name, for people.
+    pub host: &'a str,
+}
+
+/// Reads an enrolment file. It holds a secret, and so must be closed to others.
+pub fn read_enrolment_file(path: &Path) -> Result<EnrolmentToken, EnrolError> {
+    let bytes = read_secret(path)?;
+    serde_json::from_slice(&bytes).map_err(|source| EnrolError::NotAnEnrolmentFile { path: path.display().to_string(), source })
+}
+
+/// Joins. May be run again after a lost answer: the same keys are shown again.
+pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enrolled, EnrolError> {
+    let now = parts.clock.now();
+    if token.v != 1 {
+        return Err(EnrolError::Version(token.v));
+    }
+    if token.expires < now {
+        return Err(EnrolError::Ended { expires: token.expires, now });
+    }
+    let identity = identity(token, parts, now).await?;
+    let request = EnrolRequest {
+        token: token.token.clone(),
+        csr_pem: identity.csr_pem.clone(),
+        roster_entry: identity.roster_entry.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: parts.host.to_owned(),
+    };
+    let client = ControlClient::unknown(&token.control_plane, token.ca_pem.as_deref(), parts.outgoing)?;
+    let answer = client.enrol(&request).await?;
+    if answer.agent != token.agent {
+        return Err(EnrolError::OtherAgent(answer.agent));
+    }
+    let certificate = StoredCertificate {
+        certificate_pem: answer.certificate_pem,
+        ca_pem: answer.ca_pem,
+        received: now,
+        expires: answer.certificate_expires,
+    };
+    let keys = parts.directory.keys(&identity, parts.vault).await?;
+    let client = ControlClient::enrolled(&identity, &certificate, &keys, None, parts.outgoing)?;
+    let statements = match first_set(&client, &identity, parts).await {
+        Ok(statements) => statements,
+        Err(error) => {
+            if matches!(error, EnrolError::Rejected(Rejection::RootNotPinned { .. })) {
+                parts.directory.forget_identity()?;
+            } else {
+                parts.directory.keep_certificate(&certificate)?;
+            }
+            return Err(error);
+        }
+    };
+    parts.directory.keep_certificate(&certificate)?;
+    let trust::accept::Identity { tenant, site, agent, keyid, .. } = identity.identity;
+    Ok(Enrolled { tenant, site, agent, keyid, certificate_expires: certificate.expires, statements })
+}
+
+/// The keys of this agent: made now, or in an attempt before.
+async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, now: Timestamp) -> Result<StoredIdentity, EnrolError> {
+    if let Some(held) = parts.directory.identity()? {
+        if parts.directory.certificate()?.is_some() {
+            return Err(EnrolError::AlreadyEnrolled { held: held.identity.agent });
+        }
+        if held.identity.agent == token.agent && held.identity.root == token.root {
+            return Ok(held);
+        }
+    }
+    let new = NewIdentity {
+        tenant: token.tenant,
+        site: token.site,
+        agent: token.agent,
+        root: token.root,
+        founder: token.founder,
+        control_plane: &token.control_plane,
+        ca_pem: token.ca_pem.as_deref(),
+        now,
+    };
+    Ok(parts.directory.make_identity(new, parts.vault, parts.ids).await?)
+}
+
+/// Fetches the first set and has it judged. A site whose first statements are still being made is waited for.
+async fn first_set(client: &ControlClient, identity: &StoredIdentity, parts: &EnrolParts<'_>) -> Result<bool, EnrolError> {
+    for _ in 0..FIRST_SET_TRIES {
+        match client.statements(None, Duration::ZERO).await {
+            Ok(Some(served)) => {
+                let now = Moment { signed: Timestamp::default(), wall: parts.clock.now() };
+                let confirmed = parts.directory.confirmed()?;
+                let set = trust::accept::accept(None, &served.set, &identity.identity, &confirmed, now).map_err(EnrolError::Rejected)?;
+                parts.directory.keep_statements(&set.to_bytes())?;
+                return Ok(true);
+            }
+            Ok(None) => {}
+            Err(CallError::Refused { status: 503, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(false)
+}

@@ -1,0 +1,142 @@
+//! Tells the control plane what the agent made, what it holds and what it enforces.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use schema::{
+    clock::Ids,
+    encoding::Base64,
+    wire::agent::{Rejected, Report, ReportAnswer},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use trust::accept::AcceptedSet;
+
+use super::{
+    Backoff,
+    client::{CallError, Connection},
+};
+
+/// A report is sent at least this often, so that the control plane knows what is enforced.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+/// The first pause after a failure, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The most documents of one report.
+const MAX_DOCUMENTS: usize = 500;
+
+/// Signed documents for the control plane.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Documents {
+    /// Records of versions that were made here.
+    pub version_records: Vec<Base64>,
+    /// What the vault holds, and what is gone from it.
+    pub holder_reports: Vec<Base64>,
+    /// Vouches for other agents of the site.
+    pub vouches: Vec<Base64>,
+}
+
+/// Whoever makes and destroys key material, and says so in signed documents.
+#[async_trait]
+pub trait Work: Send + 'static {
+    /// Does what the set in force asks; gives what the control plane does not know yet.
+    async fn documents(&mut self) -> Documents;
+
+    /// The control plane took what was given last, but for what it refused.
+    fn delivered(&mut self, answer: &ReportAnswer);
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// What its vault is: `file`, …
+    pub vault: String,
+    /// Names of self-tests that failed.
+    pub failed_self_tests: Vec<String>,
+}
+
+/// Sends reports.
+pub struct Reporter<W> {
+    /// The control plane.
+    pub connection: Arc<Connection>,
+    /// The accepted set, and every one that follows (`StatementSync::follow`).
+    pub accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
+    /// Why the newest set was not accepted, if it was not.
+    pub rejection: Box<dyn Fn() -> Option<Rejected> + Send + Sync>,
+    /// Makes what there is to say.
+    pub work: W,
+    /// What does not change.
+    pub about: About,
+    /// Randomness, for pauses.
+    pub ids: Arc<dyn Ids>,
+}
+
+impl<W: Work> Reporter<W> {
+    /// Reports after each accepted set, and now and then, until `stopping` is cancelled.
+    pub async fn run(mut self, stopping: CancellationToken) {
+        let (first, longest) = PAUSES;
+        let mut backoff = Backoff::new(first, longest);
+        loop {
+            // Whatever changes from here on is looked at again.
+            self.accepted.borrow_and_update();
+            let reported = tokio::select! {
+                () = stopping.cancelled() => return,
+                reported = self.once() => reported,
+            };
+            let pause = match reported {
+                Ok(()) => {
+                    backoff.reset();
+                    AT_LEAST_EVERY
+                }
+                Err(error) => {
+                    metrics::counter!("freehold_report_failures_total").increment(1);
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the agent's report was not taken");
+                    error.retry_after().unwrap_or_default().max(backoff.pause(&*self.ids))
+                }
+            };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                changed = self.accepted.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does what there is to do, and reports it once.
+    pub async fn once(&mut self) -> Result<(), CallError> {
+        let mut documents = self.work.documents().await;
+        // More than one request may hold is said in the next ones: what was not delivered is given again.
+        let all = documents.version_records.len() <= MAX_DOCUMENTS && documents.holder_reports.len() <= MAX_DOCUMENTS;
+        documents.version_records.truncate(MAX_DOCUMENTS);
+        documents.holder_reports.truncate(MAX_DOCUMENTS);
+        let report = self.report(documents);
+        let answer = self.connection.client().report(&report).await?;
+        for refused in &answer.refused {
+            tracing::error!(
+                list = refused.list,
+                code = refused.code,
+                detail = refused.detail,
+                "the control plane refused a signed document"
+            );
+        }
+        if all {
+            self.work.delivered(&answer);
+        }
+        Ok(())
+    }
+
+    fn report(&self, documents: Documents) -> Report {
+        let accepted = self.accepted.borrow().clone();
+        Report {
+            version_records: documents.version_records,
+            holder_reports: documents.holder_reports,
+            vouches: documents.vouches,
+            enforced_heartbeat: accepted.as_ref().map(|set| set.heartbeat().head.serial),
+            enforced_state: accepted.as_ref().map(|set| set.state().head.serial),
+            epoch: accepted.as_ref().map(|set| set.root().head.epoch),
+            rejection: (self.rejection)(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            vault: self.about.vault.clone(),
+            failed_self_tests: self.about.failed_self_tests.clone(),
+        }
+    }
+}
