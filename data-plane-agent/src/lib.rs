@@ -10,14 +10,15 @@
 //!
 //! And beside the requests:
 //!
+//! - [`control`]: the control plane: joins a site, keeps statements current, reports.
 //! - [`keys`]: brings the vault to what policy and state ask for.
 //! - [`selftest`]: known answers at start.
 //! - [`config`], [`app`]: settings; how the parts are put together.
 
 pub mod algorithm;
-pub mod control;
 pub mod app;
 pub mod config;
+pub mod control;
 pub mod journal;
 pub mod keys;
 pub mod limits;
