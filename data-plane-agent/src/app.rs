@@ -23,8 +23,14 @@ use trust::accept::AcceptedSet;
 
 use crate::{
     config::{Config, VaultConfig},
+    control::{
+        client::ClientError,
+        directory::{ControlDirectory, KeepError},
+        time::{AgentClock, SystemBootClock},
+    },
     journal::{Journal, durable::DurableJournal},
     limits::Limits,
+    membership::{ControlParts, Membership},
     operation::{ContextKey, Pipeline},
     policy::{
         current::Current,
@@ -65,6 +71,12 @@ pub enum AppError {
     /// The listeners.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// What is kept of the control plane.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    /// The connection to the control plane.
+    #[error("the control plane cannot be called")]
+    Client(#[from] ClientError),
     /// Metrics.
     #[error("metrics cannot be recorded")]
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -75,6 +87,9 @@ pub enum AppError {
     #[error("the listener failed")]
     Serve(#[source] io::Error),
 }
+
+/// How long conversations with the control plane may take to end.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(8);
 
 /// An agent: everything from settings to listeners.
 pub struct App;
@@ -95,9 +110,13 @@ impl App {
         let journal = Arc::new(DurableJournal::open(&config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
         let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
 
+        let directory = ControlDirectory::open(&config.data_dir)?;
+        let membership = Membership::load(&directory, &*vault).await?;
+        let agent_clock = AgentClock::new(clock.clone(), Box::new(SystemBootClock::new(&*ids)), directory.time()?.as_ref());
+        let time: Arc<dyn Clock> = agent_clock.clone();
         let current = Arc::new(Current::default());
+        let client_roots = Arc::new(ClientRoots::optional());
         let stopping = CancellationToken::new();
-        let time = clock.clone();
         let pipeline = Pipeline {
             current: current.clone(),
             journal: journal.clone(),
@@ -112,10 +131,12 @@ impl App {
             callers: Callers::new(current.clone(), tokens, clock.clone()),
             vault: vault.clone(),
             ids: ids.clone(),
-            about: About { identity: None, vault: vault.description().kind.to_owned() },
+            about: About {
+                identity: membership.as_ref().map(|member| (member.identity().agent, member.identity().site, member.identity().tenant)),
+                vault: vault.description().kind.to_owned(),
+            },
             stream_limit: config.limits.stream.map(|size| size.0),
         });
-        let client_roots = Arc::new(ClientRoots::optional());
         let parts = Parts {
             shared,
             readiness: web::Data::new(readiness(stopping.clone(), current.clone(), time.clone(), journal.clone())),
@@ -124,12 +145,32 @@ impl App {
             client_roots: client_roots.clone(),
         };
         let (server, address) = server::bind(&config, parts, clock.now())?;
+        let mut conversations = JoinSet::new();
+        match membership {
+            Some(membership) => {
+                let failed_self_tests = tests.failed().into_iter().map(str::to_owned).collect();
+                let parts = ControlParts {
+                    config: &config,
+                    directory,
+                    current: current.clone(),
+                    client_roots: client_roots.clone(),
+                    vault: vault.clone(),
+                    journal: journal.clone(),
+                    agent_clock,
+                    clock,
+                    ids,
+                    failed_self_tests,
+                };
+                membership.join(parts, &mut conversations, &stopping)?;
+            }
+            None => tracing::warn!("this agent has not enrolled: run freehold-agent enrol, then start it again"),
+        }
         let server = tokio::spawn(shutdown::serve(server, stopping.clone(), Duration::ZERO));
-        let mut background = JoinSet::new();
-        background.spawn(metrics.keep_folding());
-        background.spawn(measure(current.clone(), time, journal.clone()));
+        let mut measuring = JoinSet::new();
+        measuring.spawn(metrics.keep_folding());
+        measuring.spawn(measure(current.clone(), time, journal.clone()));
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
-        Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, background, _lock: lock })
+        Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
     }
 }
 
@@ -145,7 +186,8 @@ pub struct Running {
     journal: Arc<DurableJournal>,
     stopping: CancellationToken,
     server: JoinHandle<io::Result<()>>,
-    background: JoinSet<()>,
+    conversations: JoinSet<()>,
+    measuring: JoinSet<()>,
     _lock: DirectoryLock,
 }
 
@@ -197,14 +239,20 @@ impl Running {
     async fn finished(mut self) -> Result<(), AppError> {
         let served = (&mut self.server).await;
         self.stopping.cancel();
-        self.background.shutdown().await;
+        self.measuring.shutdown().await;
+        // The last receipts are on their way; they do not hold the end up for long.
+        let farewell = async { while self.conversations.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL_LIMIT, farewell).await.is_err() {
+            tracing::warn!("the control plane did not take leave in time");
+        }
+        self.conversations.shutdown().await;
         self.journal.close();
         served.map_err(|_| AppError::Ended("the listener"))?.map_err(AppError::Serve)
     }
 }
 
 /// Compiles an accepted set and swaps it in. A set whose policies cannot be used changes nothing.
-fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &AcceptedSet) -> Result<Arc<InForce>, UnusablePolicy> {
+pub(crate) fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &AcceptedSet) -> Result<Arc<InForce>, UnusablePolicy> {
     let in_force = Arc::new(InForce::compile(Believed::of(set))?);
     let authorities = in_force.caller_authorities.values().map(|der| CertificateDer::from(der.clone())).collect();
     if let Err(error) = client_roots.set(authorities) {
@@ -215,7 +263,8 @@ fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &AcceptedSet
     Ok(in_force)
 }
 
-async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
+/// Opens the vault that the settings name, or makes it.
+pub async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
     let VaultConfig::File { passphrase_file, key_file, .. } = &config.vault;
     let unlock = match (passphrase_file, key_file) {
         (Some(path), _) => Unlock::Passphrase(SecretBytes::new(read_secret_line(path)?.to_vec())),

@@ -10,7 +10,7 @@
 //!
 //! And beside the requests:
 //!
-//! - [`control`]: the control plane: joins a site, keeps statements current, reports.
+//! - [`control`]: the control plane: joins a site, keeps statements current, reports; [`membership`] keeps it going.
 //! - [`keys`]: brings the vault to what policy and state ask for.
 //! - [`selftest`]: known answers at start.
 //! - [`config`], [`app`]: settings; how the parts are put together.
@@ -22,6 +22,7 @@ pub mod control;
 pub mod journal;
 pub mod keys;
 pub mod limits;
+pub mod membership;
 pub mod message;
 pub mod operation;
 pub mod policy;

@@ -10,8 +10,12 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use data_plane_agent::{
-    app::App,
+    app::{App, open_vault},
     config::{Config, Flags},
+    control::{
+        directory::ControlDirectory,
+        enrol::{self, EnrolParts, read_enrolment_file},
+    },
     rest::{
         openapi,
         tokens::{self, CallerReference},
@@ -24,7 +28,7 @@ use schema::{
 };
 use service::{
     config::ConfigError,
-    files::OWNER_ONLY,
+    files::{DirectoryLock, OWNER_ONLY},
     outgoing::{self, Trust},
 };
 
@@ -49,6 +53,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Join a site, once: the agent makes its own keys and proves its right with the enrolment file.
+    Enrol {
+        /// The file that `freehold agent invite` wrote: single-use, secret, good for a limited time.
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+    },
     /// Run the agent until SIGINT or SIGTERM.
     Run,
     /// Register applications with this agent: their tokens are made here and known nowhere else.
@@ -113,6 +123,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let config = || load(cli.config.as_deref(), &cli.flags);
     match cli.command {
+        Command::Enrol { token_file } => enrol(&config()?, &token_file),
         Command::Run => serve(config()?),
         Command::Caller(command) => caller(&config()?, command),
         Command::Status => status(&config()?),
@@ -145,6 +156,37 @@ fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+fn enrol(config: &Config, token_file: &Path) -> anyhow::Result<()> {
+    service::log::init(&config.log)?;
+    service::tls::install_provider();
+    harden();
+    let token = read_enrolment_file(token_file)?;
+    service::files::create_private_directory(&config.data_dir)?;
+    let _lock = DirectoryLock::take(&config.data_dir)?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let enrolled = runtime()?.block_on(async {
+        let vault = open_vault(config, Arc::new(SystemIds)).await?;
+        let parts = EnrolParts {
+            directory: &ControlDirectory::open(&config.data_dir)?,
+            vault: &vault,
+            outgoing: &config.control_plane.outgoing,
+            clock: &SystemClock,
+            ids: &SystemIds,
+            host: host.trim(),
+        };
+        anyhow::Ok(enrol::enrol(&token, &parts).await?)
+    })?;
+    let next = if enrolled.statements {
+        "Its site's statements were fetched and are believed."
+    } else {
+        "Its site has no statements yet; they are fetched when the agent runs."
+    };
+    say(&format!(
+        "Enrolled as {} at {}.\nKey id (join code): {}\nThe certificate is good until {}. {next}\nNow start it: freehold-agent run\n",
+        enrolled.agent, enrolled.site, enrolled.keyid, enrolled.certificate_expires
+    ))
 }
 
 fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {

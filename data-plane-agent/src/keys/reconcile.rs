@@ -19,25 +19,10 @@ use trust::{
 };
 
 use crate::{
+    control::report::Documents,
     policy::in_force::{InForce, KeyInForce, VersionInForce},
     vault::{Held, Vault, VaultError},
 };
-
-/// Signed documents for the control plane.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Documents {
-    /// Records of versions that were made here.
-    pub version_records: Vec<Base64>,
-    /// What the vault holds, and what is gone from it.
-    pub holder_reports: Vec<Base64>,
-}
-
-impl Documents {
-    /// Whether there is nothing to say.
-    pub fn is_empty(&self) -> bool {
-        self.version_records.is_empty() && self.holder_reports.is_empty()
-    }
-}
 
 /// Makes and destroys material as the set in force asks, and remembers what it signed, so that the same is said again.
 #[derive(Default)]
@@ -188,5 +173,120 @@ fn record(in_force: &InForce, clock: &dyn Clock, held: &Held, algorithm: Algorit
         public_key: held.public_key.clone().map(Base64),
         generator: in_force.agent,
         issued: clock.now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use schema::clock::{ManualClock, ManualIds, SystemIds};
+    use trust::{
+        dsse::{open_document, peek_document},
+        pair::Signers,
+        statement::state::VersionEntry,
+    };
+
+    use super::*;
+    use crate::{
+        policy::testing::{AGENT, KEY, NOW, SetBuilder},
+        vault::{
+            file::{FileVault, Unlock},
+            secret::SecretBytes,
+        },
+    };
+
+    const NEXT: KeyVersion = KeyVersion::new(KEY, 3);
+
+    struct Bench {
+        set: SetBuilder,
+        vault: FileVault,
+        pair: Pair,
+        clock: ManualClock,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Bench {
+        /// Version 3 was asked for, and this agent is to make it.
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let unlock = Unlock::Passphrase(SecretBytes::new(b"correct horse".to_vec()));
+            let vault = FileVault::open_or_create(&directory.path().join("vault"), &unlock, Arc::new(SystemIds)).unwrap();
+            let mut set = SetBuilder::new("permit (principal, action, resource);");
+            let entry = VersionEntry {
+                state: VersionState::PreActivation,
+                created: NOW,
+                activated: None,
+                generator: Some(AGENT),
+                record: None,
+                ready: BTreeMap::new(),
+            };
+            set.state.keys.get_mut(&KEY).unwrap().versions.insert(3, entry);
+            set.versions.insert(NEXT, (VersionState::PreActivation, false));
+            let pair = Pair::generate(&ManualIds::seeded(1));
+            Self { set, vault, pair, clock: ManualClock::at(NOW), _directory: directory }
+        }
+
+        async fn run(&self, reconciler: &mut Reconciler) -> Documents {
+            reconciler.run(&self.set.compile(), &self.vault, &self.pair, &self.clock).await
+        }
+    }
+
+    fn report(bench: &Bench, bytes: &Base64) -> HolderReport {
+        open_document(bytes.as_slice(), &Signers::one(bench.pair.public().clone()), 1).unwrap().payload
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_made_once_and_said_until_state_knows_it() {
+        let mut bench = Bench::new();
+        let mut reconciler = Reconciler::default();
+        let first = bench.run(&mut reconciler).await;
+        assert_eq!((first.version_records.len(), first.holder_reports.len()), (1, 1));
+        let record: VersionRecord = peek_document(first.version_records[0].as_slice()).unwrap();
+        assert_eq!((record.version, record.generator), (NEXT, AGENT));
+        assert_eq!(report(&bench, &first.holder_reports[0]).status, HolderStatus::Ready);
+        assert_eq!(bench.run(&mut reconciler).await, first, "the same is said again");
+
+        // After a crash between vault and report the same material is found.
+        let again = bench.run(&mut Reconciler::default()).await;
+        let found: VersionRecord = peek_document(again.version_records[0].as_slice()).unwrap();
+        assert_eq!(found.fingerprint, record.fingerprint);
+
+        let entry = bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap();
+        entry.record = Some(first.version_records[0].clone());
+        let known = bench.run(&mut reconciler).await;
+        assert_eq!((known.version_records.len(), known.holder_reports.len()), (0, 1), "the record is known, the report is not");
+        bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().ready.insert(AGENT, first.holder_reports[0].clone());
+        assert_eq!(bench.run(&mut reconciler).await, Documents::default());
+    }
+
+    #[tokio::test]
+    async fn others_make_what_they_are_to_make_and_other_material_is_not_reported() {
+        let mut bench = Bench::new();
+        let entry = bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap();
+        entry.generator = Some(schema::id::AgentId::from_bits(99));
+        assert_eq!(bench.run(&mut Reconciler::default()).await, Documents::default());
+        assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::NotHeld(_))));
+
+        // A record that speaks of other material than the vault holds.
+        let mut other = Bench::new();
+        let foreign = other.run(&mut Reconciler::default()).await;
+        bench.vault.generate(NEXT, "A256KW+A256GCM".parse().unwrap()).await.unwrap();
+        bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().record = Some(foreign.version_records[0].clone());
+        assert_eq!(bench.run(&mut Reconciler::default()).await, Documents::default());
+        other.set.held.clear();
+    }
+
+    #[tokio::test]
+    async fn material_is_wiped_when_policy_confirms_it_and_that_is_said_until_it_is_heard() {
+        let mut bench = Bench::new();
+        let mut reconciler = Reconciler::default();
+        bench.run(&mut reconciler).await;
+        bench.set.versions.insert(NEXT, (VersionState::Destroyed, true));
+        let gone = bench.run(&mut reconciler).await;
+        assert_eq!(report(&bench, &gone.holder_reports[0]).status, HolderStatus::Destroyed);
+        assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::Destroyed(_))));
+        reconciler.delivered();
+        assert_eq!(bench.run(&mut reconciler).await, Documents::default());
     }
 }

@@ -1,0 +1,158 @@
+//! An agent that has enrolled: what it does together with the control plane while it serves. None of it is needed to answer
+//! a request.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schema::{
+    clock::{Clock, Ids},
+    wire::agent::{Rejected, ReportAnswer},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use trust::{accept::Identity, pair::Pair};
+
+use crate::{
+    app::{AppError, put_in_force},
+    config::Config,
+    control::{
+        certificate::Renewal,
+        client::{Connection, ControlClient},
+        directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
+        report::{About, Documents, Reporter, Work},
+        sync::{StatementSync, SyncParts},
+        time::AgentClock,
+    },
+    journal::{
+        durable::DurableJournal,
+        ship::{Sender, Shipper},
+    },
+    keys::reconcile::Reconciler,
+    policy::current::Current,
+    vault::Vault,
+};
+use service::tls::client_roots::ClientRoots;
+
+/// Who the agent is, with its keys.
+pub struct Membership {
+    stored: StoredIdentity,
+    certificate: StoredCertificate,
+    keys: Arc<AgentKeys>,
+}
+
+/// What the agent brings into the conversation.
+pub struct ControlParts<'a> {
+    /// Its settings.
+    pub config: &'a Config,
+    /// What it keeps.
+    pub directory: ControlDirectory,
+    /// The set in force.
+    pub current: Arc<Current>,
+    /// Whose client certificates are believed.
+    pub client_roots: Arc<ClientRoots>,
+    /// Its vault.
+    pub vault: Arc<dyn Vault>,
+    /// Its journal.
+    pub journal: Arc<DurableJournal>,
+    /// Agent time.
+    pub agent_clock: Arc<AgentClock>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub ids: Arc<dyn Ids>,
+    /// Names of algorithms whose self-tests failed.
+    pub failed_self_tests: Vec<String>,
+}
+
+impl Membership {
+    /// Reads it back; none before the agent has enrolled.
+    pub async fn load(directory: &ControlDirectory, vault: &dyn Vault) -> Result<Option<Self>, KeepError> {
+        let (Some(stored), Some(certificate)) = (directory.identity()?, directory.certificate()?) else { return Ok(None) };
+        let keys = Arc::new(directory.keys(&stored, vault).await?);
+        Ok(Some(Self { stored, certificate, keys }))
+    }
+
+    /// Who the agent is.
+    pub fn identity(&self) -> &Identity {
+        &self.stored.identity
+    }
+
+    /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
+    pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
+        let Self { stored, certificate, keys } = self;
+        let ControlParts { config, directory, current, client_roots, vault, journal, agent_clock, clock, ids, failed_self_tests } = parts;
+        let control = &config.control_plane;
+        let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
+        let connection = Connection::new(client);
+
+        let (in_force, noted, clock_of_rejections) = (current.clone(), current.clone(), clock.clone());
+        let sync = StatementSync::start(SyncParts {
+            connection: connection.clone(),
+            directory: directory.clone(),
+            identity: stored.identity.clone(),
+            clock: agent_clock,
+            ids: ids.clone(),
+            put_in_force: Box::new(move |set| match put_in_force(&in_force, &client_roots, set) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Err(Rejected { code: "policies_unusable".to_owned(), detail: error.to_string(), at: clock_of_rejections.now() })
+                }
+            }),
+            note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
+        })?;
+
+        let pair = Arc::new(Pair::from_seeds(&keys.pair.to_seeds()));
+        let rejections = current.clone();
+        let reporter = Reporter {
+            connection: connection.clone(),
+            accepted: sync.follow(),
+            rejection: Box::new(move || rejections.rejection()),
+            about: About { vault: vault.description().kind.to_owned(), failed_self_tests },
+            work: KeyWork { current, vault, pair: pair.clone(), clock: clock.clone(), reconciler: Reconciler::default() },
+            ids: ids.clone(),
+        };
+        let Identity { tenant, site, agent, .. } = stored.identity;
+        let shipper = Shipper::new(journal, Sender { tenant, site, agent }, pair, connection.clone());
+        let renewal = Renewal {
+            connection,
+            directory,
+            identity: stored,
+            keys,
+            url: control.url.clone(),
+            outgoing: control.outgoing.clone(),
+            clock,
+            ids,
+        };
+        tasks.spawn(sync.run(stopping.clone()));
+        tasks.spawn(reporter.run(stopping.clone()));
+        tasks.spawn(shipper.run(stopping.clone()));
+        tasks.spawn(renewal.run(certificate, stopping.clone()));
+        tracing::info!(%agent, %site, %tenant, "the agent belongs to its site");
+        Ok(())
+    }
+}
+
+/// Brings the vault to what the set in force asks for.
+struct KeyWork {
+    current: Arc<Current>,
+    vault: Arc<dyn Vault>,
+    pair: Arc<Pair>,
+    clock: Arc<dyn Clock>,
+    reconciler: Reconciler,
+}
+
+#[async_trait]
+impl Work for KeyWork {
+    async fn documents(&mut self) -> Documents {
+        match self.current.load() {
+            Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock).await,
+            None => Documents::default(),
+        }
+    }
+
+    fn delivered(&mut self, answer: &ReportAnswer) {
+        if answer.refused.is_empty() {
+            self.reconciler.delivered();
+        }
+    }
+}
