@@ -6,9 +6,12 @@
 
 pub mod access;
 pub mod bundles;
+pub mod config;
 pub mod database;
 pub mod eventing;
+pub mod graphql;
 pub mod http;
+pub mod naming;
 pub mod pki;
 pub mod receipts;
 pub mod sealing;

@@ -1,5 +1,7 @@
-//! Who is asking, and may they? [`context`] says who; the Cedar decision stands in the command handler and gives a
+//! Who is asking, and may they? [`authenticate`] and [`context`] say who; [`authorize`] decides, in the command handler, and gives a
 //! [`permit`].
 
+pub mod authenticate;
+pub mod authorize;
 pub mod context;
 pub mod permit;

@@ -7,6 +7,7 @@
 
 mod aggregate;
 mod command;
+pub mod graphql;
 pub mod enrolment;
 pub mod parts;
 mod refusal;

@@ -8,6 +8,7 @@
 
 pub mod compile;
 pub mod facts;
+pub mod graphql;
 pub mod gather;
 pub mod heartbeat;
 pub mod in_force;

@@ -11,6 +11,8 @@ mod aggregate;
 mod command;
 mod decide;
 mod destruction;
+pub mod graphql;
+pub mod mutations;
 pub mod placement;
 mod refusal;
 #[cfg(test)]

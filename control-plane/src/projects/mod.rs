@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod command;
+pub mod graphql;
 mod refusal;
 #[cfg(test)]
 mod tests;

@@ -9,4 +9,4 @@ mod projector;
 mod query;
 
 pub use projector::{Kinds, ProjectError, Projector};
-pub use query::{Filter, Page, QueryError, Slice, View, Views};
+pub use query::{Filter, Page, QueryError, Slice, TenantPage, View, Views};

@@ -86,6 +86,17 @@ pub struct Slice<A: Aggregate> {
     pub has_previous: bool,
 }
 
+/// A page of tenants, in ascending order of ids; the id is the cursor.
+#[derive(Debug, Clone)]
+pub struct TenantPage {
+    /// Their ids.
+    pub items: Vec<TenantId>,
+    /// Whether there are more after these.
+    pub has_next: bool,
+    /// Whether there are more before these.
+    pub has_previous: bool,
+}
+
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
@@ -210,6 +221,35 @@ impl Views {
         }
         let items = found.into_iter().map(|view| (cursor_of::<A>(view.id), view)).collect();
         Ok(Slice { items, has_next: if forward { more } else { from_edge }, has_previous: if forward { from_edge } else { more } })
+    }
+
+    /// The ids of all tenants of the deployment, for its operators: ids are all they see of one.
+    pub async fn tenants(&self, page: &Page) -> Result<TenantPage, QueryError> {
+        let (count, edge, forward) = match page {
+            Page::First { count, after } => (*count, after, true),
+            Page::Last { count, before } => (*count, before, false),
+        };
+        let edge = edge.as_deref().map(|text| text.parse::<TenantId>().map_err(|_| QueryError::InvalidCursor)).transpose()?;
+        let mut sql = "SELECT id FROM views v WHERE kind = $1 AND valid_to IS NULL".to_owned();
+        let mut values: Vec<Value> = vec!["tenant".into()];
+        if let Some(edge) = edge {
+            sql.push_str(if forward { " AND id > $2" } else { " AND id < $2" });
+            values.push(edge.to_string().into());
+        }
+        let order = if forward { "ASC" } else { "DESC" };
+        sql.push_str(&format!(" ORDER BY id {order} LIMIT {}", count.saturating_add(1)));
+        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await?;
+        let more = rows.len() > count;
+        let mut items = Vec::with_capacity(count);
+        for row in rows.iter().take(count) {
+            let id: String = row.try_get_by_index(0)?;
+            items.push(id.parse().map_err(|_| QueryError::InvalidCursor)?);
+        }
+        if !forward {
+            items.reverse();
+        }
+        let from_edge = edge.is_some();
+        Ok(TenantPage { items, has_next: if forward { more } else { from_edge }, has_previous: if forward { from_edge } else { more } })
     }
 
     /// How many pass the filter.

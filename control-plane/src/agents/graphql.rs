@@ -1,0 +1,336 @@
+//! Agents in GraphQL.
+
+use std::time::Duration;
+
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+use schema::{
+    clock::new_id,
+    id::{AgentId, SiteId},
+    token::{Token, TokenKind},
+};
+
+use super::{Agent, AgentCommand};
+use crate::{
+    access::permit::Question,
+    bundles::graphql::AgentReport,
+    graphql::{
+        api::{Api, Done, Filter, Seen, Shown, options},
+        fault::fault,
+        page::{List, cost, empty, page},
+        payload::{Common, CommonNew, Outcome, Stop, optional, payloads},
+        scalar::{RevocationReason, Timestamp, UInt64},
+    },
+    sites::graphql::SiteNode,
+};
+
+/// How long an invitation is good when nothing is said.
+const DEFAULT_INVITATION: Duration = Duration::from_secs(3_600);
+
+/// How far an agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "super::AgentState")]
+pub enum AgentState {
+    /// Its token was made. (Whether it is still good depends on the time.)
+    Invited,
+    /// Its invitation was taken back.
+    Cancelled,
+    /// It came; nobody has vouched for it.
+    Enrolled,
+    /// It came, and somebody vouched for it.
+    Rostered,
+    /// It may do nothing until it is resumed.
+    Suspended,
+    /// It is no longer an agent of the site.
+    Revoked,
+}
+
+impl AgentState {
+    /// The word it is listed by.
+    pub fn word(self) -> &'static str {
+        super::AgentState::from(self).as_str()
+    }
+}
+
+/// One agent process at a site.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(name = "Agent", complex)]
+pub struct AgentNode {
+    /// `agt_…`
+    pub id: ID,
+    /// The site it belongs to.
+    pub site_id: ID,
+    /// What people call it.
+    pub display_name: Option<String>,
+    /// How far it is.
+    pub state: AgentState,
+    /// The name of its host, when it enrolled.
+    pub host: Option<String>,
+    /// Key id of its signing pair, base64url: the join code to compare.
+    pub key_id: Option<String>,
+    /// When its certificate ends.
+    pub certificate_expires_at: Option<Timestamp>,
+    /// Since when its roster entry counts.
+    pub rostered_at: Option<Timestamp>,
+    /// After this its invitation is worthless.
+    pub invitation_expires_at: Option<Timestamp>,
+    /// Why it was revoked.
+    pub revocation_reason: Option<RevocationReason>,
+    /// When it was invited.
+    pub created_at: Timestamp,
+    /// Rises with every change.
+    pub revision: UInt64,
+    #[graphql(skip)]
+    agent: AgentId,
+    #[graphql(skip)]
+    site: SiteId,
+    #[graphql(skip)]
+    enrolled_version: Option<String>,
+}
+
+impl Shown for Agent {
+    type Node = AgentNode;
+
+    fn node(seen: Seen<Self>) -> Option<AgentNode> {
+        let fixed = seen.state.fixed.as_ref()?;
+        let enrolment = seen.state.enrolment.as_ref();
+        Some(AgentNode {
+            id: seen.id.to_string().into(),
+            site_id: fixed.site.to_string().into(),
+            display_name: seen.state.display_name.as_ref().map(ToString::to_string),
+            state: seen.state.state()?.into(),
+            host: enrolment.map(|enrolment| enrolment.host.clone()),
+            key_id: enrolment.map(|enrolment| enrolment.keyid.to_string()),
+            certificate_expires_at: seen.state.certificate.as_ref().map(|certificate| Timestamp(certificate.expires)),
+            rostered_at: seen.state.rostered.map(Timestamp),
+            invitation_expires_at: seen.state.invitation.as_ref().map(|invitation| Timestamp(invitation.expires)),
+            revocation_reason: seen.state.revoked.as_ref().map(|revoked| revoked.reason.into()),
+            created_at: Timestamp(fixed.created),
+            revision: UInt64(seen.revision),
+            agent: seen.id,
+            site: fixed.site,
+            enrolled_version: enrolment.map(|enrolment| enrolment.agent_version.clone()),
+        })
+    }
+}
+
+#[ComplexObject]
+impl AgentNode {
+    /// The site it belongs to.
+    async fn site(&self, ctx: &Context<'_>) -> Result<Option<SiteNode>> {
+        Ok(Api::of(ctx)?.load_sites(&[self.site]).await?.pop())
+    }
+
+    /// The version of the agent program, as last reported.
+    async fn agent_version(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        let report = self.report(ctx).await?;
+        Ok(report.map(|report| report.agent_version).or_else(|| self.enrolled_version.clone()))
+    }
+
+    /// What it last said of itself.
+    async fn last_report(&self, ctx: &Context<'_>) -> Result<Option<AgentReport>> {
+        self.report(ctx).await
+    }
+}
+
+impl AgentNode {
+    async fn report(&self, ctx: &Context<'_>) -> Result<Option<AgentReport>> {
+        crate::bundles::graphql::last_report(Api::of(ctx)?, self.agent).await
+    }
+}
+
+/// An agent to let in.
+#[derive(InputObject)]
+pub struct InviteAgentInput {
+    /// Id or name.
+    site: ID,
+    /// What people call it.
+    display_name: Option<String>,
+    /// 60 to 604 800; absent: 3600.
+    lifetime_seconds: Option<UInt64>,
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
+/// An invitation to take back.
+#[derive(InputObject)]
+pub struct CancelInvitationInput {
+    /// `agt_…`
+    agent: ID,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// An agent that shall do nothing for now.
+#[derive(InputObject)]
+pub struct SuspendAgentInput {
+    /// `agt_…`
+    agent: ID,
+    /// Why.
+    reason: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// An agent that may act again.
+#[derive(InputObject)]
+pub struct ResumeAgentInput {
+    /// `agt_…`
+    agent: ID,
+    /// Why.
+    reason: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// An agent to take out of its site for good.
+#[derive(InputObject)]
+pub struct RevokeAgentInput {
+    /// `agt_…`
+    agent: ID,
+    /// Why.
+    reason: RevocationReason,
+    /// In words.
+    comment: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// What came of it.
+#[derive(SimpleObject)]
+pub struct InviteAgentPayload {
+    /// What it is; absent when the command was refused.
+    agent: Option<AgentNode>,
+    /// The enrolment file, JSON, for `freehold-agent enrol`. It holds the single-use token and is shown once: absent when
+    /// this repeats an earlier request.
+    enrolment: Option<String>,
+    #[graphql(flatten)]
+    outcome: Outcome,
+}
+
+payloads!(agent: AgentNode => CancelInvitationPayload, SuspendAgentPayload, ResumeAgentPayload, RevokeAgentPayload);
+
+/// Reading agents.
+#[derive(Default)]
+pub struct AgentQuery;
+
+#[Object]
+impl AgentQuery {
+    /// One agent.
+    async fn agent(&self, ctx: &Context<'_>, id: ID, position: Option<String>) -> Result<Option<AgentNode>> {
+        let api = Api::reading(ctx, position).await?;
+        match id.parse() {
+            Ok(id) => api.view::<Agent>(id, None).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The agents of the tenant, in the order of their ids.
+    #[graphql(complexity = "cost(first, last) * child_complexity")]
+    #[allow(clippy::too_many_arguments, reason = "arguments of a connection")]
+    async fn agents(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+        last: Option<i32>,
+        before: Option<String>,
+        #[graphql(desc = "Id or name.")] site: Option<String>,
+        state: Option<AgentState>,
+        position: Option<String>,
+    ) -> Result<List<AgentNode>> {
+        let api = Api::reading(ctx, position).await?;
+        let page = page(first, after, last, before)?;
+        let filter = match site.as_deref().map(|site| api.site_reference(site)) {
+            None => Filter::all(),
+            Some(Some(site)) => Filter::within(site),
+            Some(None) => return Ok(empty()),
+        };
+        api.list::<Agent>(filter.state(state.map(AgentState::word)), page, None).await
+    }
+}
+
+/// Changing agents.
+#[derive(Default)]
+pub struct AgentMutation;
+
+#[Object]
+impl AgentMutation {
+    /// Makes a single-use enrolment token with which one agent may join a site.
+    async fn invite_agent(&self, ctx: &Context<'_>, input: InviteAgentInput) -> Result<InviteAgentPayload> {
+        match invite(Api::of(ctx)?, input).await {
+            Ok((done, enrolment)) => Ok(InviteAgentPayload { agent: done.node, enrolment, outcome: done.outcome }),
+            Err(Stop::Refused(user_errors)) => {
+                Ok(InviteAgentPayload { agent: None, enrolment: None, outcome: Outcome { user_errors, ..Outcome::default() } })
+            }
+            Err(Stop::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// Takes an unused invitation back.
+    async fn cancel_invitation(&self, ctx: &Context<'_>, input: CancelInvitationInput) -> Result<CancelInvitationPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = on_agent(api, "cancelInvitation", &input.agent, AgentCommand::CancelInvitation, input.common);
+        CancelInvitationPayload::of(attempt.await)
+    }
+
+    /// An agent may do nothing until it is resumed.
+    async fn suspend_agent(&self, ctx: &Context<'_>, input: SuspendAgentInput) -> Result<SuspendAgentPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = AgentCommand::Suspend { reason: optional("reason", input.reason.as_deref())? };
+            on_agent(api, "suspendAgent", &input.agent, command, input.common).await
+        };
+        SuspendAgentPayload::of(attempt.await)
+    }
+
+    /// An agent may act again.
+    async fn resume_agent(&self, ctx: &Context<'_>, input: ResumeAgentInput) -> Result<ResumeAgentPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = AgentCommand::Resume { reason: optional("reason", input.reason.as_deref())? };
+            on_agent(api, "resumeAgent", &input.agent, command, input.common).await
+        };
+        ResumeAgentPayload::of(attempt.await)
+    }
+
+    /// Takes an agent out of its site. Final.
+    async fn revoke_agent(&self, ctx: &Context<'_>, input: RevokeAgentInput) -> Result<RevokeAgentPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let comment = optional("comment", input.comment.as_deref())?;
+            let command = AgentCommand::Revoke { reason: input.reason.into(), comment };
+            on_agent(api, "revokeAgent", &input.agent, command, input.common).await
+        };
+        RevokeAgentPayload::of(attempt.await)
+    }
+}
+
+async fn on_agent(api: &Api, action: &'static str, agent: &str, command: AgentCommand, common: Common) -> Result<Done<AgentNode>, Stop> {
+    let id = api.agent("agent", agent)?;
+    api.run::<Agent>(id, command, Question::new(action, "Agent", id), common).await
+}
+
+async fn invite(api: &Api, input: InviteAgentInput) -> Result<(Done<AgentNode>, Option<String>), Stop> {
+    let site = api.existing_site("site", &input.site).await?;
+    let display_name = optional("displayName", input.display_name.as_deref())?;
+    let options = options(input.common.into(), Vec::new())?;
+    let now = api.services.clock.now();
+    let ids = api.services.handler.ids(&api.ctx, options.idempotency_key.as_ref(), "agent").await;
+    let ids = ids.map_err(|error| fault("opening the tenant's keys", &error))?;
+    let id: AgentId = new_id(&*ids, now);
+    let token = Token::generate(TokenKind::Enrolment, &*api.services.ids);
+    let welcome = api.services.enrolment.welcome(api.ctx.tenant, site).await;
+    let welcome = welcome.map_err(|error| fault("preparing an invitation", &error))?;
+    let lifetime_seconds = input.lifetime_seconds.map(|seconds| seconds.0);
+    let expires = now.plus(lifetime_seconds.map_or(DEFAULT_INVITATION, Duration::from_secs));
+    let (digest, root, founder) = (token.digest(), welcome.root, welcome.founder);
+    let command = AgentCommand::Invite { site, display_name, lifetime_seconds, token: digest, root, founder, expires };
+    let question = Question::new("inviteAgent", "Agent", id).within("Site", site);
+    let done = api.run_with::<Agent>(id, command, question, options).await?;
+    if done.replayed {
+        return Ok((done, None));
+    }
+    let file = api.services.enrolment.file(api.ctx.tenant, site, id, &welcome, &token, expires);
+    let file = serde_json::to_string_pretty(&file).map_err(|error| fault("writing an enrolment file", &error))?;
+    Ok((done, Some(file)))
+}

@@ -1,0 +1,126 @@
+//! Statements and reports of agents in GraphQL: what is in force at a site, and who enforces it.
+
+use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject};
+use schema::id::{AgentId, SiteId};
+use trust::statement::{Kind, Scope};
+
+use super::in_force::{InForce, in_force};
+use crate::{
+    agents::graphql::AgentNode,
+    graphql::{
+        api::Api,
+        fault::{Fault, fault},
+        scalar::{StatementKind, Timestamp, UInt64},
+    },
+};
+
+/// A statement in force at a site.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct SiteStatement {
+    /// Its kind.
+    pub kind: StatementKind,
+    /// The project a policy is for; absent for the tenant's and the site's own.
+    pub project: Option<ID>,
+    /// The site it is for; absent for the tenant's and a project's.
+    pub site: Option<ID>,
+    /// Begins anew only by recovery.
+    pub epoch: UInt64,
+    /// Rises by one with each statement of this kind for this scope.
+    pub serial: UInt64,
+    /// SHA-256 of the payload, base64url.
+    pub sha256: String,
+    /// When it was signed.
+    pub issued_at: Timestamp,
+    /// The last moment it may be accepted.
+    pub expires_at: Timestamp,
+    #[graphql(skip)]
+    agents: Vec<AgentId>,
+}
+
+#[ComplexObject]
+impl SiteStatement {
+    /// Agents of the site that have reported that they enforce it.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn enforced_by(&self, ctx: &Context<'_>) -> Result<Vec<AgentNode>> {
+        Api::of(ctx)?.load_agents(&self.agents).await
+    }
+}
+
+impl From<InForce> for SiteStatement {
+    fn from(statement: InForce) -> Self {
+        let (project, site) = match statement.scope {
+            Scope::Tenant => (None, None),
+            Scope::Project(project) => (Some(project.to_string().into()), None),
+            Scope::Site(site) => (None, Some(site.to_string().into())),
+        };
+        Self {
+            kind: statement.kind.into(),
+            project,
+            site: site.filter(|_| statement.kind != Kind::Root),
+            epoch: UInt64(statement.epoch),
+            serial: UInt64(statement.serial),
+            sha256: statement.sha256.to_string(),
+            issued_at: Timestamp(statement.issued),
+            expires_at: Timestamp(statement.expires),
+            agents: statement.enforced_by,
+        }
+    }
+}
+
+/// The statements in force at a site.
+pub async fn statements(api: &Api, site: SiteId) -> Result<Vec<SiteStatement>, Fault> {
+    let found = in_force(&api.services.statements, &api.services.reports, api.ctx.tenant, site).await;
+    Ok(found.map_err(|error| fault("reading statements", &error))?.into_iter().map(Into::into).collect())
+}
+
+/// What an agent last said of itself.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentReport {
+    /// When it came.
+    pub at: Timestamp,
+    /// The version of the agent program.
+    pub agent_version: String,
+    /// What its vault is: `file`, …
+    pub vault: String,
+    /// The heartbeat it enforces.
+    pub enforced_heartbeat: Option<UInt64>,
+    /// The state it enforces.
+    pub enforced_state: Option<UInt64>,
+    /// The highest epoch it has seen.
+    pub epoch: Option<UInt64>,
+    /// Why it did not accept the newest statements.
+    pub rejection: Option<AgentRejection>,
+    /// Names of self-tests that failed; empty when all passed.
+    pub failed_self_tests: Vec<String>,
+}
+
+/// A set of statements that an agent would not believe.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentRejection {
+    /// The code of the rejection.
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What an agent last said of itself; nothing while it has not reported.
+pub async fn last_report(api: &Api, agent: AgentId) -> Result<Option<AgentReport>, Fault> {
+    let last = api.services.reports.of_agent(api.ctx.tenant, agent).await.map_err(|error| fault("reading an agent's report", &error))?;
+    Ok(last.map(|last| AgentReport {
+        at: Timestamp(last.at),
+        agent_version: last.report.agent_version,
+        vault: last.report.vault,
+        enforced_heartbeat: last.report.enforced_heartbeat.map(UInt64),
+        enforced_state: last.report.enforced_state.map(UInt64),
+        epoch: last.report.epoch.map(UInt64),
+        rejection: last.report.rejection.map(|rejection| AgentRejection {
+            code: rejection.code,
+            detail: rejection.detail,
+            at: Timestamp(rejection.at),
+        }),
+        failed_self_tests: last.report.failed_self_tests,
+    }))
+}

@@ -1,0 +1,206 @@
+//! Settings: one section per part, parsed once. Unknown ones are errors; `freehold-control-plane print-config-schema`
+//! prints their JSON Schema.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use service::config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig};
+use url::Url;
+
+/// The control plane's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where files are kept: the database, the sealing key, the operator token, development certificates.
+    pub data_dir: PathBuf,
+    /// The name of this deployment. It stands in the origin of every tenant's ledger: do not change it later.
+    pub deployment: String,
+    /// Development mode: GraphiQL is served, and the agent listener names itself by its address when `agents.public_url`
+    /// is absent.
+    pub development: bool,
+    /// GraphQL, for people and automation.
+    pub server: ServerConfig,
+    /// The agents' listener, with mutual TLS.
+    pub agents: AgentsConfig,
+    /// The event store and the read models.
+    pub store: StoreConfig,
+    /// What storage is encrypted under.
+    pub sealing: SealingConfig,
+    /// The certificate of `server.listen`; development certificates are made when absent.
+    pub tls: TlsConfig,
+    /// Limits on requests.
+    pub limits: LimitsConfig,
+    /// Logs.
+    pub log: LogConfig,
+    /// Outgoing connections.
+    pub outgoing: OutgoingConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("freehold-data"),
+            deployment: "freehold".to_owned(),
+            development: false,
+            server: ServerConfig::default(),
+            agents: AgentsConfig::default(),
+            store: StoreConfig::default(),
+            sealing: SealingConfig::default(),
+            tls: TlsConfig::default(),
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+            outgoing: OutgoingConfig::default(),
+        }
+    }
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address and port of GraphQL; port 0 takes a free one.
+    pub listen: String,
+    /// Plain HTTP instead of TLS. Only on loopback.
+    pub plain_http: bool,
+    /// How many threads serve requests; absent: one per core, at most 8.
+    pub workers: Option<usize>,
+    /// How long running requests may take to end when the process is asked to stop.
+    pub shutdown_timeout: Period,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7400".to_owned(),
+            plain_http: false,
+            workers: None,
+            shutdown_timeout: Period(std::time::Duration::from_secs(20)),
+        }
+    }
+}
+
+/// `[agents]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentsConfig {
+    /// Address and port of the agents' listener; port 0 takes a free one.
+    pub listen: String,
+    /// Where agents find it, e.g. `https://agents.example.org:7401`; absent: `https://` and the address listened on.
+    pub public_url: Option<Url>,
+}
+
+impl Default for AgentsConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7401".to_owned(), public_url: None }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `sqlite://<path>` or `postgres://user@host/database`; absent: `freehold.db` in the data directory. A password does
+    /// not belong here: see `password_file`.
+    pub url: Option<String>,
+    /// A file with the database password, readable by its owner only.
+    pub password_file: Option<PathBuf>,
+}
+
+/// `[sealing]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SealingConfig {
+    /// The sealing key: 32 bytes as base64url, readable by its owner only. Absent: `sealing.key` in the data directory,
+    /// made on first start. Keep a copy elsewhere: without it nothing in the database can be read again.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest body of a request.
+    pub body: Size,
+    /// How long a request may take.
+    pub request_timeout: Period,
+    /// Requests a minute of one tenant.
+    pub tenant_per_minute: u32,
+    /// Requests a minute of one token.
+    pub token_per_minute: u32,
+    /// Requests a minute of one address, also without a valid token.
+    pub address_per_minute: u32,
+    /// How long a mutation waits until what it did can be read.
+    pub read_your_writes: Period,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            body: Size(1 << 20),
+            request_timeout: Period(std::time::Duration::from_secs(30)),
+            tenant_per_minute: 6_000,
+            token_per_minute: 3_000,
+            address_per_minute: 6_000,
+            read_your_writes: Period(std::time::Duration::from_secs(2)),
+        }
+    }
+}
+
+impl Config {
+    /// Reads settings: flags over environment over file.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &impl Serialize,
+    ) -> Result<Self, ConfigError> {
+        let config: Self = service::config::load(file, environment, flags)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What single settings cannot say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        for (name, address) in [("server.listen", &self.server.listen), ("agents.listen", &self.agents.listen)] {
+            if address.parse::<SocketAddr>().is_err() && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+                problems.push(format!("setting {name}: expected host:port, found \"{address}\""));
+            }
+        }
+        let origin = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '/');
+        if self.deployment.is_empty() || self.deployment.len() > 100 || !self.deployment.chars().all(origin) {
+            problems.push("setting deployment: 1 to 100 characters of A-Z, a-z, 0-9, '-', '.' and '/'".to_owned());
+        }
+        let numbers = [self.limits.tenant_per_minute, self.limits.token_per_minute, self.limits.address_per_minute];
+        if numbers.contains(&0) || self.limits.body.0 == 0 {
+            problems.push("settings of [limits] are at least 1".to_owned());
+        }
+        if self.agents.public_url.as_ref().is_some_and(|url| url.scheme() != "https" || url.host().is_none()) {
+            problems.push("setting agents.public_url: expected https://host:port".to_owned());
+        }
+        if let Some(url) = &self.store.url
+            && !["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+        {
+            problems.push("setting store.url: expected sqlite://<path> or postgres://user@host/database".to_owned());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
+    }
+
+    /// The database's URL, without a password.
+    pub fn store_url(&self) -> String {
+        self.store.url.clone().unwrap_or_else(|| format!("sqlite://{}", self.data_dir.join("freehold.db").display()))
+    }
+
+    /// Where the sealing key is.
+    pub fn sealing_key_file(&self) -> PathBuf {
+        self.sealing.key_file.clone().unwrap_or_else(|| self.data_dir.join("sealing.key"))
+    }
+
+    /// Where the first operator token is written.
+    pub fn operator_token_file(&self) -> PathBuf {
+        self.data_dir.join("operator.token")
+    }
+}

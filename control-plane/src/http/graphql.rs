@@ -1,0 +1,123 @@
+//! `POST /graphql`: limits, then the token, then the query. GraphiQL at `GET /graphql` in development mode.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use async_graphql::http::GraphiQLSource;
+use schema::{id::RequestId, wire::problem::Problem};
+use service::{log::RequestContext, problem};
+
+use super::rate::{Rates, TooMany};
+use crate::{
+    access::authenticate::{Authenticator, Unauthenticated},
+    graphql::{self, ApiSchema, api::Services},
+};
+
+/// Where GraphQL stands.
+pub const PATH: &str = "/graphql";
+
+/// What the handler needs.
+pub struct Edge {
+    /// The executable schema.
+    pub schema: ApiSchema,
+    /// What resolvers work with.
+    pub services: Arc<Services>,
+    /// Who is asking.
+    pub authenticator: Authenticator,
+    /// How often.
+    pub rates: Rates,
+    /// The largest body in bytes.
+    pub max_body_bytes: usize,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// Where requests run: a client that hangs up does not stop a mutation half-way.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Answers a GraphQL request.
+pub async fn post(request: HttpRequest, payload: web::Payload, edge: web::Data<Edge>) -> HttpResponse {
+    match answer(&request, payload, &edge).await {
+        Ok(response) => HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(response),
+        Err(refused) => refused,
+    }
+}
+
+async fn answer(request: &HttpRequest, payload: web::Payload, edge: &Edge) -> Result<async_graphql::Response, HttpResponse> {
+    let id = RequestContext::current().map_or(RequestId::from_bits(0), |context| context.id);
+    let address = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
+    edge.rates.address(address).map_err(|too_many| slow_down(&too_many))?;
+    let token = bearer(request)?;
+    let authenticated = edge.authenticator.authenticate(token, id).await.map_err(unauthenticated)?;
+    edge.rates.principal(authenticated.ctx.tenant, authenticated.token).map_err(|too_many| slow_down(&too_many))?;
+    let query = read(request, payload, edge.max_body_bytes).await?;
+    let (schema, services) = (edge.schema.clone(), edge.services.clone());
+    let running = edge.runtime.spawn(async move { graphql::execute(&schema, services, authenticated.ctx, query).await });
+    match tokio::time::timeout(edge.timeout, running).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(problem::response(problem::fault(&error).0)),
+        Err(_) => Err(problem::response(Problem::new(
+            503,
+            "timeout",
+            "Timeout",
+            "the request took too long; a mutation may have been done all the same: repeat it with the same idempotencyKey",
+        ))),
+    }
+}
+
+async fn read(request: &HttpRequest, payload: web::Payload, limit: usize) -> Result<async_graphql::Request, HttpResponse> {
+    let refuse = |status, code, title, detail: String| Err(problem::response(Problem::new(status, code, title, detail)));
+    let json = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if json.split(';').next().map(str::trim) != Some("application/json") {
+        return refuse(415, "unsupported_media_type", "Unsupported media type", "send Content-Type: application/json".to_owned());
+    }
+    match payload.to_bytes_limited(limit).await {
+        Err(_) => refuse(413, "body_too_large", "Body too large", format!("the body has more than {limit} bytes")),
+        Ok(Err(_)) => refuse(400, "invalid_body", "Invalid body", "the body could not be read to its end".to_owned()),
+        Ok(Ok(body)) => match serde_json::from_slice(&body) {
+            Ok(query) => Ok(query),
+            Err(error) => {
+                let place = format!("line {}, column {}", error.line(), error.column());
+                refuse(400, "invalid_json", "Invalid JSON", format!("the body is not a GraphQL request ({{\"query\": …}}); see {place}"))
+            }
+        },
+    }
+}
+
+fn bearer(request: &HttpRequest) -> Result<&str, HttpResponse> {
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.map(|(_, token)| token.trim()).ok_or_else(|| {
+        no_entry(Problem::new(401, "unauthenticated", "Who are you?", "send an API token: Authorization: Bearer fh_api_…"))
+    })
+}
+
+fn unauthenticated(error: Unauthenticated) -> HttpResponse {
+    match error {
+        Unauthenticated::Malformed(error) => no_entry(Problem::new(401, "invalid_token", "Invalid token", error.to_string())),
+        Unauthenticated::Unknown => {
+            let detail = "this token is unknown, expired or revoked; ask an administrator of the tenant for another one";
+            no_entry(Problem::new(401, "invalid_token", "Invalid token", detail))
+        }
+        Unauthenticated::Fault(error) => problem::response(problem::fault(&*error).0),
+    }
+}
+
+fn no_entry(problem: Problem) -> HttpResponse {
+    let mut response = problem::response(problem);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn slow_down(too_many: &TooMany) -> HttpResponse {
+    let seconds = too_many.retry_after.as_secs() + 1;
+    let detail = format!("too many requests of this {}; come again in {seconds} s", too_many.of);
+    let mut response = problem::response(Problem::new(429, "too_many_requests", "Too many requests", detail));
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+    response
+}
+
+/// The GraphiQL page.
+pub async fn graphiql() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(GraphiQLSource::build().endpoint(PATH).title("Freehold").finish())
+}
+

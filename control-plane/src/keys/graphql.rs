@@ -1,0 +1,430 @@
+//! Keys in GraphQL: what they are. What can be done with them stands in [`super::mutations`].
+
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+use schema::key;
+
+use super::{Gone, Holder, Key, Version};
+use crate::{
+    agents::graphql::AgentNode,
+    graphql::{
+        algorithms::AlgorithmNode,
+        api::{Api, Filter, Seen, Shown},
+        page::{List, cost, empty, page},
+        scalar::{self, Durability, KeyOrigin, KeyPurpose, Label, LabelInput, RevocationReason, Timestamp, UInt64, VersionState},
+    },
+    projects::graphql::ProjectNode,
+    sites::graphql::SiteNode,
+};
+
+/// The state of a key as a whole: that of its primary version, unless the key is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "super::KeyState")]
+pub enum KeyState {
+    /// No version is active yet.
+    Pending,
+    /// It is in use.
+    Active,
+    /// It does nothing until it is resumed.
+    Suspended,
+    /// It only opens and verifies.
+    Deactivated,
+    /// It only opens and verifies, and is known or feared to be in other hands.
+    Compromised,
+    /// Its material is gone, or on its way there.
+    Destroyed,
+}
+
+/// What a holder has, or should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub enum HolderState {
+    /// Nothing yet.
+    Absent,
+    /// The material, tested.
+    Ready,
+    /// A tombstone.
+    Destroyed,
+    /// It will never report; somebody attested why.
+    Lost,
+}
+
+/// A named thing with exactly one algorithm and one purpose, and numbered versions.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(name = "Key", complex)]
+pub struct KeyNode {
+    /// `key_…`
+    pub id: ID,
+    /// The project it belongs to.
+    pub project_id: ID,
+    /// Its name in the project; never changes.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// The state of the key as a whole.
+    pub state: KeyState,
+    /// Its one algorithm.
+    pub algorithm: AlgorithmNode,
+    /// Its one purpose.
+    pub purpose: KeyPurpose,
+    /// How many homes a version needs.
+    pub durability: Durability,
+    /// Whether material may leave the vault, wrapped.
+    pub exportable: bool,
+    /// Where its material is made.
+    pub origin: KeyOrigin,
+    /// The template of policy it follows.
+    pub template: Option<String>,
+    /// Labels, given to policy.
+    pub labels: Vec<Label>,
+    /// Whether it is protected from destruction.
+    pub deletion_protection: bool,
+    /// The number of the version used when none is named; 0 while there is none.
+    pub primary_version: u32,
+    /// Every version, by number.
+    pub versions: Vec<KeyVersionNode>,
+    /// How new versions may come about.
+    pub rotation: RotationRule,
+    /// Soft and hard limits on the use of a version.
+    pub limits: UseLimits,
+    /// The lowest versions that may still be used.
+    pub minimum_versions: MinimumVersions,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Rises with every change.
+    pub revision: UInt64,
+    #[graphql(skip)]
+    pub(crate) key: schema::id::KeyId,
+    #[graphql(skip)]
+    pub(crate) placement: Vec<schema::id::SiteId>,
+    #[graphql(skip)]
+    pub(crate) eligible_generators: Vec<schema::id::AgentId>,
+}
+
+impl Shown for Key {
+    type Node = KeyNode;
+
+    fn node(seen: Seen<Self>) -> Option<KeyNode> {
+        let Seen { id, revision, state } = seen;
+        let whole = state.state().into();
+        let fixed = state.fixed?;
+        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version)).collect();
+        Some(KeyNode {
+            id: id.to_string().into(),
+            project_id: fixed.project.to_string().into(),
+            name: fixed.name.to_string(),
+            description: state.description.as_ref().map(ToString::to_string),
+            state: whole,
+            algorithm: fixed.algorithm.into(),
+            purpose: fixed.purpose.into(),
+            durability: fixed.durability.into(),
+            exportable: fixed.exportable,
+            origin: fixed.origin.into(),
+            template: fixed.template.as_ref().map(ToString::to_string),
+            labels: scalar::labels(&state.labels),
+            deletion_protection: state.deletion_protection,
+            primary_version: state.primary,
+            versions,
+            rotation: (&state.rotation).into(),
+            limits: (&state.limits).into(),
+            minimum_versions: MinimumVersions { process: state.minimum_versions.process, protect: state.minimum_versions.protect },
+            created_at: Timestamp(fixed.created),
+            revision: UInt64(revision),
+            key: id,
+            placement: fixed.placement,
+            eligible_generators: fixed.eligible_generators,
+        })
+    }
+}
+
+#[ComplexObject]
+impl KeyNode {
+    /// The project it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<ProjectNode>> {
+        Api::of(ctx)?.load_project(&self.project_id).await
+    }
+
+    /// Where its material may be.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn placement(&self, ctx: &Context<'_>) -> Result<Vec<SiteNode>> {
+        Api::of(ctx)?.load_sites(&self.placement).await
+    }
+
+    /// Agents that may make its material; empty: any rostered agent of its sites.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn eligible_generators(&self, ctx: &Context<'_>) -> Result<Vec<AgentNode>> {
+        Api::of(ctx)?.load_agents(&self.eligible_generators).await
+    }
+
+    /// Other names of the key in its project.
+    async fn aliases(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
+        Api::of(ctx)?.aliases_of(self.key).await
+    }
+}
+
+/// One version of a key.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(name = "KeyVersion", complex)]
+pub struct KeyVersionNode {
+    /// `key_…/3`
+    pub id: ID,
+    /// From 1, without gaps.
+    pub number: u32,
+    /// What the control plane wants and agents follow.
+    pub state: VersionState,
+    /// Identifies the material, base64url; absent until it was made.
+    pub fingerprint: Option<String>,
+    /// The public key as the algorithm's standard encodes it, base64url.
+    pub public_key: Option<String>,
+    /// What every holder should have, and what it has reported.
+    pub holders: Vec<KeyHolder>,
+    /// Why it was revoked.
+    pub revocation_reason: Option<RevocationReason>,
+    /// It will be destroyed, not before this, unless somebody cancels it.
+    pub destruction_due_at: Option<Timestamp>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it became active.
+    pub activated_at: Option<Timestamp>,
+    #[graphql(skip)]
+    generator: Option<schema::id::AgentId>,
+}
+
+impl KeyVersionNode {
+    fn of(key: schema::id::KeyId, number: u32, version: &Version) -> Self {
+        let destroyed = version.state == key::VersionState::Destroyed;
+        let mut holders: Vec<_> = version.holders.iter().map(|(agent, holder)| KeyHolder::of(*agent, Some(holder), destroyed)).collect();
+        // The generator is to have it from the moment it was chosen.
+        if let Some(generator) = version.generator.filter(|generator| !version.holders.contains_key(generator)) {
+            holders.push(KeyHolder::of(generator, None, destroyed));
+        }
+        Self {
+            id: schema::id::KeyVersion::new(key, number).to_string().into(),
+            number,
+            state: version.state.into(),
+            fingerprint: version.made.as_ref().map(|made| made.fingerprint.to_string()),
+            public_key: version.made.as_ref().and_then(|made| made.public_key.as_ref()).map(ToString::to_string),
+            holders,
+            revocation_reason: version.revoked.as_ref().map(|revoked| revoked.reason.into()),
+            destruction_due_at: version.destruction.as_ref().map(|destruction| Timestamp(destruction.due)),
+            created_at: Timestamp(version.requested),
+            activated_at: version.activated.map(Timestamp),
+            generator: version.generator,
+        }
+    }
+}
+
+#[ComplexObject]
+impl KeyVersionNode {
+    /// The agent that is to make it, or made it.
+    async fn generator(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
+        match self.generator {
+            Some(agent) => Api::of(ctx)?.load_agent(agent).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// What one agent should have of a version, and what it has reported.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct KeyHolder {
+    /// The agent.
+    pub agent_id: ID,
+    /// What it should have.
+    pub desired: HolderState,
+    /// What it last reported.
+    pub reported: HolderState,
+    /// When it reported that.
+    pub reported_at: Option<Timestamp>,
+    #[graphql(skip)]
+    holder: schema::id::AgentId,
+}
+
+impl KeyHolder {
+    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, destroyed: bool) -> Self {
+        let (reported, at) = match holder {
+            Some(Holder { gone: Some(Gone::Destroyed { at, .. }), .. }) => (HolderState::Destroyed, Some(*at)),
+            Some(Holder { gone: Some(Gone::AttestedLost { at, .. }), .. }) => (HolderState::Lost, Some(*at)),
+            Some(Holder { ready: Some(ready), .. }) => (HolderState::Ready, Some(ready.at)),
+            _ => (HolderState::Absent, None),
+        };
+        Self {
+            agent_id: agent.to_string().into(),
+            desired: if destroyed { HolderState::Destroyed } else { HolderState::Ready },
+            reported,
+            reported_at: at.map(Timestamp),
+            holder: agent,
+        }
+    }
+}
+
+#[ComplexObject]
+impl KeyHolder {
+    /// The agent.
+    async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
+        Api::of(ctx)?.load_agent(self.holder).await
+    }
+}
+
+/// How new versions may come about.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct RotationRule {
+    /// Rotate when the primary version is this old; absent: only by hand.
+    pub every_seconds: Option<UInt64>,
+    /// The least time between two versions.
+    pub min_interval_seconds: Option<UInt64>,
+}
+
+impl From<&key::RotationRule> for RotationRule {
+    fn from(rule: &key::RotationRule) -> Self {
+        Self { every_seconds: rule.every_seconds.map(UInt64), min_interval_seconds: rule.min_interval_seconds.map(UInt64) }
+    }
+}
+
+/// How new versions may come about.
+#[derive(Debug, Clone, Default, InputObject)]
+pub struct RotationRuleInput {
+    /// Rotate when the primary version is this old; absent: only by hand.
+    every_seconds: Option<UInt64>,
+    /// The least time between two versions.
+    min_interval_seconds: Option<UInt64>,
+}
+
+impl From<RotationRuleInput> for key::RotationRule {
+    fn from(input: RotationRuleInput) -> Self {
+        Self { every_seconds: input.every_seconds.map(|n| n.0), min_interval_seconds: input.min_interval_seconds.map(|n| n.0) }
+    }
+}
+
+/// Limits on the use of one version; absent means no limit. Soft limits warn, hard limits refuse.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct UseLimits {
+    /// Warn after this many uses that protect data.
+    pub soft_uses: Option<UInt64>,
+    /// Refuse after this many uses that protect data.
+    pub hard_uses: Option<UInt64>,
+    /// Warn when a version has been active for this long.
+    pub soft_seconds: Option<UInt64>,
+    /// Refuse to protect new data when a version has been active for this long.
+    pub hard_seconds: Option<UInt64>,
+}
+
+impl From<&key::Limits> for UseLimits {
+    fn from(limits: &key::Limits) -> Self {
+        Self {
+            soft_uses: limits.soft_uses.map(UInt64),
+            hard_uses: limits.hard_uses.map(UInt64),
+            soft_seconds: limits.soft_seconds.map(UInt64),
+            hard_seconds: limits.hard_seconds.map(UInt64),
+        }
+    }
+}
+
+/// Limits on the use of one version; absent means no limit. Soft limits warn, hard limits refuse.
+#[derive(Debug, Clone, Default, InputObject)]
+pub struct UseLimitsInput {
+    /// Warn after this many uses that protect data.
+    soft_uses: Option<UInt64>,
+    /// Refuse after this many uses that protect data.
+    hard_uses: Option<UInt64>,
+    /// Warn when a version has been active for this long.
+    soft_seconds: Option<UInt64>,
+    /// Refuse to protect new data when a version has been active for this long.
+    hard_seconds: Option<UInt64>,
+}
+
+impl From<UseLimitsInput> for key::Limits {
+    fn from(input: UseLimitsInput) -> Self {
+        Self {
+            soft_uses: input.soft_uses.map(|n| n.0),
+            hard_uses: input.hard_uses.map(|n| n.0),
+            soft_seconds: input.soft_seconds.map(|n| n.0),
+            hard_seconds: input.hard_seconds.map(|n| n.0),
+        }
+    }
+}
+
+/// The lowest version numbers that may still be used; 0 means no minimum.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct MinimumVersions {
+    /// To decrypt, verify or unwrap.
+    pub process: u32,
+    /// To encrypt, sign or wrap.
+    pub protect: u32,
+}
+
+/// The lowest version numbers that may still be used; 0 means no minimum.
+#[derive(Debug, Clone, InputObject)]
+pub struct MinimumVersionsInput {
+    /// To decrypt, verify or unwrap.
+    #[graphql(default)]
+    process: u32,
+    /// To encrypt, sign or wrap.
+    #[graphql(default)]
+    protect: u32,
+}
+
+impl From<MinimumVersionsInput> for key::MinimumVersions {
+    fn from(input: MinimumVersionsInput) -> Self {
+        Self { process: input.process, protect: input.protect }
+    }
+}
+
+/// Reading keys.
+#[derive(Default)]
+pub struct KeyQuery;
+
+#[Object]
+impl KeyQuery {
+    /// One key, by id, `project/name` or `project/alias`, as it is now or was.
+    async fn key(
+        &self,
+        ctx: &Context<'_>,
+        reference: String,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<Option<KeyNode>> {
+        let api = Api::reading(ctx, position).await?;
+        match api.key_reference(&reference).await? {
+            Some(id) => api.view::<Key>(id, as_of).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The keys of the tenant, in the order of their ids.
+    #[graphql(complexity = "cost(first, last) * child_complexity")]
+    #[allow(clippy::too_many_arguments, reason = "arguments of a connection")]
+    async fn keys(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+        last: Option<i32>,
+        before: Option<String>,
+        #[graphql(desc = "Id or name.")] project: Option<String>,
+        state: Option<KeyState>,
+        #[graphql(desc = "A name of the catalogue, e.g. `ML-DSA-65`.")] algorithm: Option<String>,
+        purpose: Option<KeyPurpose>,
+        label: Option<LabelInput>,
+        #[graphql(desc = "Id or name of a site where its material may be.")] site: Option<String>,
+        #[graphql(desc = "Part of a name.")] search: Option<String>,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<List<KeyNode>> {
+        let api = Api::reading(ctx, position).await?;
+        let page = page(first, after, last, before)?;
+        let site = match site.as_deref().map(|site| api.site_reference(site)) {
+            Some(None) => return Ok(empty()),
+            Some(Some(site)) => Some(site.to_string()),
+            None => None,
+        };
+        let Some(filter) = api.in_project(project.as_deref()) else { return Ok(empty()) };
+        let filter: Filter = filter
+            .state(state.map(|state| super::KeyState::from(state).as_str()))
+            .term("algorithm", algorithm)
+            .term("purpose", purpose.map(|purpose| key::Purpose::from(purpose).to_string()))
+            .term("site", site)
+            .label(label)
+            .search(search);
+        api.list::<Key>(filter, page, as_of).await
+    }
+}

@@ -1,0 +1,482 @@
+//! What can be done with keys through GraphQL.
+
+use async_graphql::{Context, ID, InputObject, Object, Result};
+use schema::{id::KeyId, name::Name};
+
+use super::{CreateKey, Key, KeyCommand, Template, graphql::*};
+use crate::{
+    access::permit::Question,
+    agents::{Agent, AgentState},
+    aliases::Alias,
+    graphql::{
+        api::{Api, Done, Filter, no_such},
+        payload::{self, Common, CommonNew, Stop, UserError, field, optional, payloads},
+        scalar::{Durability, KeyOrigin, KeyPurpose, LabelInput, RevocationReason, UInt64},
+    },
+    naming,
+};
+
+payloads!(key: KeyNode =>
+    CreateKeyPayload, DescribeKeyPayload, RelabelKeyPayload, SetKeyLimitsPayload, SetKeyRotationRulePayload,
+    SetKeyMinimumVersionsPayload, SetKeyDeletionProtectionPayload, SuspendKeyPayload, ResumeKeyPayload, RotateKeyPayload,
+    SuspendKeyVersionPayload, ResumeKeyVersionPayload, DeactivateKeyVersionPayload, CompromiseKeyVersionPayload,
+    RevokeKeyVersionPayload, DestroyKeyVersionPayload, CancelKeyVersionDestructionPayload, AttestHolderLostPayload);
+
+/// A key to create. Algorithm, purpose, placement, durability, exportable and origin never change.
+#[derive(InputObject)]
+pub struct CreateKeyInput {
+    /// Id or name.
+    project: ID,
+    /// 1 to 63 characters of a-z, 0-9, `-` and `.`, starting with a letter. Never personal; never changes.
+    name: String,
+    /// A name of the catalogue, e.g. `ML-DSA-65`.
+    algorithm: String,
+    /// What it is for.
+    purpose: KeyPurpose,
+    /// Sites where its material may be, ids or names.
+    placement: Vec<ID>,
+    /// How many homes a version needs.
+    durability: Durability,
+    /// Whether material may leave the vault, wrapped.
+    #[graphql(default)]
+    exportable: bool,
+    /// Where its material is made.
+    #[graphql(default_with = "KeyOrigin::Generated")]
+    origin: KeyOrigin,
+    /// In words.
+    description: Option<String>,
+    /// Labels, given to policy.
+    #[graphql(default)]
+    labels: Vec<LabelInput>,
+    /// Whether it is protected from destruction.
+    #[graphql(default = true)]
+    deletion_protection: bool,
+    /// Agents that may make its material; empty: any rostered agent of its sites.
+    #[graphql(default)]
+    eligible_generators: Vec<ID>,
+    /// How new versions may come about; absent: only by hand.
+    rotation: Option<RotationRuleInput>,
+    /// Soft and hard limits; absent: none.
+    limits: Option<UseLimitsInput>,
+    /// The template of the policy in force that it follows.
+    template: Option<String>,
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
+/// Defines inputs about one key.
+macro_rules! inputs {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $type:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[derive(InputObject)]
+        pub struct $name {
+            $($(#[$fdoc])* $field: $type,)*
+            #[graphql(flatten)]
+            common: Common,
+        }
+    )*};
+}
+
+inputs! {
+    /// What a key is for from now on.
+    DescribeKeyInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// In words; absent: nothing.
+        description: Option<String>,
+    }
+    /// New labels of a key.
+    RelabelKeyInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// All labels.
+        labels: Vec<LabelInput>,
+    }
+    /// New limits of a key.
+    SetKeyLimitsInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// All limits.
+        limits: UseLimitsInput,
+    }
+    /// A new rotation rule of a key.
+    SetKeyRotationRuleInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// The rule.
+        rotation: RotationRuleInput,
+    }
+    /// Which versions of a key may still be used.
+    SetKeyMinimumVersionsInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// The lowest.
+        minimum_versions: MinimumVersionsInput,
+    }
+    /// Whether a key is protected from destruction.
+    SetKeyDeletionProtectionInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// Whether it is.
+        protected: bool,
+    }
+    /// A key that shall do nothing for now.
+    SuspendKeyInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A key that may be used again.
+    ResumeKeyInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A key that shall have a next version.
+    RotateKeyInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+    }
+    /// A version that shall do nothing for now.
+    SuspendKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A version that may be used again.
+    ResumeKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A version that shall only open and verify.
+    DeactivateKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A version that is known or feared to be in other hands.
+    CompromiseKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// What is known.
+        reason: Option<String>,
+    }
+    /// A version to revoke.
+    RevokeKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// Why; decides the state: compromised, suspended or deactivated.
+        reason: RevocationReason,
+        /// In words.
+        comment: Option<String>,
+    }
+    /// A version to destroy.
+    DestroyKeyVersionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// How long it can still be cancelled; absent: a day.
+        wait_seconds: Option<UInt64>,
+        /// Why.
+        reason: Option<String>,
+    }
+    /// A version not to destroy after all.
+    CancelKeyVersionDestructionInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+    }
+    /// Why a holder will never report that it destroyed a version.
+    AttestHolderLostInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+        /// The agent, `agt_…`.
+        holder: ID,
+        /// What is known of its vault.
+        attestation: String,
+    }
+}
+
+/// Changing keys.
+#[derive(Default)]
+pub struct KeyMutation;
+
+#[Object]
+impl KeyMutation {
+    /// Creates a key and asks for its first version. It becomes active once its holders have reported it ready.
+    async fn create_key(&self, ctx: &Context<'_>, input: CreateKeyInput) -> Result<CreateKeyPayload> {
+        CreateKeyPayload::of(create(Api::of(ctx)?, input).await)
+    }
+
+    /// Says what a key is for.
+    async fn describe_key(&self, ctx: &Context<'_>, input: DescribeKeyInput) -> Result<DescribeKeyPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = KeyCommand::Describe { description: optional("description", input.description.as_deref())? };
+            on_key(api, "describeKey", &input.key, command, input.common).await
+        };
+        DescribeKeyPayload::of(attempt.await)
+    }
+
+    /// Replaces all labels of a key.
+    async fn relabel_key(&self, ctx: &Context<'_>, input: RelabelKeyInput) -> Result<RelabelKeyPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = KeyCommand::Relabel { labels: payload::labels(&input.labels)? };
+            on_key(api, "relabelKey", &input.key, command, input.common).await
+        };
+        RelabelKeyPayload::of(attempt.await)
+    }
+
+    /// Replaces all limits of a key.
+    async fn set_key_limits(&self, ctx: &Context<'_>, input: SetKeyLimitsInput) -> Result<SetKeyLimitsPayload> {
+        let command = KeyCommand::SetLimits { limits: input.limits.into() };
+        SetKeyLimitsPayload::of(on_key(Api::of(ctx)?, "setKeyLimits", &input.key, command, input.common).await)
+    }
+
+    /// Replaces the rotation rule of a key.
+    async fn set_key_rotation_rule(&self, ctx: &Context<'_>, input: SetKeyRotationRuleInput) -> Result<SetKeyRotationRulePayload> {
+        let command = KeyCommand::SetRotationRule { rotation: input.rotation.into() };
+        SetKeyRotationRulePayload::of(on_key(Api::of(ctx)?, "setKeyRotationRule", &input.key, command, input.common).await)
+    }
+
+    /// Says which versions of a key may still be used.
+    async fn set_key_minimum_versions(&self, ctx: &Context<'_>, input: SetKeyMinimumVersionsInput) -> Result<SetKeyMinimumVersionsPayload> {
+        let command = KeyCommand::SetMinimumVersions { minimum_versions: input.minimum_versions.into() };
+        SetKeyMinimumVersionsPayload::of(on_key(Api::of(ctx)?, "setKeyMinimumVersions", &input.key, command, input.common).await)
+    }
+
+    /// Protects a key from destruction, or no longer.
+    async fn set_key_deletion_protection(
+        &self,
+        ctx: &Context<'_>,
+        input: SetKeyDeletionProtectionInput,
+    ) -> Result<SetKeyDeletionProtectionPayload> {
+        let command = KeyCommand::SetDeletionProtection { protected: input.protected };
+        SetKeyDeletionProtectionPayload::of(on_key(Api::of(ctx)?, "setKeyDeletionProtection", &input.key, command, input.common).await)
+    }
+
+    /// No version of a key may do anything until it is resumed.
+    async fn suspend_key(&self, ctx: &Context<'_>, input: SuspendKeyInput) -> Result<SuspendKeyPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = KeyCommand::Suspend { reason: optional("reason", input.reason.as_deref())? };
+            on_key(api, "suspendKey", &input.key, command, input.common).await
+        };
+        SuspendKeyPayload::of(attempt.await)
+    }
+
+    /// The versions of a key may be used again, each as far as its own state allows.
+    async fn resume_key(&self, ctx: &Context<'_>, input: ResumeKeyInput) -> Result<ResumeKeyPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = KeyCommand::Resume { reason: optional("reason", input.reason.as_deref())? };
+            on_key(api, "resumeKey", &input.key, command, input.common).await
+        };
+        ResumeKeyPayload::of(attempt.await)
+    }
+
+    /// Asks for the next version; it becomes primary once its holders have reported it ready.
+    async fn rotate_key(&self, ctx: &Context<'_>, input: RotateKeyInput) -> Result<RotateKeyPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.key("key", &input.key).await?;
+            let fixed = api.state::<Key>(id, None).await?.and_then(|view| view.state.fixed).ok_or_else(|| no_such("key", "key"))?;
+            let generator = generator(api, &fixed.placement, &fixed.eligible_generators).await?;
+            on_key(api, "rotateKey", &input.key, KeyCommand::Rotate { generator }, input.common).await
+        };
+        RotateKeyPayload::of(attempt.await)
+    }
+
+    /// A version may do nothing until it is resumed.
+    async fn suspend_key_version(&self, ctx: &Context<'_>, input: SuspendKeyVersionInput) -> Result<SuspendKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let reason = optional("reason", input.reason.as_deref())?;
+            let command = |number| KeyCommand::SuspendVersion { number, reason };
+            on_version(api, "suspendKeyVersion", &input.version, command, input.common).await
+        };
+        SuspendKeyVersionPayload::of(attempt.await)
+    }
+
+    /// A version is what it was before it was suspended.
+    async fn resume_key_version(&self, ctx: &Context<'_>, input: ResumeKeyVersionInput) -> Result<ResumeKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let reason = optional("reason", input.reason.as_deref())?;
+            let command = |number| KeyCommand::ResumeVersion { number, reason };
+            on_version(api, "resumeKeyVersion", &input.version, command, input.common).await
+        };
+        ResumeKeyVersionPayload::of(attempt.await)
+    }
+
+    /// A version only opens and verifies from now on.
+    async fn deactivate_key_version(&self, ctx: &Context<'_>, input: DeactivateKeyVersionInput) -> Result<DeactivateKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let reason = optional("reason", input.reason.as_deref())?;
+            let command = |number| KeyCommand::DeactivateVersion { number, reason };
+            on_version(api, "deactivateKeyVersion", &input.version, command, input.common).await
+        };
+        DeactivateKeyVersionPayload::of(attempt.await)
+    }
+
+    /// Says that a version is known or feared to be in other hands. There is no way back.
+    async fn compromise_key_version(&self, ctx: &Context<'_>, input: CompromiseKeyVersionInput) -> Result<CompromiseKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let reason = optional("reason", input.reason.as_deref())?;
+            let command = |number| KeyCommand::CompromiseVersion { number, reason };
+            on_version(api, "compromiseKeyVersion", &input.version, command, input.common).await
+        };
+        CompromiseKeyVersionPayload::of(attempt.await)
+    }
+
+    /// Revokes a version; the reason decides the state it takes: compromised, suspended or deactivated.
+    async fn revoke_key_version(&self, ctx: &Context<'_>, input: RevokeKeyVersionInput) -> Result<RevokeKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let comment = optional("comment", input.comment.as_deref())?;
+            let command = |number| KeyCommand::RevokeVersion { number, reason: input.reason.into(), comment };
+            on_version(api, "revokeKeyVersion", &input.version, command, input.common).await
+        };
+        RevokeKeyVersionPayload::of(attempt.await)
+    }
+
+    /// Schedules the destruction of a version. Until it is due it can be cancelled.
+    async fn destroy_key_version(&self, ctx: &Context<'_>, input: DestroyKeyVersionInput) -> Result<DestroyKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let reason = optional("reason", input.reason.as_deref())?;
+            let wait_seconds = input.wait_seconds.map(|seconds| seconds.0);
+            let command = |number| KeyCommand::ScheduleDestruction { number, wait_seconds, reason };
+            on_version(api, "destroyKeyVersion", &input.version, command, input.common).await
+        };
+        DestroyKeyVersionPayload::of(attempt.await)
+    }
+
+    /// Cancels the scheduled destruction of a version.
+    async fn cancel_key_version_destruction(
+        &self,
+        ctx: &Context<'_>,
+        input: CancelKeyVersionDestructionInput,
+    ) -> Result<CancelKeyVersionDestructionPayload> {
+        let command = |number| KeyCommand::CancelDestruction { number };
+        let attempt = on_version(Api::of(ctx)?, "cancelKeyVersionDestruction", &input.version, command, input.common);
+        CancelKeyVersionDestructionPayload::of(attempt.await)
+    }
+
+    /// Says why a holder will never report that it destroyed a version.
+    async fn attest_holder_lost(&self, ctx: &Context<'_>, input: AttestHolderLostInput) -> Result<AttestHolderLostPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let holder = api.agent("holder", &input.holder)?;
+            let attestation = field("attestation", &input.attestation)?;
+            let command = |number| KeyCommand::AttestLost { number, holder, attestation };
+            on_version(api, "attestHolderLost", &input.version, command, input.common).await
+        };
+        AttestHolderLostPayload::of(attempt.await)
+    }
+}
+
+async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop> {
+    let project = api.existing_project("project", &input.project).await?;
+    let name: Name = field("name", &input.name)?;
+    let mut placement = Vec::with_capacity(input.placement.len());
+    for site in &input.placement {
+        placement.push(api.existing_site("placement", site).await?);
+    }
+    let mut eligible_generators = Vec::with_capacity(input.eligible_generators.len());
+    for agent in &input.eligible_generators {
+        let agent = api.agent("eligibleGenerators", agent)?;
+        api.state::<Agent>(agent, None).await?.ok_or_else(|| no_such("eligibleGenerators", "agent"))?;
+        eligible_generators.push(agent);
+    }
+    let template = match &input.template {
+        Some(template) => Some(template_in_force(api, project, field("template", template)?).await?),
+        None => None,
+    };
+    let id = naming::key_id(&api.keys, project, &name);
+    let alias = api.state::<Alias>(naming::alias_id(&api.keys, project, &name), None).await?;
+    let command = CreateKey {
+        project,
+        description: optional("description", input.description.as_deref())?,
+        algorithm: field("algorithm", &input.algorithm)?,
+        purpose: input.purpose.into(),
+        labels: payload::labels(&input.labels)?,
+        durability: input.durability.into(),
+        exportable: input.exportable,
+        origin: input.origin.into(),
+        deletion_protection: input.deletion_protection,
+        limits: input.limits.unwrap_or_default().into(),
+        rotation: input.rotation.unwrap_or_default().into(),
+        template,
+        generator: generator(api, &placement, &eligible_generators).await?,
+        name_is_an_alias: alias.is_some(),
+        // No site has a recovery key yet: they come with sealed backups.
+        sites_have_recovery_keys: false,
+        name,
+        placement,
+        eligible_generators,
+    };
+    let question = Question::new("createKey", "Key", id).within("Project", project);
+    api.run::<Key>(id, KeyCommand::Create(Box::new(command)), question, input.common).await
+}
+
+/// What a template of the project's published policy allows.
+async fn template_in_force(api: &Api, project: schema::id::ProjectId, name: Name) -> Result<Template, Stop> {
+    let rule = crate::policies::graphql::template(api, project, &name).await?;
+    let rule = rule.ok_or_else(|| UserError::at("template", "not_found", "no policy in force has a template of this name for the project"))?;
+    let filter = Filter::within(project).term("template", Some(name.to_string()));
+    let keys_made = api.count::<Key>(filter).await?;
+    Ok(Template { name, rule, keys_made })
+}
+
+/// An agent at work at one of the sites that may make material, the longest rostered first; none when there is none yet.
+async fn generator(
+    api: &Api,
+    placement: &[schema::id::SiteId],
+    eligible: &[schema::id::AgentId],
+) -> Result<Option<(schema::id::AgentId, schema::id::SiteId)>, Stop> {
+    for site in placement {
+        let mut agents = api.all::<Agent>(Filter::within(site).state(Some(AgentState::Rostered.as_str()))).await?;
+        agents.retain(|agent| agent.state.is_at_work() && (eligible.is_empty() || eligible.contains(&agent.id)));
+        agents.sort_by_key(|agent| (agent.state.rostered, agent.id));
+        if let Some(agent) = agents.first() {
+            return Ok(Some((agent.id, *site)));
+        }
+    }
+    Ok(None)
+}
+
+async fn on_key(api: &Api, action: &'static str, key: &str, command: KeyCommand, common: Common) -> Result<Done<KeyNode>, Stop> {
+    let id = api.key("key", key).await?;
+    api.run::<Key>(id, command, question(api, action, id).await?, common).await
+}
+
+async fn on_version(
+    api: &Api,
+    action: &'static str,
+    version: &str,
+    command: impl FnOnce(u32) -> KeyCommand,
+    common: Common,
+) -> Result<Done<KeyNode>, Stop> {
+    let wrong = || UserError::at("version", "invalid_input", "expected a version: key_…/3 or project/name/3");
+    let (key, number) = version.rsplit_once('/').ok_or_else(wrong)?;
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let id = api.key("version", key).await?;
+    api.run::<Key>(id, command(number), question(api, action, id).await?, common).await
+}
+
+async fn question(api: &Api, action: &'static str, id: KeyId) -> Result<Question, Stop> {
+    let project = api.state::<Key>(id, None).await?.and_then(|view| view.state.fixed).map(|fixed| fixed.project);
+    let question = Question::new(action, "Key", id);
+    Ok(match project {
+        Some(project) => question.within("Project", project),
+        None => question,
+    })
+}

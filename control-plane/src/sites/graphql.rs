@@ -1,0 +1,197 @@
+//! Sites in GraphQL.
+
+use async_graphql::{ComplexObject, Context, ID, InputObject, Object, Result, SimpleObject};
+
+use super::{Site, SiteCommand};
+use crate::{
+    access::permit::Question,
+    agents::graphql::{AgentNode, AgentState},
+    bundles::graphql::SiteStatement,
+    graphql::{
+        api::{Api, Filter, Seen, Shown},
+        page::{List, cost, page},
+        payload::{Common, CommonNew, field, optional, payloads},
+        rules::{OfflineRule, OfflineRuleInput},
+        scalar::{Timestamp, UInt64},
+    },
+    naming,
+};
+
+/// A group of agents that share one set of statements.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(name = "Site", complex)]
+pub struct SiteNode {
+    /// `site_…`
+    pub id: ID,
+    /// Its name in the tenant; never changes.
+    pub name: String,
+    /// What people call it.
+    pub display_name: Option<String>,
+    /// What goes on there without the control plane; absent: the tenant's rule, or the defaults.
+    pub offline: Option<OfflineRule>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Rises with every change.
+    pub revision: UInt64,
+    #[graphql(skip)]
+    pub(crate) site: schema::id::SiteId,
+}
+
+impl Shown for Site {
+    type Node = SiteNode;
+
+    fn node(seen: Seen<Self>) -> Option<SiteNode> {
+        let fixed = seen.state.fixed.as_ref()?;
+        Some(SiteNode {
+            id: seen.id.to_string().into(),
+            name: fixed.name.to_string(),
+            display_name: seen.state.display_name.as_ref().map(ToString::to_string),
+            offline: seen.state.offline.as_ref().map(Into::into),
+            created_at: Timestamp(fixed.created),
+            revision: UInt64(seen.revision),
+            site: seen.id,
+        })
+    }
+}
+
+#[ComplexObject]
+impl SiteNode {
+    /// Its agents.
+    #[graphql(complexity = "cost(first, last) * child_complexity")]
+    async fn agents(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+        last: Option<i32>,
+        before: Option<String>,
+        state: Option<AgentState>,
+    ) -> Result<List<AgentNode>> {
+        let filter = Filter::within(&*self.id).state(state.map(AgentState::word));
+        Api::of(ctx)?.list(filter, page(first, after, last, before)?, None).await
+    }
+
+    /// The statements in force at the site: root, policies, state and heartbeat.
+    async fn statements(&self, ctx: &Context<'_>) -> Result<Vec<SiteStatement>> {
+        crate::bundles::graphql::statements(Api::of(ctx)?, self.site).await
+    }
+}
+
+/// A site to create.
+#[derive(InputObject)]
+pub struct CreateSiteInput {
+    /// 1 to 63 characters of a-z, 0-9, `-` and `.`, starting with a letter. Never changes.
+    name: String,
+    /// What people call it.
+    display_name: Option<String>,
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
+/// What people call a site from now on.
+#[derive(InputObject)]
+pub struct RenameSiteInput {
+    /// Id or name.
+    site: ID,
+    /// What people call it; absent: by its name.
+    display_name: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// What goes on at a site without the control plane.
+#[derive(InputObject)]
+pub struct SetSiteOfflineRuleInput {
+    /// Id or name.
+    site: ID,
+    /// Absent: the tenant's rule, or the defaults.
+    offline: Option<OfflineRuleInput>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+payloads!(site: SiteNode => CreateSitePayload, RenameSitePayload, SetSiteOfflineRulePayload);
+
+/// Reading sites.
+#[derive(Default)]
+pub struct SiteQuery;
+
+#[Object]
+impl SiteQuery {
+    /// One site, by id or name, as it is now or was.
+    async fn site(
+        &self,
+        ctx: &Context<'_>,
+        reference: String,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<Option<SiteNode>> {
+        let api = Api::reading(ctx, position).await?;
+        match api.site_reference(&reference) {
+            Some(id) => api.view::<Site>(id, as_of).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The sites of the tenant, in the order of their ids.
+    #[graphql(complexity = "cost(first, last) * child_complexity")]
+    #[allow(clippy::too_many_arguments, reason = "arguments of a connection")]
+    async fn sites(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+        last: Option<i32>,
+        before: Option<String>,
+        #[graphql(desc = "Part of a name.")] search: Option<String>,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<List<SiteNode>> {
+        let filter = Filter::all().search(search);
+        Api::reading(ctx, position).await?.list(filter, page(first, after, last, before)?, as_of).await
+    }
+}
+
+/// Changing sites.
+#[derive(Default)]
+pub struct SiteMutation;
+
+#[Object]
+impl SiteMutation {
+    /// Begins a site.
+    async fn create_site(&self, ctx: &Context<'_>, input: CreateSiteInput) -> Result<CreateSitePayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let name = field("name", &input.name)?;
+            let id = naming::site_id(&api.keys, &name);
+            let display_name = optional("displayName", input.display_name.as_deref())?;
+            let question = Question::new("createSite", "Site", id);
+            api.run::<Site>(id, SiteCommand::Create { name, display_name }, question, input.common).await
+        };
+        CreateSitePayload::of(attempt.await)
+    }
+
+    /// Calls a site something else.
+    async fn rename_site(&self, ctx: &Context<'_>, input: RenameSiteInput) -> Result<RenameSitePayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.site("site", &input.site)?;
+            let display_name = optional("displayName", input.display_name.as_deref())?;
+            let question = Question::new("renameSite", "Site", id);
+            api.run::<Site>(id, SiteCommand::Rename { display_name }, question, input.common).await
+        };
+        RenameSitePayload::of(attempt.await)
+    }
+
+    /// Says what goes on at a site while the control plane cannot be reached.
+    async fn set_site_offline_rule(&self, ctx: &Context<'_>, input: SetSiteOfflineRuleInput) -> Result<SetSiteOfflineRulePayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.site("site", &input.site)?;
+            let rule = input.offline.map(Into::into);
+            let question = Question::new("setSiteOfflineRule", "Site", id);
+            api.run::<Site>(id, SiteCommand::SetOfflineRule { rule }, question, input.common).await
+        };
+        SetSiteOfflineRulePayload::of(attempt.await)
+    }
+}
