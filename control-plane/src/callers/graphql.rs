@@ -7,7 +7,7 @@ use super::{Caller, CallerCommand};
 use crate::{
     access::permit::Question,
     graphql::{
-        api::{Api, Filter, Seen, Shown},
+        api::{Api, Seen, Shown},
         page::{List, cost, empty, page},
         payload::{self, Common, CommonNew, field, optional, payloads},
         scalar::{self, CallerKind, Label, LabelInput, RevocationReason, Timestamp, UInt64},
@@ -194,7 +194,7 @@ impl CallerQuery {
             .term("kind", kind.map(|kind| schema::rule::CallerKind::from(kind).to_string()))
             .label(label)
             .search(search);
-        api.list(filter, page, None).await
+        api.list::<Caller>(filter, page, None).await
     }
 }
 

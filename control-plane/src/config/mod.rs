@@ -90,6 +90,7 @@ pub struct AgentsConfig {
     /// Address and port of the agents' listener; port 0 takes a free one.
     pub listen: String,
     /// Where agents find it, e.g. `https://agents.example.org:7401`; absent: `https://` and the address listened on.
+    #[schemars(with = "Option<String>")]
     pub public_url: Option<Url>,
 }
 

@@ -233,7 +233,7 @@ impl Api {
         common: impl Into<Common>,
     ) -> Result<Done<A::Node>, Stop> {
         let options = options(common.into(), Vec::new())?;
-        self.run_with(id, command, question, options).await
+        self.run_with::<A>(id, command, question, options).await
     }
 
     /// As [`Api::run`], with all options.

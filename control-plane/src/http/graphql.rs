@@ -98,7 +98,7 @@ fn unauthenticated(error: Unauthenticated) -> HttpResponse {
             let detail = "this token is unknown, expired or revoked; ask an administrator of the tenant for another one";
             no_entry(Problem::new(401, "invalid_token", "Invalid token", detail))
         }
-        Unauthenticated::Fault(error) => problem::response(problem::fault(&*error).0),
+        Unauthenticated::Fault(error) => problem::response(problem::fault(&error).0),
     }
 }
 

@@ -5,14 +5,14 @@ use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Resul
 use super::{Project, ProjectCommand};
 use crate::{
     access::permit::Question,
-    callers::graphql::CallerNode,
+    callers::{Caller, graphql::CallerNode},
     graphql::{
         api::{Api, Filter, Seen, Shown},
         page::{List, cost, page},
         payload::{Common, CommonNew, field, optional, payloads},
         scalar::{Timestamp, UInt64},
     },
-    keys::graphql::KeyNode,
+    keys::{Key, graphql::KeyNode},
     naming,
 };
 
@@ -72,7 +72,7 @@ impl ProjectNode {
         before: Option<String>,
     ) -> Result<List<KeyNode>> {
         let filter = Filter::within(&*self.id);
-        Api::of(ctx)?.list(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Key>(filter, page(first, after, last, before)?, None).await
     }
 
     /// Its callers.
@@ -86,7 +86,7 @@ impl ProjectNode {
         before: Option<String>,
     ) -> Result<List<CallerNode>> {
         let filter = Filter::within(&*self.id);
-        Api::of(ctx)?.list(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Caller>(filter, page(first, after, last, before)?, None).await
     }
 }
 
@@ -165,7 +165,7 @@ impl ProjectQuery {
         position: Option<String>,
     ) -> Result<List<ProjectNode>> {
         let filter = Filter::all().search(search);
-        Api::reading(ctx, position).await?.list(filter, page(first, after, last, before)?, None).await
+        Api::reading(ctx, position).await?.list::<Project>(filter, page(first, after, last, before)?, None).await
     }
 }
 

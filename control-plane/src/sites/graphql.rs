@@ -5,7 +5,10 @@ use async_graphql::{ComplexObject, Context, ID, InputObject, Object, Result, Sim
 use super::{Site, SiteCommand};
 use crate::{
     access::permit::Question,
-    agents::graphql::{AgentNode, AgentState},
+    agents::{
+        Agent,
+        graphql::{AgentNode, AgentState},
+    },
     bundles::graphql::SiteStatement,
     graphql::{
         api::{Api, Filter, Seen, Shown},
@@ -68,7 +71,7 @@ impl SiteNode {
         state: Option<AgentState>,
     ) -> Result<List<AgentNode>> {
         let filter = Filter::within(&*self.id).state(state.map(AgentState::word));
-        Api::of(ctx)?.list(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Agent>(filter, page(first, after, last, before)?, None).await
     }
 
     /// The statements in force at the site: root, policies, state and heartbeat.
@@ -148,7 +151,7 @@ impl SiteQuery {
         position: Option<String>,
     ) -> Result<List<SiteNode>> {
         let filter = Filter::all().search(search);
-        Api::reading(ctx, position).await?.list(filter, page(first, after, last, before)?, as_of).await
+        Api::reading(ctx, position).await?.list::<Site>(filter, page(first, after, last, before)?, as_of).await
     }
 }
 
