@@ -7,6 +7,7 @@ use crate::{
     agents::{Agent, graphql::AgentNode},
     callers::{Caller, graphql::CallerNode},
     keys::{Key, graphql::KeyNode},
+    policies::{Policy, graphql::PolicyNode},
     projects::{Project, graphql::ProjectNode},
     sites::{Site, graphql::SiteNode},
     tenants::{Tenant, graphql::TenantNode},
@@ -29,6 +30,8 @@ pub enum Node {
     Caller(CallerNode),
     /// `key_…`
     Key(KeyNode),
+    /// `pol_…`
+    Policy(PolicyNode),
     /// `tok_…`
     ApiToken(ApiTokenNode),
 }
@@ -58,6 +61,7 @@ impl NodeQuery {
             Some("agt") => look!(Agent),
             Some("clr") => look!(Caller),
             Some("key") => look!(Key),
+            Some("pol") => look!(Policy),
             Some("tok") => look!(ApiToken),
             _ => None,
         })

@@ -17,6 +17,7 @@ use crate::{
     aliases::graphql::AliasMutation,
     callers::graphql::{CallerMutation, CallerQuery},
     keys::{graphql::KeyQuery, mutations::KeyMutation},
+    policies::{graphql::PolicyQuery, mutations::PolicyMutation},
     projects::graphql::{ProjectMutation, ProjectQuery},
     sites::graphql::{SiteMutation, SiteQuery},
     tenants::graphql::{TenantMutation, TenantQuery},
@@ -27,7 +28,7 @@ use crate::{
 /// with: the query waits, bounded, until this replica has read that far. A reference is an id or a name; of what lives in
 /// a project, `project/name`.
 #[derive(MergedObject, Default)]
-pub struct Query(NodeQuery, TenantQuery, AlgorithmQuery, ProjectQuery, SiteQuery, AgentQuery, CallerQuery, KeyQuery, TokenQuery);
+pub struct Query(NodeQuery, TenantQuery, AlgorithmQuery, ProjectQuery, SiteQuery, AgentQuery, CallerQuery, KeyQuery, PolicyQuery, TokenQuery);
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.
 #[derive(MergedObject, Default)]
@@ -39,6 +40,7 @@ pub struct Mutation(
     CallerMutation,
     KeyMutation,
     AliasMutation,
+    PolicyMutation,
     TokenMutation,
 );
 

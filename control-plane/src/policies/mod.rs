@@ -11,6 +11,8 @@ mod command;
 pub mod diff;
 #[cfg(test)]
 mod examples;
+pub mod graphql;
+pub mod mutations;
 mod refusal;
 #[cfg(test)]
 mod tests;
