@@ -5,6 +5,7 @@
 //!     HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
 
 pub mod access;
+pub mod app;
 pub mod bundles;
 pub mod config;
 pub mod database;

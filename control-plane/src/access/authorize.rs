@@ -95,7 +95,12 @@ impl Authorizer for CedarAuthorizer {
         let response = match self.ask(ctx, question) {
             Ok(response) => response,
             Err(reason) => {
-                tracing::error!(action = question.action, kind = question.resource.kind, reason, "an authorisation question could not be asked");
+                tracing::error!(
+                    action = question.action,
+                    kind = question.resource.kind,
+                    reason,
+                    "an authorisation question could not be asked"
+                );
                 return deny("the question could not be decided; this is a fault of the control plane".to_owned(), Vec::new());
             }
         };

@@ -8,8 +8,8 @@
 
 pub mod compile;
 pub mod facts;
-pub mod graphql;
 pub mod gather;
+pub mod graphql;
 pub mod heartbeat;
 pub mod in_force;
 pub mod reactor;

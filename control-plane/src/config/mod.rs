@@ -167,7 +167,9 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         for (name, address) in [("server.listen", &self.server.listen), ("agents.listen", &self.agents.listen)] {
-            if address.parse::<SocketAddr>().is_err() && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            if address.parse::<SocketAddr>().is_err()
+                && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            {
                 problems.push(format!("setting {name}: expected host:port, found \"{address}\""));
             }
         }

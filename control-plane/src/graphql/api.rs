@@ -35,6 +35,7 @@ use crate::{
     keys::Key,
     naming,
     projects::{Project, graphql::ProjectNode},
+    receipts::rows::ReceiptRows,
     sealing::TenantKeys,
     sites::{Site, graphql::SiteNode},
 };
@@ -59,6 +60,8 @@ pub struct Services {
     pub enrolment: Enrolment,
     /// What agents say of themselves.
     pub reports: Reports,
+    /// What agents say of every operation.
+    pub receipts: ReceiptRows,
 }
 
 /// An aggregate that can be shown.
@@ -429,11 +432,9 @@ pub fn options(common: Common, blobs: Vec<Vec<u8>>) -> Result<Options, Stop> {
 /// Refusals are shown, faults are logged.
 fn stop<R: crate::eventing::aggregate::Refusal>(error: CommandError<R>) -> Stop {
     match error.code() {
-        Some(code) => Stop::Refused(vec![UserError {
-            code: code.to_owned(),
-            field: error.field().map(str::to_owned),
-            message: error.to_string(),
-        }]),
+        Some(code) => {
+            Stop::Refused(vec![UserError { code: code.to_owned(), field: error.field().map(str::to_owned), message: error.to_string() }])
+        }
         None => Stop::Fault(fault("handling a command", &error)),
     }
 }

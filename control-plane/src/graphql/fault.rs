@@ -22,7 +22,8 @@ pub fn fault(act: &'static str, error: &(dyn std::error::Error + 'static)) -> Fa
         next = cause.source();
     }
     tracing::error!(act, error = causes, "a request failed");
-    Error::new("something went wrong on our side; the request id finds it in the log").extend_with(|_, extensions| extensions.set("code", "internal"))
+    Error::new("something went wrong on our side; the request id finds it in the log")
+        .extend_with(|_, extensions| extensions.set("code", "internal"))
 }
 
 /// Gives every error a code and the request's id.
@@ -41,7 +42,9 @@ pub fn complete(mut response: Response, request: RequestId) -> Response {
 /// The library's own errors carry no code: they are all about the query itself.
 fn code_of(error: &ServerError) -> &'static str {
     match error.message.as_str() {
-        "Query is too complex." | "Query is nested too deep." | "The recursion depth of the query cannot be greater than `32`" => "query_too_costly",
+        "Query is too complex." | "Query is nested too deep." | "The recursion depth of the query cannot be greater than `32`" => {
+            "query_too_costly"
+        }
         message if message.contains("aliases; at most") => "query_too_costly",
         _ => "invalid_query",
     }

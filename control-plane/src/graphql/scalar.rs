@@ -35,7 +35,9 @@ pub struct UInt64(pub u64);
 impl ScalarType for UInt64 {
     fn parse(value: Value) -> InputValueResult<Self> {
         match &value {
-            Value::String(text) => text.parse().map(Self).map_err(|_| InputValueError::custom("expected a whole number as a decimal string")),
+            Value::String(text) => {
+                text.parse().map(Self).map_err(|_| InputValueError::custom("expected a whole number as a decimal string"))
+            }
             Value::Number(number) => number.as_u64().map(Self).ok_or_else(|| InputValueError::custom("expected a whole number from 0")),
             _ => Err(InputValueError::expected_type(value)),
         }

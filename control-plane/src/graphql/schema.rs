@@ -28,7 +28,18 @@ use crate::{
 /// with: the query waits, bounded, until this replica has read that far. A reference is an id or a name; of what lives in
 /// a project, `project/name`.
 #[derive(MergedObject, Default)]
-pub struct Query(NodeQuery, TenantQuery, AlgorithmQuery, ProjectQuery, SiteQuery, AgentQuery, CallerQuery, KeyQuery, PolicyQuery, TokenQuery);
+pub struct Query(
+    NodeQuery,
+    TenantQuery,
+    AlgorithmQuery,
+    ProjectQuery,
+    SiteQuery,
+    AgentQuery,
+    CallerQuery,
+    KeyQuery,
+    PolicyQuery,
+    TokenQuery,
+);
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.
 #[derive(MergedObject, Default)]
@@ -69,9 +80,9 @@ pub async fn execute(schema: &ApiSchema, services: Arc<Services>, ctx: OpContext
     let request = ctx.request;
     let response = match services.handler.keys(ctx.tenant).await {
         Ok(keys) => schema.execute(query.data(Api::new(ctx, keys, services))).await,
-        Err(error) => Response::from_errors(vec![
-            fault("opening the tenant's keys", &error).into_server_error(async_graphql::Pos::default()),
-        ]),
+        Err(error) => {
+            Response::from_errors(vec![fault("opening the tenant's keys", &error).into_server_error(async_graphql::Pos::default())])
+        }
     };
     complete(response, request)
 }

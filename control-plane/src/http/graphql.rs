@@ -86,9 +86,9 @@ async fn read(request: &HttpRequest, payload: web::Payload, limit: usize) -> Res
 fn bearer(request: &HttpRequest) -> Result<&str, HttpResponse> {
     let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.map(|(_, token)| token.trim()).ok_or_else(|| {
-        no_entry(Problem::new(401, "unauthenticated", "Who are you?", "send an API token: Authorization: Bearer fh_api_…"))
-    })
+    token
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| no_entry(Problem::new(401, "unauthenticated", "Who are you?", "send an API token: Authorization: Bearer fh_api_…")))
 }
 
 fn unauthenticated(error: Unauthenticated) -> HttpResponse {
@@ -120,4 +120,3 @@ fn slow_down(too_many: &TooMany) -> HttpResponse {
 pub async fn graphiql() -> HttpResponse {
     HttpResponse::Ok().content_type("text/html; charset=utf-8").body(GraphiQLSource::build().endpoint(PATH).title("Freehold").finish())
 }
-

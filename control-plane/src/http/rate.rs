@@ -75,9 +75,7 @@ impl<K: Hash + Eq + Clone> Rate<K> {
         if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
         }
-        self.limiter
-            .check_key(&key)
-            .map_err(|until| TooMany { of: self.of, retry_after: until.wait_time_from(self.limiter.clock().now()) })
+        self.limiter.check_key(&key).map_err(|until| TooMany { of: self.of, retry_after: until.wait_time_from(self.limiter.clock().now()) })
     }
 }
 

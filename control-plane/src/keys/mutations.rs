@@ -3,7 +3,7 @@
 use async_graphql::{Context, ID, InputObject, Object, Result};
 use schema::{id::KeyId, name::Name};
 
-use super::{CreateKey, Key, KeyCommand, Template, graphql::*};
+use super::{CreateKey, Key, KeyCommand, Template, graphql::*, placement::choose_generator};
 use crate::{
     access::permit::Question,
     agents::{Agent, AgentState},
@@ -430,7 +430,8 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
 /// What a template of the project's published policy allows.
 async fn template_in_force(api: &Api, project: schema::id::ProjectId, name: Name) -> Result<Template, Stop> {
     let rule = crate::policies::graphql::template(api, project, &name).await?;
-    let rule = rule.ok_or_else(|| UserError::at("template", "not_found", "no policy in force has a template of this name for the project"))?;
+    let rule =
+        rule.ok_or_else(|| UserError::at("template", "not_found", "no policy in force has a template of this name for the project"))?;
     let filter = Filter::within(project).term("template", Some(name.to_string()));
     let keys_made = api.count::<Key>(filter).await?;
     Ok(Template { name, rule, keys_made })
@@ -442,15 +443,12 @@ async fn generator(
     placement: &[schema::id::SiteId],
     eligible: &[schema::id::AgentId],
 ) -> Result<Option<(schema::id::AgentId, schema::id::SiteId)>, Stop> {
+    let mut agents = Vec::new();
     for site in placement {
-        let mut agents = api.all::<Agent>(Filter::within(site).state(Some(AgentState::Rostered.as_str()))).await?;
-        agents.retain(|agent| agent.state.is_at_work() && (eligible.is_empty() || eligible.contains(&agent.id)));
-        agents.sort_by_key(|agent| (agent.state.rostered, agent.id));
-        if let Some(agent) = agents.first() {
-            return Ok(Some((agent.id, *site)));
-        }
+        let filter = Filter::within(site).state(Some(AgentState::Rostered.as_str()));
+        agents.extend(api.all::<Agent>(filter).await?.into_iter().map(|view| view.state));
     }
-    Ok(None)
+    Ok(choose_generator(placement, eligible, &agents))
 }
 
 async fn on_key(api: &Api, action: &'static str, key: &str, command: KeyCommand, common: Common) -> Result<Done<KeyNode>, Stop> {

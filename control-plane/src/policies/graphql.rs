@@ -423,9 +423,7 @@ pub(super) fn problems(text: &str) -> PolicyValidation {
             problems: checked.warnings.into_iter().map(Into::into).collect(),
             policies: checked.policies.into_iter().map(|policy| policy.id).collect(),
         },
-        Err(problems) => {
-            PolicyValidation { valid: false, problems: problems.into_iter().map(Into::into).collect(), policies: Vec::new() }
-        }
+        Err(problems) => PolicyValidation { valid: false, problems: problems.into_iter().map(Into::into).collect(), policies: Vec::new() },
     }
 }
 
@@ -544,10 +542,8 @@ impl PolicyQuery {
         );
         let old_name = from.map_or("nothing".to_owned(), |number| format!("version {number}"));
         let new_name = to.map_or("draft".to_owned(), |number| format!("version {number}"));
-        let difference = compare(
-            Side { name: &old_name, cedar: &old_text, content: old },
-            Side { name: &new_name, cedar: &new_text, content: new },
-        );
+        let difference =
+            compare(Side { name: &old_name, cedar: &old_text, content: old }, Side { name: &new_name, cedar: &new_text, content: new });
         let same = difference.is_empty();
         Ok(Some(PolicyDiff { from, to, unified: difference.unified, changed_sections: difference.changed_sections, same }))
     }

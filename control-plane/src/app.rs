@@ -1,0 +1,565 @@
+//! Wires the parts together, and owns start and shutdown.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{App as WebApp, HttpServer, dev::Server, middleware::from_fn, web};
+use schema::{
+    clock::{Clock, Ids, new_id},
+    id::{PrincipalId, RequestId, ServiceAccountId, TokenId},
+    token::{Scope, Token, TokenKind},
+};
+use service::{
+    config::ConfigError,
+    files::{DirectoryLock, FileError, OWNER_ONLY, create_private_directory, read_secret_line, write_atomic},
+    health::Readiness,
+    listen::{ListenError, bind, bind_plain, keep_peer_certificates},
+    log::{RequestIds, requests},
+    metrics::Metrics,
+    shutdown,
+    tls::{self, TlsError, certificate::ReloadingCertificate, development::DevelopmentCertificates},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    access::{
+        authenticate::Authenticator,
+        authorize::{CedarAuthorizer, InvalidPolicy},
+        context::{DEPLOYMENT, OpContext},
+        permit::Question,
+    },
+    agents::{
+        Agent,
+        enrolment::{DEFAULT_CERTIFICATE_LIFE, Enrolment, EnrolmentSettings},
+        report::Reports,
+    },
+    aliases::Alias,
+    bundles::{heartbeat::Heartbeats, reactor::StatementReactor, read::FactsReader, service::Statements},
+    callers::Caller,
+    config::Config,
+    database::{Database, Location, OpenError},
+    eventing::{
+        handler::{Handler, Options},
+        reactor::{Reactor, Reactors},
+        sql::SqlStore,
+        store::{EventStore, ReadError},
+        view::{Kinds, Projector, Views},
+    },
+    graphql::{self, api::Services},
+    http::{
+        agents::{self, AgentApi},
+        graphql::Edge,
+        rate::Rates,
+        server::{self, Shared},
+    },
+    keys::{Key, upkeep::Upkeep},
+    pki::{
+        authority::Authority,
+        listener::{self, ServerCertificate},
+    },
+    policies::Policy,
+    projects::Project,
+    receipts::{ingest::Ingest, rows::ReceiptRows},
+    sealing::{Keyring, SealingError, SealingKey, Secret, Secrets},
+    sites::Site,
+    tenants::Tenant,
+    tokens::{ApiToken, ApiTokenCommand, MAX_LIFETIME, TokenState},
+};
+
+/// How long the agent listener's own certificate lives; it is made anew long before.
+const LISTENER_LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// How often it is made anew.
+const LISTENER_RENEWAL: Duration = Duration::from_secs(86_400);
+/// For how long an agent whose certificate ended may still renew it.
+const RENEWAL_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+const AGENT_WORKERS: usize = 2;
+const MAX_WORKERS: usize = 8;
+const AUTHORITY_SECRET: &str = "agent-authority";
+
+/// Why the control plane did not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file could not be used, or another process has the data directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database could not be opened.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// The sealing key is missing or the wrong one.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
+    /// The event store could not be read.
+    #[error("opening the event store failed")]
+    Store(#[from] ReadError),
+    /// The compiled-in policy is broken.
+    #[error(transparent)]
+    Policy(#[from] InvalidPolicy),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Something else failed.
+    #[error("{act} failed")]
+    Other {
+        /// What was tried.
+        act: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(act: &'static str) -> impl FnOnce(E) -> StartError {
+    move |source| StartError::Other { act, source: source.into() }
+}
+
+/// The control plane.
+pub struct App;
+
+/// A control plane that runs. Dropping it does not stop it: call [`Running::stop`].
+pub struct Running {
+    graphql: SocketAddr,
+    agents: SocketAddr,
+    url: String,
+    authority: Option<PathBuf>,
+    operator_token: PathBuf,
+    stopping: CancellationToken,
+    serving: Vec<JoinHandle<io::Result<()>>>,
+    working: CancellationToken,
+    work: Vec<JoinHandle<()>>,
+    store: Arc<SqlStore>,
+    database: Database,
+    _lock: DirectoryLock,
+}
+
+impl Running {
+    /// Where GraphQL listens.
+    pub fn graphql_address(&self) -> SocketAddr {
+        self.graphql
+    }
+
+    /// Where agents are listened to.
+    pub fn agents_address(&self) -> SocketAddr {
+        self.agents
+    }
+
+    /// The URL of GraphQL.
+    pub fn graphql_url(&self) -> &str {
+        &self.url
+    }
+
+    /// The authority of the development certificate, PEM; none when settings name a certificate or plain HTTP.
+    pub fn development_authority(&self) -> Option<&Path> {
+        self.authority.as_deref()
+    }
+
+    /// The file with the operator token.
+    pub fn operator_token_file(&self) -> &Path {
+        &self.operator_token
+    }
+
+    /// Lets requests in flight finish, then everything else, then closes the database.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        for server in self.serving {
+            if let Ok(Err(error)) = server.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a listener ended badly");
+            }
+        }
+        self.working.cancel();
+        for task in self.work {
+            // A task that panicked has said so; the others are still to be waited for.
+            let _ = task.await;
+        }
+        self.store.close().await;
+        if let Err(error) = self.database.close().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "closing the database failed");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// What everything else is built on.
+struct Ground {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    database: Database,
+    keyring: Arc<Keyring>,
+    secrets: Secrets,
+    store: Arc<SqlStore>,
+    handler: Handler,
+    views: Views,
+    authorizer: Arc<CedarAuthorizer>,
+}
+
+impl App {
+    /// Starts everything, or nothing: the answer comes once requests are served.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, StartError> {
+        config.check()?;
+        tls::install_provider();
+        create_private_directory(&config.data_dir)?;
+        let lock = DirectoryLock::take(&config.data_dir)?;
+        let (ground, projector) = ground(&config, clock, ids).await?;
+        let graphql_socket = match config.server.plain_http {
+            true => bind_plain(&config.server.listen, "server.listen")?,
+            false => bind(&config.server.listen, "server.listen")?,
+        };
+        let agents_socket = bind(&config.agents.listen, "agents.listen")?;
+        let graphql = graphql_socket.local_addr().map_err(failed("reading a listener's address"))?;
+        let agents = agents_socket.local_addr().map_err(failed("reading a listener's address"))?;
+
+        let stopping = CancellationToken::new();
+        let working = CancellationToken::new();
+        let mut work = vec![tokio::spawn(projector.run(working.clone()))];
+        let operator_token = config.operator_token_file();
+        operator(&ground, &operator_token).await?;
+
+        let authority = Arc::new(agent_authority(&ground).await?);
+        let settings = EnrolmentSettings {
+            public_url: match &config.agents.public_url {
+                Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+                None => format!("https://{agents}"),
+            },
+            listener_authority_pem: Some(authority.certificate_pem().to_owned()),
+            certificate_life: DEFAULT_CERTIFICATE_LIFE,
+        };
+        let listener = AgentListener::new(&config, agents, authority.clone(), &ground)?;
+        let parts = Parts::new(&ground, authority, settings);
+        work.extend(parts.reactors(&ground, &working));
+        let metrics = Metrics::install().map_err(failed("installing metrics"))?;
+        work.push(background(metrics.clone().keep_folding(), &working));
+
+        let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
+        let agent_api = web::Data::new(parts.agent_api(&ground));
+        let agent_server = listener.server(agents_socket, agent_api, request_ids.clone(), &config).map_err(failed("serving agents"))?;
+        work.push(background(listener.keep_fresh(ground.clock.clone(), ground.ids.clone()), &working));
+
+        let (tls, authority_file) = graphql_tls(&config, graphql, &*ground.clock)?;
+        let shared = Shared {
+            edge: web::Data::new(parts.edge(&ground, &config)),
+            readiness: web::Data::new(readiness(&ground, &stopping)),
+            metrics: web::Data::new(metrics),
+            request_ids,
+            development: config.development,
+        };
+        let workers = config.server.workers.unwrap_or_else(default_workers).max(1);
+        let drain_seconds = config.server.shutdown_timeout.0.as_secs();
+        let graphql_server = server::server(graphql_socket, tls, workers, drain_seconds, shared).map_err(failed("serving GraphQL"))?;
+        let serving = [graphql_server, agent_server]
+            .into_iter()
+            .map(|server| tokio::spawn(shutdown::serve(server, stopping.clone(), Duration::ZERO)))
+            .collect();
+
+        let scheme = if config.server.plain_http { "http" } else { "https" };
+        let url = format!("{scheme}://{graphql}{}", crate::http::graphql::PATH);
+        tracing::info!(%url, %agents, data_dir = %config.data_dir.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+        if let Some(authority) = &authority_file {
+            tracing::info!(authority = %authority.display(), "using a development certificate; clients must be given its authority");
+        }
+        Ok(Running {
+            graphql,
+            agents,
+            url,
+            authority: authority_file,
+            operator_token,
+            stopping,
+            serving,
+            working,
+            work,
+            store: ground.store,
+            database: ground.database,
+            _lock: lock,
+        })
+    }
+}
+
+async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<(Ground, Projector), StartError> {
+    let key_file = config.sealing_key_file();
+    let (sealing_key, made) = SealingKey::read_or_make(&key_file, &*ids)?;
+    if made {
+        tracing::warn!(file = %key_file.display(), "made a sealing key: keep a copy elsewhere, without it the database cannot be read");
+    }
+    let database = Database::open(&location(config)?).await?;
+    let keyring = Arc::new(Keyring::open(database.clone(), &sealing_key, clock.clone(), ids.clone()).await?);
+    let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
+    let store = Arc::new(SqlStore::open(database.clone(), keyring.clone()).await?);
+    let authorizer = Arc::new(CedarAuthorizer::new()?);
+    let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
+    let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
+    Ok((Ground { clock, ids, database, keyring, secrets, store, handler, views, authorizer }, projector))
+}
+
+/// Every aggregate with a read model.
+fn kinds() -> Kinds {
+    Kinds::new()
+        .register::<Tenant>()
+        .register::<Project>()
+        .register::<Site>()
+        .register::<Agent>()
+        .register::<Caller>()
+        .register::<Key>()
+        .register::<Alias>()
+        .register::<Policy>()
+        .register::<ApiToken>()
+}
+
+fn location(config: &Config) -> Result<Location, StartError> {
+    let url = config.store_url();
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return Ok(Location::Sqlite(PathBuf::from(path)));
+    }
+    let invalid = |what: &str| ConfigError::Invalid { problems: vec![format!("setting store.url: {what}")] };
+    let mut url: url::Url = url.parse().map_err(|_| invalid("expected postgres://user@host/database"))?;
+    if url.password().is_some() {
+        return Err(invalid("a password does not belong here; put it into a file and name that in store.password_file").into());
+    }
+    if let Some(file) = &config.store.password_file {
+        let password = read_secret_line(file)?;
+        let password = std::str::from_utf8(&password).map_err(|_| invalid("the password file does not hold text"))?;
+        url.set_password(Some(password)).map_err(|()| invalid("expected postgres://user@host/database"))?;
+    }
+    Ok(Location::Postgres(url.into()))
+}
+
+/// Makes the first operator token, or the next one when none is good any more: who may read the data directory may start
+/// anew anyway.
+async fn operator(ground: &Ground, file: &Path) -> Result<(), StartError> {
+    let keys = ground.keyring.tenant(DEPLOYMENT).await?;
+    let load = failed("looking for the operator token");
+    let mut number = 1_u32;
+    let id = loop {
+        let id: TokenId = keys.derived_id("operator-token", &[&number.to_string()]);
+        let loaded = match ground.handler.load::<ApiToken>(DEPLOYMENT, id).await {
+            Ok(loaded) => loaded,
+            Err(error) => return Err(load(error)),
+        };
+        match loaded.state.state(ground.clock.now()) {
+            None => break id,
+            Some(TokenState::Active) => return Ok(()),
+            Some(_) => number += 1,
+        }
+    };
+    let token = Token::generate(TokenKind::Api, &*ground.ids);
+    let now = ground.clock.now();
+    // The file first: a token that nobody has is worse than a file whose token never came to be.
+    write_atomic(file, format!("{}\n", token.reveal()).as_bytes(), OWNER_ONLY)?;
+    let ctx = OpContext {
+        tenant: DEPLOYMENT,
+        principal: PrincipalId::System("operator-setup"),
+        scopes: Vec::new(),
+        via: None,
+        request: new_id::<RequestId>(&*ground.ids, now),
+    };
+    let name = "operator".parse().map_err(failed("naming the operator token"))?;
+    let account = new_id::<ServiceAccountId>(&*ground.ids, now);
+    let scopes = vec![Scope::Operator];
+    let command =
+        ApiTokenCommand::Issue { account, name, digest: token.digest(), scopes, expires: now.plus(MAX_LIFETIME), lifetime_seconds: None };
+    let question = Question::new("issueFirstToken", "ApiToken", id);
+    let issued = ground.handler.handle::<ApiToken>(&ctx, question, id, Options::default(), command).await;
+    let issued = issued.map_err(failed("making the operator token"))?;
+    ground.views.wait_for(issued.cursor, Duration::from_secs(10)).await.map_err(failed("making the operator token"))?;
+    tracing::info!(file = %file.display(), "made an operator token; only its file holds it");
+    Ok(())
+}
+
+/// The authority that certifies agents and the listener they call; made once, kept sealed.
+async fn agent_authority(ground: &Ground) -> Result<Authority, StartError> {
+    if let Some(kept) = ground.secrets.secret(DEPLOYMENT, AUTHORITY_SECRET).await? {
+        return Authority::from_secret(kept.reveal()).map_err(failed("reading the agents' certificate authority"));
+    }
+    let made = Authority::generate(&*ground.ids, ground.clock.now()).map_err(failed("making the agents' certificate authority"))?;
+    let secret = made.to_secret().map_err(failed("making the agents' certificate authority"))?;
+    let kept = ground.secrets.keep_first(DEPLOYMENT, AUTHORITY_SECRET, &Secret::new(secret.to_vec())).await?;
+    Authority::from_secret(kept.reveal()).map_err(failed("reading the agents' certificate authority"))
+}
+
+fn graphql_tls(
+    config: &Config,
+    address: SocketAddr,
+    clock: &dyn Clock,
+) -> Result<(Option<rustls::ServerConfig>, Option<PathBuf>), StartError> {
+    if config.server.plain_http {
+        return Ok((None, None));
+    }
+    let (certificate, authority) = match config.tls.files()? {
+        Some((certificate, key)) => (ReloadingCertificate::open(certificate, key)?, None),
+        None => {
+            let files = DevelopmentCertificates::ensure(&config.data_dir.join("tls"), &names(&config.server.listen, address), clock.now())?;
+            (ReloadingCertificate::open(&files.certificate, &files.key)?, Some(files.authority))
+        }
+    };
+    Ok((Some(tls::server_config(Arc::new(certificate), None)?), authority))
+}
+
+/// What a listener may be called by.
+fn names(listen: &str, address: SocketAddr) -> Vec<String> {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).trim_matches(['[', ']']);
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    for name in [host.to_owned(), address.ip().to_string()] {
+        let anywhere = name == "0.0.0.0" || name == "::";
+        if !anywhere && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS)
+}
+
+fn background(task: impl Future<Output = ()> + Send + 'static, stop: &CancellationToken) -> JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = stop.cancelled() => {}
+        }
+    })
+}
+
+fn readiness(ground: &Ground, stopping: &CancellationToken) -> Readiness {
+    let (store, views) = (ground.store.clone(), ground.views.clone());
+    Readiness::new(stopping.clone()).check_async("read model", move || {
+        let (store, views) = (store.clone(), views.clone());
+        async move {
+            let head = store.head().await.map_err(|_| "the database does not answer".to_owned())?;
+            match views.wait_for(head, Duration::from_secs(1)).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("it has not caught up with the log".to_owned()),
+                Err(_) => Err("the database does not answer".to_owned()),
+            }
+        }
+    })
+}
+
+/// What both listeners and the reactors share.
+struct Parts {
+    statements: Statements,
+    enrolment: Enrolment,
+    reports: Reports,
+    receipts: ReceiptRows,
+    heartbeats: Heartbeats,
+}
+
+impl Parts {
+    fn new(ground: &Ground, authority: Arc<Authority>, settings: EnrolmentSettings) -> Self {
+        let Ground { clock, ids, database, keyring, secrets, store, handler, views, .. } = ground;
+        let heartbeats = Heartbeats::new(database.clone());
+        let facts = FactsReader::new(views.clone(), store.clone());
+        let statements = Statements::new(handler.clone(), facts, secrets.clone(), heartbeats.clone(), clock.clone(), ids.clone());
+        let enrolment = Enrolment::new(handler.clone(), views.clone(), statements.clone(), authority, settings, clock.clone(), ids.clone());
+        let reports = Reports::new(handler.clone(), database.clone(), keyring.clone(), clock.clone(), ids.clone());
+        let receipts = ReceiptRows::new(database.clone(), keyring.clone());
+        Self { statements, enrolment, reports, receipts, heartbeats }
+    }
+
+    fn reactors(&self, ground: &Ground, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let statements = StatementReactor::new(self.statements.clone(), ground.views.clone(), ground.store.clone());
+        let (clock, ids) = (ground.clock.clone(), ground.ids.clone());
+        let upkeep = Upkeep::new(ground.handler.clone(), ground.views.clone(), self.heartbeats.clone(), clock, ids);
+        let all: [Arc<dyn Reactor>; 2] = [Arc::new(statements), Arc::new(upkeep)];
+        let run = |reactor| {
+            let reactors = Reactors::new(ground.database.clone(), ground.store.clone(), ground.clock.clone(), &*ground.ids);
+            tokio::spawn(reactors.run(reactor, stop.clone()))
+        };
+        all.into_iter().map(run).collect()
+    }
+
+    fn agent_api(&self, ground: &Ground) -> AgentApi {
+        let ingest = Ingest::new(ground.handler.clone(), self.receipts.clone(), ground.clock.clone(), ground.ids.clone());
+        let clock = ground.clock.clone();
+        AgentApi::new(ground.handler.clone(), self.statements.clone(), self.enrolment.clone(), self.reports.clone(), ingest, clock)
+    }
+
+    fn edge(self, ground: &Ground, config: &Config) -> Edge {
+        let services = Services {
+            handler: ground.handler.clone(),
+            views: ground.views.clone(),
+            authorizer: ground.authorizer.clone(),
+            clock: ground.clock.clone(),
+            ids: ground.ids.clone(),
+            read_your_writes: config.limits.read_your_writes.0,
+            statements: self.statements,
+            enrolment: self.enrolment,
+            reports: self.reports,
+            receipts: self.receipts,
+        };
+        Edge {
+            schema: graphql::schema(),
+            services: Arc::new(services),
+            authenticator: Authenticator::new(ground.views.clone(), ground.clock.clone()),
+            rates: Rates::new(&config.limits),
+            max_body_bytes: usize::try_from(config.limits.body.0).unwrap_or(usize::MAX),
+            timeout: config.limits.request_timeout.0,
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+}
+
+/// The agents' listener and its own certificate.
+struct AgentListener {
+    names: Vec<String>,
+    authority: Arc<Authority>,
+    certificate: Arc<ServerCertificate>,
+    tls: rustls::ServerConfig,
+}
+
+impl AgentListener {
+    fn new(config: &Config, address: SocketAddr, authority: Arc<Authority>, ground: &Ground) -> Result<Self, StartError> {
+        let mut names = names(&config.agents.listen, address);
+        names.extend(config.agents.public_url.as_ref().and_then(|url| url.host_str()).map(|host| host.trim_matches(['[', ']']).to_owned()));
+        let (issued, key) = authority
+            .issue_listener(&names, LISTENER_LIFE, &*ground.ids, ground.clock.now())
+            .map_err(failed("making the agent listener's certificate"))?;
+        let certificate =
+            ServerCertificate::new(&issued.chain_pem, &key.serialize_pem()).map_err(failed("using the agent listener's certificate"))?;
+        let tls = listener::server_config(certificate.clone(), authority.certificate_pem(), RENEWAL_WINDOW, ground.clock.clone())
+            .map_err(failed("setting up TLS of the agent listener"))?;
+        Ok(Self { names, authority, certificate, tls })
+    }
+
+    fn server(
+        &self,
+        socket: std::net::TcpListener,
+        api: web::Data<AgentApi>,
+        request_ids: web::Data<RequestIds>,
+        config: &Config,
+    ) -> io::Result<Server> {
+        let server = HttpServer::new(move || {
+            WebApp::new().app_data(api.clone()).app_data(request_ids.clone()).wrap(from_fn(requests)).configure(agents::routes)
+        });
+        let server = server
+            .on_connect(keep_peer_certificates)
+            .workers(AGENT_WORKERS)
+            .disable_signals()
+            .shutdown_timeout(config.server.shutdown_timeout.0.as_secs())
+            .listen_rustls_0_23(socket, self.tls.clone())?;
+        Ok(server.run())
+    }
+
+    async fn keep_fresh(self, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) {
+        loop {
+            tokio::time::sleep(LISTENER_RENEWAL).await;
+            let issued = self.authority.issue_listener(&self.names, LISTENER_LIFE, &*ids, clock.now());
+            let replaced = issued
+                .map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
+                .and_then(|(issued, key)| Ok(self.certificate.replace(&issued.chain_pem, &key.serialize_pem())?));
+            if let Err(error) = replaced {
+                tracing::error!(error = &*error as &dyn std::error::Error, "making the agent listener's next certificate failed");
+            }
+        }
+    }
+}
