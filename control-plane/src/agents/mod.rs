@@ -8,11 +8,8 @@
 mod aggregate;
 mod command;
 pub mod enrolment;
-<<<<<<< HEAD
 pub mod parts;
-=======
 pub mod graphql;
->>>>>>> 9a37658 (Start the control plane)
 mod refusal;
 pub mod report;
 #[cfg(test)]
