@@ -8,8 +8,8 @@
 mod aggregate;
 mod command;
 pub mod enrolment;
-pub mod parts;
 pub mod graphql;
+pub mod parts;
 mod refusal;
 pub mod report;
 #[cfg(test)]
