@@ -4,6 +4,21 @@ use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
 
 /// One use of one key version was allowed. Not `Clone`: a vault operation takes it by value, so a decision is good for
 /// exactly one use, and using a key without a decision does not compile.
+///
+/// ```compile_fail
+/// # use data_plane_agent::{policy::permit::UsePermit, vault::Vault};
+/// async fn twice(vault: &dyn Vault, permit: UsePermit) {
+///     let _ = vault.sign(permit, b"one").await;
+///     let _ = vault.sign(permit, b"two").await;
+/// }
+/// ```
+/// ```compile_fail
+/// # use data_plane_agent::policy::permit::UsePermit;
+/// # use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
+/// fn undecided(version: KeyVersion, algorithm: Algorithm) -> UsePermit {
+///     UsePermit::grant(version, Operation::Sign, algorithm)
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit that is dropped allows nothing"]
 pub struct UsePermit {

@@ -11,6 +11,22 @@ use zeroize::Zeroize;
 
 /// Secret bytes of any length. No `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`: reading them is a word,
 /// [`SecretBytes::expose`], that can be searched for.
+///
+/// ```compile_fail
+/// fn print(secret: data_plane_agent::vault::secret::SecretBytes) {
+///     println!("{secret:?}");
+/// }
+/// ```
+/// ```compile_fail
+/// fn copy(secret: &data_plane_agent::vault::secret::SecretBytes) -> data_plane_agent::vault::secret::SecretBytes {
+///     secret.clone()
+/// }
+/// ```
+/// ```compile_fail
+/// fn write(secret: data_plane_agent::vault::secret::SecretBytes) -> String {
+///     serde_json::to_string(&secret).unwrap_or_default()
+/// }
+/// ```
 pub struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
