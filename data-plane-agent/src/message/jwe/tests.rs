@@ -178,6 +178,25 @@ fn rfc_7516_appendix_a_1() {
     assert_eq!(plaintext.expose(), b"The true sign of intelligence is not knowledge but imagination.");
 }
 
+/// Messages that jwcrypto 1.6 sealed under the bytes 0 to 31.
+#[test]
+fn messages_of_jwcrypto_open() {
+    use crate::algorithm;
+    let compact = "eyJhbGciOiAiQTI1NktXIiwgImVuYyI6ICJBMjU2R0NNIiwgImtpZCI6ICJrZXlfMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDEvMSJ9.GFU-AQhDmIJhpyOcdV18rQqlbFApLaTXhjTfB8a6jr8QcL5mjFRVrw.77AtG5SFFx9NGStD.yLVUalfb_11ND6Kd5jH2aIa6H_Xi0tvxFA.qjIALhl3VDjL1rwljK38bw";
+    let flattened = r#"{"ciphertext":"_6Nqny3IYIyUzDU3SzftmYoMGEWXbcITPg","encrypted_key":"VTN4TU36a-uSu4ZcAudIdlidaBv1Lbz29641pheOV_8G8QW6yZ_7Zg","header":{"alg":"A256KW","kid":"key_00000000000000000000000001/1"},"iv":"_TERtbYSq1mMWYCv","protected":"eyJlbmMiOiAiQTI1NkdDTSJ9","tag":"M9JUtG7RgNpWPVMMF9nvWg"}"#;
+    let algorithm = algorithm_of(SYMMETRIC);
+    let key = algorithm::serve(algorithm).load(algorithm, &SecretBytes::new((0..32).collect())).unwrap();
+    for text in [compact, flattened] {
+        let message = Jwe::parse(text.as_bytes()).unwrap();
+        assert_eq!(message.key_version().unwrap(), SYMMETRIC);
+        assert!(message.matches(&EncryptionContext::default()));
+        pinned(&permit(SYMMETRIC, Operation::Decrypt), &message.recipients[0].header).unwrap();
+        let wrapped = WrappedKey { encapsulated: None, encrypted_key: message.recipients[0].encrypted_key.clone() };
+        let content = key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).unwrap();
+        assert_eq!(message.open(&content).unwrap().expose(), b"sealed by another program");
+    }
+}
+
 /// The compact example of draft-ietf-jose-hpke-pq-pqt-01, appendix A: another program's message under a key we hold.
 #[test]
 fn hpke_9_ke_of_the_draft() {
