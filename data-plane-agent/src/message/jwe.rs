@@ -251,7 +251,8 @@ impl Jwe {
         if text.len() > MAX_MESSAGE_BYTES {
             return Err(MessageError::TooLong { what: "the message", max_bytes: MAX_MESSAGE_BYTES });
         }
-        let message = match text.trim_ascii_start().first() {
+        let text = text.trim_ascii(); // a text file ends with a line feed
+        let message = match text.first() {
             Some(b'{') => Self::parse_json(text)?,
             _ => Self::parse_compact(text)?,
         };

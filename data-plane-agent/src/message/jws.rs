@@ -187,7 +187,8 @@ impl Jws {
         if detached.is_some_and(|payload| payload.len() > MAX_PLAINTEXT_BYTES) {
             return Err(MessageError::TooLong { what: "the payload", max_bytes: MAX_PLAINTEXT_BYTES });
         }
-        let message = match text.trim_ascii_start().first() {
+        let text = text.trim_ascii(); // a text file ends with a line feed
+        let message = match text.first() {
             Some(b'{') => Self::parse_json(text, detached)?,
             _ => Self::parse_compact(text, detached)?,
         };

@@ -197,6 +197,9 @@ pub(crate) async fn unwrap(
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 pub(crate) mod tests {
     //! A vault with one key of each algorithm, for the tests of every format.
 
@@ -250,6 +253,15 @@ pub(crate) mod tests {
 
     pub(crate) fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
         EncryptionContext::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()).unwrap()
+    }
+
+    /// One world for many tries: making one takes longer than a try.
+    pub(crate) fn shared() -> (&'static tokio::runtime::Runtime, &'static World) {
+        use std::sync::OnceLock;
+        static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+        static WORLD: OnceLock<World> = OnceLock::new();
+        let runtime = RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().unwrap());
+        (runtime, WORLD.get_or_init(|| runtime.block_on(world())))
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 use schema::clock::Ids;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, optimization_barrier};
 
 /// Secret bytes of any length. No `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`: reading them is a word,
 /// [`SecretBytes::expose`], that can be searched for.
@@ -30,8 +30,8 @@ use zeroize::Zeroize;
 pub struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
-    /// Takes the bytes over; they are wiped when this is dropped. (Growing a vector leaves copies behind: make it with
-    /// its final capacity.)
+    /// Takes the bytes over; they are wiped when this is dropped. (Growing or truncating a vector leaves copies behind:
+    /// make it with its final capacity.)
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -71,8 +71,11 @@ impl SecretBytes {
 }
 
 impl Drop for SecretBytes {
+    /// `Vec::zeroize` writes byte by byte, and what was never used as well: at the sizes of a stream that costs as much
+    /// as the cipher. One `memset` that the compiler may not leave out wipes the same bytes.
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.0.as_mut_slice().fill(0);
+        optimization_barrier(self.0.as_slice());
     }
 }
 

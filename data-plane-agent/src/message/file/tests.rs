@@ -151,6 +151,29 @@ async fn hostile_headers_are_refused_early() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_file_in_any_pieces_goes_round_and_no_change_goes_unseen(
+        length in 0..3 * CHUNK_BYTES + 5,
+        sealing_step in 1000..50_000usize,
+        opening_step in 1000..50_000usize,
+        place: prop::sample::Index,
+        bit in 0..8u8,
+        cut: prop::sample::Index,
+    ) {
+        let (runtime, world) = crate::message::tests::shared();
+        runtime.block_on(async {
+            let file = sealed(world, &[SYMMETRIC], &plaintext(length), sealing_step).await;
+            prop_assert_eq!(open(world, SYMMETRIC, &file, opening_step).await.unwrap(), plaintext(length));
+            let mut changed = file.clone();
+            changed[place.index(file.len())] ^= 1 << bit;
+            prop_assert!(open(world, SYMMETRIC, &changed, opening_step).await.is_err());
+            prop_assert!(open(world, SYMMETRIC, &file[..cut.index(file.len())], opening_step).await.is_err());
+            Ok(())
+        })?;
+    }
+
     #[test]
     fn junk_never_panics(junk in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = HeaderReader::new().push(&junk);

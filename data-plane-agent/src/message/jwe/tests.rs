@@ -221,6 +221,36 @@ fn hpke_9_ke_of_the_draft() {
 
 proptest! {
     #[test]
+    fn any_plaintext_under_any_context_goes_round_and_no_other_context_opens_it(
+        plaintext in proptest::collection::vec(any::<u8>(), 0..600),
+        made in proptest::collection::btree_map("[a-z]{1,3}", ".{0,6}", 0..3),
+        other in proptest::collection::btree_map("[a-z]{1,3}", ".{0,6}", 0..3),
+        form in prop_oneof![Just(Form::Compact), Just(Form::Flattened), Just(Form::General)],
+        place: prop::sample::Index,
+    ) {
+        let (runtime, world) = crate::message::tests::shared();
+        let (made, other) = (EncryptionContext::new(made).unwrap(), EncryptionContext::new(other).unwrap());
+        runtime.block_on(async {
+            let permits = vec![permit(SYMMETRIC, Operation::Encrypt)];
+            let text = encrypt(&world.vault, &world.ids, permits, &plaintext, &made, form).await.unwrap();
+            let message = Jwe::parse(format!("{text}\n").as_bytes()).unwrap();
+            let opened = message.decrypt(&world.vault, permit(SYMMETRIC, Operation::Decrypt), &made).await.unwrap();
+            prop_assert_eq!(opened.plaintext.expose(), plaintext);
+            let by_other = message.decrypt(&world.vault, permit(SYMMETRIC, Operation::Decrypt), &other).await;
+            prop_assert_eq!(by_other.is_ok(), made == other);
+            let mut changed = text.into_bytes();
+            let place = place.index(changed.len());
+            changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
+            let opened = match Jwe::parse(&changed) {
+                Ok(message) => message.decrypt(&world.vault, permit(SYMMETRIC, Operation::Decrypt), &made).await.is_ok(),
+                Err(_) => false,
+            };
+            prop_assert!(!opened, "character {} changed and nobody saw", place);
+            Ok(())
+        })?;
+    }
+
+    #[test]
     fn junk_never_panics(junk in proptest::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_.{}\":,-]{0,120}") {
         let _ = Jwe::parse(&junk);
         let _ = Jwe::parse(text.as_bytes());

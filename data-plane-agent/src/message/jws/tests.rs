@@ -120,6 +120,23 @@ fn rfc_8037_appendix_a() {
 
 proptest! {
     #[test]
+    fn any_payload_goes_round_and_no_other_verifies(
+        payload in proptest::collection::vec(any::<u8>(), 0..600),
+        other in proptest::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let (runtime, world) = crate::message::tests::shared();
+        runtime.block_on(async {
+            for form in [Form::Compact, Form::Flattened, Form::General] {
+                let text = signed(world, &[ED25519], &payload, form).await;
+                prop_assert_eq!(&verified(world, ED25519, text.as_bytes(), None).await.unwrap(), &payload);
+            }
+            let text = signed(world, &[ED25519], &payload, Form::Detached).await;
+            prop_assert_eq!(verified(world, ED25519, text.as_bytes(), Some(&other)).await.is_ok(), payload == other);
+            Ok(())
+        })?;
+    }
+
+    #[test]
     fn junk_never_panics(junk in proptest::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_.{}\":,-]{0,120}") {
         let _ = Jws::parse(&junk, None);
         let _ = Jws::parse(text.as_bytes(), Some(&junk));
