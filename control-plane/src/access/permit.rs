@@ -86,3 +86,20 @@ pub trait Authorizer: Send + Sync + 'static {
     /// Decides, and says why not.
     fn decide(&self, ctx: &OpContext, question: &Question) -> Result<Permit, Denied>;
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Says no to one action and yes to everything else.
+    pub(crate) struct AllBut(pub(crate) &'static str);
+
+    impl Authorizer for AllBut {
+        fn decide(&self, ctx: &OpContext, question: &Question) -> Result<Permit, Denied> {
+            if question.action == self.0 {
+                return Err(Denied { action: question.action, reason: "the test says so".to_owned(), policies: vec![] });
+            }
+            Ok(Permit::granted(ctx))
+        }
+    }
+}

@@ -385,3 +385,6 @@ pub fn meta(envelope: &Envelope) -> EventMeta {
         actor: envelope.actor.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,3 +187,41 @@ impl Record {
         Digest(sha2::Sha256::new().chain_update([0]).chain_update(&self.bytes).finalize().into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whole record of every envelope version ever written.
+    const GOLDEN: &[(u32, &[u8], &str)] =
+        &[(1, include_bytes!("../../golden/records/1.json"), "hs5Sw8j89XdJRBfBl7g4qrkOuqfvhZhm0o3g3vAjSGE")];
+
+    #[test]
+    fn every_envelope_version_is_read_and_has_the_same_leaf_for_ever() {
+        assert_eq!(GOLDEN.last().map(|(version, ..)| *version), Some(RECORD_VERSION), "the present version has no golden record");
+        for (version, bytes, leaf) in GOLDEN {
+            let record = Record::read(*bytes).unwrap();
+            assert_eq!(record.envelope().v, *version);
+            assert_eq!(&**record.bytes(), *bytes);
+            assert_eq!(record.leaf_hash().to_string(), *leaf);
+        }
+    }
+
+    #[test]
+    fn the_present_version_is_written_byte_by_byte_as_the_golden_one() {
+        let (_, bytes, _) = GOLDEN[GOLDEN.len() - 1];
+        let read = Record::read(bytes).unwrap();
+        assert_eq!(&**Record::write(read.envelope().clone()).unwrap().bytes(), bytes);
+    }
+
+    #[test]
+    fn newer_larger_and_broken_records_are_told_apart() {
+        let (_, bytes, _) = GOLDEN[0];
+        let newer = String::from_utf8(bytes.to_vec()).unwrap().replacen("\"v\":1", "\"v\":99", 1);
+        assert!(matches!(Record::read(newer.into_bytes()), Err(InvalidRecord::Version { version: 99 })));
+        assert!(matches!(Record::read(&bytes[..bytes.len() - 1]), Err(InvalidRecord::Json(_))));
+        assert!(
+            matches!(Record::read(vec![b' '; MAX_RECORD_BYTES + 1]), Err(InvalidRecord::TooLarge { size }) if size == MAX_RECORD_BYTES + 1)
+        );
+    }
+}

@@ -4,7 +4,11 @@
 //! the rest in multi-row inserts, moves the head and commits. Revisions are remembered from one batch to the next for as
 //! long as nobody else has moved the head in between.
 
-use std::{collections::HashMap, fmt::Write, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 use schema::{event::StreamId, id::TenantId};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Value};
@@ -18,6 +22,8 @@ use crate::database::Database;
 
 /// At most this many appends share a commit.
 const MAX_REQUESTS: usize = 512;
+/// How long to wait for as many appends as shared the last commit.
+const GATHERING: Duration = Duration::from_micros(300);
 /// Rows of one insert. Every size up to this is a prepared statement of its own, and drivers keep a hundred.
 const MAX_INSERT_ROWS: usize = 64;
 /// Revisions remembered.
@@ -72,15 +78,21 @@ impl Writer {
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut requests = Vec::new();
+        let mut before = 0;
         while queue.recv_many(&mut requests, MAX_REQUESTS).await > 0 {
-            // Those whose answers we have just sent are about to come back with more.
-            tokio::task::yield_now().await;
-            while requests.len() < MAX_REQUESTS {
-                match queue.try_recv() {
-                    Ok(request) => requests.push(request),
-                    Err(_) => break,
+            // Those whose answers we have just sent are about to come back with more: a commit is dear, so for a moment
+            // we wait until there are as many as last time. One lone writer is never waited for.
+            let since = Instant::now();
+            while requests.len() < before && since.elapsed() < GATHERING {
+                tokio::task::yield_now().await;
+                while requests.len() < MAX_REQUESTS {
+                    match queue.try_recv() {
+                        Ok(request) => requests.push(request),
+                        Err(_) => break,
+                    }
                 }
             }
+            before = requests.len();
             let mut batch = Vec::with_capacity(requests.len());
             let mut closing = Vec::new();
             for request in requests.drain(..) {

@@ -1,0 +1,177 @@
+//! Appends a second to the event store, on both engines, with 1 and 64 writers, against bare batched inserts of the same
+//! bytes in the same run. `make bench` writes raw JSON to `docs/benchmarks/store.json` and prints the same.
+//!
+//! - *store*: each writer appends records of about 0.6 KB to its own stream, one after the other, through
+//!   `EventStore::append`: sealed, revision checked, durable before it is answered.
+//! - *bare*: one task inserts the same sealed bytes into a table of the same columns and indexes, as many rows a
+//!   transaction as there are writers, durable as well. No locks, no checks, no answers.
+//!
+//! `FREEHOLD_BENCH_APPENDS` (16000) changes the size of the trial; it is divided by eight for one writer.
+
+use std::{sync::Arc, time::Instant};
+
+use control_plane::{
+    database::Database,
+    eventing::{
+        sql::SqlStore,
+        store::{Append, EventStore},
+    },
+    sealing::{Keyring, Place, SealingKey},
+};
+use freehold_tests::database::{Engine, TestDatabase};
+use schema::{
+    clock::{Clock, SystemClock, SystemIds, new_id, random_id},
+    event::{Envelope, RECORD_VERSION, Record, StreamId},
+    id::{EventId, ProjectId, TenantId},
+};
+use sea_orm::{ConnectionTrait, Value};
+use serde_json::json;
+
+const TENANT: TenantId = TenantId::from_bits(1);
+const ROUNDS: usize = 3;
+
+fn main() -> anyhow::Result<()> {
+    // `cargo test` runs benches once without `--bench`: there is nothing to check then.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        let mut engines = Vec::new();
+        for (name, engine) in [("sqlite", Engine::Sqlite), ("postgres", Engine::Postgres)] {
+            engines.push(json!({ "engine": name, "appends": measure(engine).await? }));
+        }
+        anyhow::Ok(json!({
+            "method": "tests/benches/store.rs; release build; records of about 0.6 KB, one an append; database, writers and bare inserts share the machine; the median of three rounds by ratio",
+            "cores": std::thread::available_parallelism()?.get(),
+            "engines": engines,
+        }))
+    })?;
+    let text = serde_json::to_string_pretty(&report)?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(format!("{folder}/store.json"), format!("{text}\n"))?;
+    println!("{text}");
+    Ok(())
+}
+
+async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
+    let files = TestDatabase::new(engine)?;
+    let database = Database::open(&files.location).await?;
+    let key = SealingKey::from_bytes([1; 32]);
+    let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await?);
+    let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await?);
+    let bytes = if engine == Engine::Sqlite { "BLOB" } else { "BYTEA" };
+    let bigint = if engine == Engine::Sqlite { "INTEGER" } else { "BIGINT" };
+    let table = format!(
+        "CREATE TABLE bare (position {bigint} NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, stream TEXT NOT NULL, revision {bigint} NOT NULL, \
+         event TEXT NOT NULL, data_key TEXT NOT NULL, sealed {bytes} NOT NULL, UNIQUE (tenant, stream, revision))"
+    );
+    database.write().execute_unprepared(&table).await?;
+    let total: usize = std::env::var("FREEHOLD_BENCH_APPENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16_000);
+    let mut position = 0;
+    let mut rows = Vec::new();
+    for writers in [1, 64] {
+        let each = (if writers == 1 { total / 8 } else { total / writers }).max(1);
+        run_store(&store, writers, each / 10 + 1).await?;
+        run_bare(&database, &keyring, writers, each / 10 + 1, &mut position).await?;
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let bare = run_bare(&database, &keyring, writers, each, &mut position).await?;
+            let ours = run_store(&store, writers, each).await?;
+            rounds.push((ours, bare));
+        }
+        rounds.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+        let (ours, bare) = rounds[ROUNDS / 2];
+        rows.push(json!({
+            "writers": writers, "appends": writers * each,
+            "store_per_s": ours.round(), "bare_per_s": bare.round(), "ratio": (ours / bare * 100.0).round() / 100.0,
+            "ratios": rounds.iter().map(|(ours, bare)| (ours / bare * 100.0).round() / 100.0).collect::<Vec<_>>(),
+        }));
+    }
+    store.close().await;
+    Ok(rows)
+}
+
+/// Records of as many new streams, made beforehand.
+fn streams(writers: usize, each: usize) -> anyhow::Result<Vec<(StreamId, Vec<Record>)>> {
+    let note = "x".repeat(200);
+    (0..writers)
+        .map(|_| {
+            let stream = StreamId::of(random_id::<ProjectId>(&SystemIds));
+            let records = (1..=each as u64).map(|revision| {
+                let now = SystemClock.now();
+                Record::write(Envelope {
+                    v: RECORD_VERSION,
+                    id: new_id::<EventId>(&SystemIds, now),
+                    tenant: TENANT,
+                    stream: stream.clone(),
+                    revision,
+                    event_type: "KeyDescribed".to_owned(),
+                    schema: 1,
+                    time: now,
+                    actor: "mem_00000000000000000000000001".to_owned(),
+                    on_behalf_of: None,
+                    via: None,
+                    idempotency_key: Some(format!("bench-{revision}")),
+                    request_mac: None,
+                    correlation: "req_00000000000000000000000001".to_owned(),
+                    causation: None,
+                    data: json!({ "description": note }),
+                })
+            });
+            Ok((stream.clone(), records.collect::<Result<Vec<_>, _>>()?))
+        })
+        .collect()
+}
+
+async fn run_store(store: &Arc<SqlStore>, writers: usize, each: usize) -> anyhow::Result<f64> {
+    let streams = streams(writers, each)?;
+    let start = Instant::now();
+    let running = streams.into_iter().map(|(stream, records)| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            for (expected, record) in (0..).zip(records) {
+                store.append(Append { tenant: TENANT, stream: stream.clone(), expected, records: vec![record], blobs: vec![] }).await?;
+            }
+            anyhow::Ok(())
+        })
+    });
+    for outcome in futures::future::join_all(running).await {
+        outcome??;
+    }
+    Ok((writers * each) as f64 / start.elapsed().as_secs_f64())
+}
+
+async fn run_bare(database: &Database, keyring: &Keyring, batch: usize, each: usize, position: &mut i64) -> anyhow::Result<f64> {
+    let keys = keyring.tenant(TENANT).await?;
+    let streams = streams(batch, each)?;
+    let mut batches: Vec<Vec<Value>> = Vec::with_capacity(each);
+    for revision in 0..each {
+        let mut values = Vec::with_capacity(batch * 7);
+        for (stream, records) in &streams {
+            let sealed = keys.seal(Place::Record { stream, revision: revision as u64 + 1 }, records[revision].bytes())?;
+            *position += 1;
+            values.extend([
+                Value::from(*position),
+                TENANT.to_string().into(),
+                stream.as_str().into(),
+                (revision as i64 + 1).into(),
+                records[revision].envelope().id.to_string().into(),
+                sealed.data_key.to_string().into(),
+                sealed.bytes.into(),
+            ]);
+        }
+        batches.push(values);
+    }
+    let places: Vec<_> =
+        (0..batch).map(|row| format!("({})", (1..=7).map(|n| format!("${}", row * 7 + n)).collect::<Vec<_>>().join(", "))).collect();
+    let sql = format!("INSERT INTO bare (position, tenant, stream, revision, event, data_key, sealed) VALUES {}", places.join(", "));
+    let start = Instant::now();
+    for values in batches {
+        let transaction = database.begin().await?;
+        transaction.execute_raw(database.sql(sql.as_str(), values)).await?;
+        transaction.commit().await?;
+    }
+    Ok((batch * each) as f64 / start.elapsed().as_secs_f64())
+}
