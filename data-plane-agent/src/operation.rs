@@ -67,24 +67,26 @@ pub struct Begun {
     pub key: Arc<KeyInForce>,
     /// What the answer says of the decision.
     pub used: Used,
+    operation: Operation,
     ticket: Ticket,
 }
 
 impl Begun {
     /// It was done, over so many bytes of plaintext.
     pub fn done(self, size: u64) -> Used {
-        self.ticket.finish(OutcomeResult::Ok, None, Some(size));
-        self.used
+        self.judged(None, size)
     }
 
     /// Something was judged: found good, or not for the reason of this code.
     pub fn judged(self, code: Option<&str>, size: u64) -> Used {
+        count(self.operation, "ok");
         self.ticket.finish(OutcomeResult::Ok, code, Some(size));
         self.used
     }
 
     /// It was not done; `code` is stable.
     pub fn failed(self, code: &str) {
+        count(self.operation, "failed");
         self.ticket.finish(OutcomeResult::Failed, Some(code), None);
     }
 }
@@ -121,7 +123,7 @@ impl Pipeline {
         let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
         let algorithm = allowed.key.algorithm().name().to_owned();
         let used = Used { key_version: allowed.version, algorithm, policies: allowed.policies, warnings: allowed.warnings };
-        Ok((allowed.permit, Begun { key: allowed.key, used, ticket }))
+        Ok((allowed.permit, Begun { key: allowed.key, used, operation: request.operation, ticket }))
     }
 
     /// The same for what needs no key: random bytes. They are made after the intent, by `make`.
@@ -133,6 +135,7 @@ impl Pipeline {
         let intent = Intent { policies: allowed.policies.clone(), ..self.intent(request, &in_force) };
         let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
         let made = make();
+        count(request.operation, "ok");
         self.journal.outcome(ticket, OutcomeResult::Ok, None, request.size);
         Ok((made, allowed.policies, allowed.warnings))
     }
@@ -154,6 +157,7 @@ impl Pipeline {
         if let Refusal::Undecidable(error) = &refused.refusal {
             tracing::error!(error = error as &dyn std::error::Error, "a request could not be decided");
         }
+        count(request.operation, "refused");
         let policies = match &refused.refusal {
             Refusal::Forbidden { policies } => policies.clone(),
             _ => Vec::new(),
@@ -179,6 +183,10 @@ impl Pipeline {
             policies: Vec::new(),
         }
     }
+}
+
+fn count(operation: Operation, result: &'static str) {
+    metrics::counter!("freehold_operations_total", "operation" => operation.as_str(), "result" => result).increment(1);
 }
 
 fn ask<'a>(request: &Request<'a>) -> Ask<'a> {

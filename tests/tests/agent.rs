@@ -71,6 +71,11 @@ impl Site {
         let (billing, auditor) = (token(CALLER, 1), token(AUDITOR, 2));
         let agent = App::start(config, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let mut world = World::new();
+        let later = now.since(START);
+        let policies = world.policies.values_mut().map(|policy| &mut policy.head);
+        for head in policies.chain([&mut world.state.head, &mut world.heartbeat.head]) {
+            (head.issued, head.not_before, head.expires) = (now, now, head.expires.plus(later));
+        }
         let policy = world.project_policy();
         let auditor_definition = CallerDefinition {
             name: "auditor".parse().unwrap(),
@@ -247,6 +252,68 @@ async fn an_old_set_warns_then_only_opens_then_does_nothing() {
     assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt.clone()).await.0, StatusCode::OK);
     site.clock.advance(Duration::from_secs(7 * 86_400));
     assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt).await.1["code"], "statements_expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_with_certificates_are_known_by_authority_and_name() {
+    let now = schema::clock::Clock::now(&schema::clock::SystemClock);
+    let mut site = Site::start_with("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2", now).await;
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    let caller = CallerDefinition {
+        name: "ledger".parse().unwrap(),
+        project: PROJECT,
+        kind: CallerKind::Mtls,
+        issuer: base64url(&sha2::Sha256::digest(&authority.der)),
+        subject: "spiffe://acme.example/ledger".to_owned(),
+        labels: Default::default(),
+    };
+    let id = CallerId::from_bits(71);
+    let policy = site.world.project_policy();
+    policy.caller_authorities = vec![authority.der.clone().into(), stranger.der.clone().into()];
+    policy.callers.insert(id, caller);
+    policy.cedar.insert("pol_test/2".to_owned(), POLICY.replace("BILLING", &id.to_string()));
+    site.publish();
+
+    let trusted = std::fs::read(site.agent().development_authority().unwrap()).unwrap();
+    let ask = |certificate: Option<String>| {
+        let mut builder = Client::builder().tls_certs_only([reqwest::Certificate::from_pem(&trusted).unwrap()]);
+        if let Some(pem) = certificate {
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        }
+        let url = format!("https://{}/v1/encrypt", site.agent().address);
+        let body = json!({ "key": "payments/card-data", "plaintext": base64url(b"4111") });
+        async move { builder.build().unwrap().post(url).json(&body).send().await.unwrap().json::<Value>().await.unwrap() }
+    };
+    assert_eq!(ask(Some(authority.issue("spiffe://acme.example/ledger"))).await["policies"], json!(["pol_test/2"]));
+    assert_eq!(ask(Some(authority.issue("spiffe://acme.example/other"))).await["code"], "caller_not_proved");
+    assert_eq!(ask(Some(stranger.issue("spiffe://acme.example/ledger"))).await["code"], "caller_not_proved");
+    assert_eq!(ask(None).await["code"], "caller_not_proved");
+}
+
+/// A certificate authority of callers.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    der: Vec<u8>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { issuer: rcgen::Issuer::new(params, key), der }
+    }
+
+    /// A client certificate with this URI, and its key, PEM.
+    fn issue(&self, uri: &str) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        format!("{}{}", params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
 }
 
 /// So many bytes that do not repeat, in pieces.

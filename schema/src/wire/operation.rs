@@ -151,7 +151,7 @@ pub struct Used {
 /// Something to look at soon: the request was served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
-    /// A stable code: `statements_stale`, `statements_grace`, `soft_limit_uses`, `soft_limit_time`, `older_version`.
+    /// A stable code: `statements_stale`, `statements_grace`, `soft_limit_time`, `older_version`.
     #[schema(example = "statements_stale")]
     pub code: String,
     /// What it is and what to do.
