@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
 use crate::{
-    config::{Config, VaultConfig},
+    config::Config,
     control::{
         client::ClientError,
         directory::{ControlDirectory, KeepError},
@@ -265,8 +265,7 @@ pub(crate) fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &
 
 /// Opens the vault that the settings name, or makes it.
 pub async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
-    let VaultConfig::File { passphrase_file, key_file, .. } = &config.vault;
-    let unlock = match (passphrase_file, key_file) {
+    let unlock = match (&config.vault.passphrase_file, &config.vault.key_file) {
         (Some(path), _) => Unlock::Passphrase(SecretBytes::new(read_secret_line(path)?.to_vec())),
         (None, Some(path)) => Unlock::KeyFile(path.clone()),
         (None, None) => return Err(VaultError::UnusableSecret("neither a passphrase nor a key file is set".to_owned()).into()),

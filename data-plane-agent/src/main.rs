@@ -99,7 +99,7 @@ struct RemoveCaller {
     /// The caller, as it was added.
     caller: CallerReference,
     /// Only this token: the name that `caller list` shows.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     token: Option<String>,
 }
 

@@ -64,22 +64,29 @@ impl Default for ServerConfig {
     }
 }
 
-/// Which vault, and what opens it.
+/// Which vault, and what opens it. Exactly one of the two secrets must be set.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum VaultConfig {
-    /// A directory of sealed files. Exactly one of the two secrets must be set.
-    File {
-        /// The directory; absent: `vault` in the data directory.
-        #[serde(default)]
-        directory: Option<PathBuf>,
-        /// A file with the passphrase (one line), readable by its owner only.
-        #[serde(default)]
-        passphrase_file: Option<PathBuf>,
-        /// A file with 32 random bytes, readable by its owner only; systemd credentials work.
-        #[serde(default)]
-        key_file: Option<PathBuf>,
-    },
+#[serde(deny_unknown_fields)]
+pub struct VaultConfig {
+    /// What it is.
+    pub kind: VaultKind,
+    /// The directory; absent: `vault` in the data directory.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// A file with the passphrase (one line), readable by its owner only.
+    #[serde(default)]
+    pub passphrase_file: Option<PathBuf>,
+    /// A file with 32 random bytes, readable by its owner only; systemd credentials work.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+}
+
+/// What a vault is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VaultKind {
+    /// A directory of sealed files.
+    File,
 }
 
 /// How the control plane is reached. Where it is stands in the enrolment file.
@@ -154,8 +161,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         self.server.tls.files()?;
-        let VaultConfig::File { passphrase_file, key_file, .. } = &self.vault;
-        match (passphrase_file, key_file) {
+        match (&self.vault.passphrase_file, &self.vault.key_file) {
             (None, None) => problems.push(
                 "setting vault.passphrase_file or vault.key_file is missing: name the file that opens the vault (for a key file: \
                  head -c 32 /dev/urandom > FILE; chmod 600 FILE)"
@@ -175,8 +181,7 @@ impl Config {
 
     /// Where the vault is.
     pub fn vault_directory(&self) -> PathBuf {
-        let VaultConfig::File { directory, .. } = &self.vault;
-        directory.clone().unwrap_or_else(|| self.data_dir.join("vault"))
+        self.vault.directory.clone().unwrap_or_else(|| self.data_dir.join("vault"))
     }
 
     /// Where the journal is.
@@ -223,6 +228,7 @@ mod tests {
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\npassphrase_file = \"b\"\n", "not both"),
             ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
             ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\nkeyfile = \"b\"\n", "vault.keyfile"),
             ("data_dir = \"/d\"\nlisen = \"x\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "lisen"),
         ];
         for (text, expected) in cases {

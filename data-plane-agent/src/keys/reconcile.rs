@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
-    catalogue::Algorithm,
     clock::Clock,
     encoding::{Base64, Digest},
     id::KeyVersion,
@@ -40,17 +39,32 @@ enum Said {
     Destroyed,
 }
 
+/// What one run works with.
+struct Round<'a> {
+    in_force: &'a InForce,
+    vault: &'a dyn Vault,
+    pair: &'a Pair,
+    clock: &'a dyn Clock,
+}
+
 impl Reconciler {
     /// Does what the set asks, and gives what the control plane does not know yet. What fails is logged and tried again the
     /// next time.
     pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock) -> Documents {
+        let round = Round { in_force, vault, pair, clock };
         let mut documents = Documents::default();
         for key in in_force.keys() {
             for (number, entry) in &key.versions {
                 let version = KeyVersion::new(key.id, *number);
-                if let Err(error) = self.version(in_force, vault, pair, clock, key, version, entry, &mut documents).await {
+                let done = if entry.wipe {
+                    self.destroy(&round, version, entry, &mut documents).await
+                } else {
+                    self.make(&round, key, version, entry, &mut documents).await
+                };
+                if let Err(error) = done {
                     metrics::counter!("freehold_reconcile_failures_total").increment(1);
-                    tracing::error!(error = &error as &dyn std::error::Error, %version, "a key version could not be brought to its desired state");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, %version, "a key version could not be brought to its desired state");
                 }
             }
         }
@@ -63,97 +77,77 @@ impl Reconciler {
         self.heard.extend(destroyed);
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step of `run`")]
-    async fn version(
+    /// Makes what this agent is to make, and reports what it holds.
+    async fn make(
         &mut self,
-        in_force: &InForce,
-        vault: &dyn Vault,
-        pair: &Pair,
-        clock: &dyn Clock,
+        round: &Round<'_>,
         key: &KeyInForce,
         version: KeyVersion,
         entry: &VersionInForce,
         documents: &mut Documents,
     ) -> Result<(), VaultError> {
-        if entry.wipe && self.heard.contains(&version) {
-            return Ok(());
-        }
-        if entry.wipe {
-            return self.destroy(in_force, vault, pair, clock, version, entry, documents).await;
-        }
         match &entry.record {
-            None if entry.generator == Some(in_force.agent) && entry.state == VersionState::PreActivation => {
+            None if entry.generator == Some(round.in_force.agent) && entry.state == VersionState::PreActivation => {
                 let algorithm = key.algorithm();
-                let held = vault.generate(version, algorithm).await?;
+                let held = round.vault.generate(version, algorithm).await?;
                 let record = self.say(version, Said::Made, || {
                     tracing::info!(%version, %algorithm, "a key version was made");
-                    sign_document(&record(in_force, clock, &held, algorithm), &[pair])
+                    sign_document(&round.record(&held), &[round.pair])
                 });
                 documents.version_records.push(record);
-                documents.holder_reports.push(self.report(in_force, pair, clock, version, held.fingerprint, HolderStatus::Ready));
-                Ok(())
+                documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready));
             }
-            None => Ok(()),
-            Some(_) if entry.reported_ready => Ok(()),
-            Some(record) => match vault.held(version).await {
+            Some(record) if !entry.reported_ready => match round.vault.held(version).await {
                 Ok(held) if held.fingerprint == record.fingerprint => {
-                    documents.holder_reports.push(self.report(in_force, pair, clock, version, held.fingerprint, HolderStatus::Ready));
-                    Ok(())
+                    documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready));
                 }
                 Ok(_) => {
                     tracing::error!(%version, "the vault holds other material than the version's record says: it is not reported ready");
-                    Ok(())
                 }
-                // Another agent made it, and it has not come here.
-                Err(VaultError::NotHeld(_)) => Ok(()),
-                Err(error) => Err(error),
+                // Another agent made it, and it has not come here; or it is gone.
+                Err(VaultError::NotHeld(_) | VaultError::Destroyed(_)) => {}
+                Err(error) => return Err(error),
             },
+            None | Some(_) => {}
         }
+        Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step of `run`")]
     async fn destroy(
         &mut self,
-        in_force: &InForce,
-        vault: &dyn Vault,
-        pair: &Pair,
-        clock: &dyn Clock,
+        round: &Round<'_>,
         version: KeyVersion,
         entry: &VersionInForce,
         documents: &mut Documents,
     ) -> Result<(), VaultError> {
-        let held = match vault.held(version).await {
+        if self.heard.contains(&version) {
+            return Ok(());
+        }
+        let held = match round.vault.held(version).await {
             Ok(held) => Some(held.fingerprint),
             Err(VaultError::NotHeld(_) | VaultError::Destroyed(_)) => None,
             Err(error) => return Err(error),
         };
-        vault.destroy(version).await?;
+        round.vault.destroy(version).await?;
         if held.is_some() {
             tracing::warn!(%version, "a key version was destroyed, as policy says");
         }
         // A version that nobody made has no fingerprint, and nobody waits to hear that it is gone.
         if let Some(fingerprint) = held.or(entry.record.as_ref().map(|record| record.fingerprint)) {
-            documents.holder_reports.push(self.report(in_force, pair, clock, version, fingerprint, HolderStatus::Destroyed));
+            documents.holder_reports.push(self.report(round, version, fingerprint, HolderStatus::Destroyed));
         }
         Ok(())
     }
 
-    fn report(
-        &mut self,
-        in_force: &InForce,
-        pair: &Pair,
-        clock: &dyn Clock,
-        version: KeyVersion,
-        fingerprint: Digest,
-        status: HolderStatus,
-    ) -> Base64 {
+    fn report(&mut self, round: &Round<'_>, version: KeyVersion, fingerprint: Digest, status: HolderStatus) -> Base64 {
         let said = match status {
             HolderStatus::Ready => Said::Ready,
             HolderStatus::Destroyed => Said::Destroyed,
         };
         self.say(version, said, || {
-            let (tenant, site, holder) = (in_force.tenant, in_force.site, in_force.agent);
-            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, status, issued: clock.now() }, &[pair])
+            let InForce { tenant, site, agent, .. } = round.in_force;
+            let (tenant, site, holder, issued) = (*tenant, *site, *agent, round.clock.now());
+            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, status, issued }, &[round.pair])
         })
     }
 
@@ -162,17 +156,19 @@ impl Reconciler {
     }
 }
 
-fn record(in_force: &InForce, clock: &dyn Clock, held: &Held, algorithm: Algorithm) -> VersionRecord {
-    VersionRecord {
-        tenant: in_force.tenant,
-        site: in_force.site,
-        version: held.version,
-        algorithm,
-        origin: Origin::Generated,
-        fingerprint: held.fingerprint,
-        public_key: held.public_key.clone().map(Base64),
-        generator: in_force.agent,
-        issued: clock.now(),
+impl Round<'_> {
+    fn record(&self, held: &Held) -> VersionRecord {
+        VersionRecord {
+            tenant: self.in_force.tenant,
+            site: self.in_force.site,
+            version: held.version,
+            algorithm: held.algorithm,
+            origin: Origin::Generated,
+            fingerprint: held.fingerprint,
+            public_key: held.public_key.clone().map(Base64),
+            generator: self.in_force.agent,
+            issued: self.clock.now(),
+        }
     }
 }
 
@@ -269,12 +265,11 @@ mod tests {
         assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::NotHeld(_))));
 
         // A record that speaks of other material than the vault holds.
-        let mut other = Bench::new();
+        let other = Bench::new();
         let foreign = other.run(&mut Reconciler::default()).await;
         bench.vault.generate(NEXT, "A256KW+A256GCM".parse().unwrap()).await.unwrap();
         bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().record = Some(foreign.version_records[0].clone());
         assert_eq!(bench.run(&mut Reconciler::default()).await, Documents::default());
-        other.set.held.clear();
     }
 
     #[tokio::test]
