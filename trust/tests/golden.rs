@@ -1,0 +1,152 @@
+//! One file for every kind of statement and document, in every version ever written (`schema/golden/statements`). What was
+//! signed once must be read for ever; what we write must not drift unseen.
+//!
+//! A new version gets a new file. `UPDATE_GOLDEN=1 cargo test -p freehold-trust --test golden` writes those of this version.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use proptest::prelude::*;
+use schema::{
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    id::IncarnationId,
+    wire::agent::{ReceiptBatchHead, StatementSet},
+};
+use trust::{
+    accept::{Confirmed, accept},
+    document::{self, AgentVouch, Document, HolderReport, RosterEntry, VersionRecord},
+    dsse,
+    pair::{Pair, Signers},
+    statement::{Head, Pin, Statement, heartbeat::Heartbeat, policy::Policy, root::Root, state::State},
+    testing::{AGENT, SITE, START, TENANT, World, fingerprint, policy},
+};
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../schema/golden/statements")
+}
+
+/// Every file of the present version.
+fn present() -> BTreeMap<&'static str, Vec<u8>> {
+    let world = World::new();
+    let set = world.set();
+    let document = |bytes: Base64| bytes.0;
+    let head = ReceiptBatchHead {
+        tenant: TENANT,
+        site: SITE,
+        agent: AGENT,
+        incarnation: IncarnationId::from_bits(9),
+        first_seq: 1,
+        count: 2,
+        previous: fingerprint(1),
+        last: fingerprint(2),
+    };
+    BTreeMap::from([
+        ("root.v1.json", set.roots[0].0.clone()),
+        ("policy-tenant.v1.json", set.policies[0].0.clone()),
+        ("policy-project.v1.json", set.policies[1].0.clone()),
+        ("state.v1.json", document(set.state.clone().unwrap())),
+        ("heartbeat.v1.json", document(set.heartbeat.clone().unwrap())),
+        ("roster-entry.v1.json", document(world.state.roster[&AGENT].entry.clone())),
+        ("agent-vouch.v1.json", document(document::sign(&world.vouch(), &world.agent))),
+        ("version-record.v1.json", document(document::sign(&world.record(1, fingerprint(1)), &world.agent))),
+        ("holder-report.v1.json", document(document::sign(&world.report(1, fingerprint(1)), &world.agent))),
+        ("receipt-batch.v1.json", document(document::sign(&head, &world.agent))),
+    ])
+}
+
+#[test]
+fn what_is_written_has_not_drifted() {
+    for (name, bytes) in present() {
+        let path = directory().join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(directory()).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(golden == bytes, "{name} is written differently now: a change of format is a new version with a file of its own");
+    }
+}
+
+#[test]
+fn every_file_is_read_and_none_is_missing() {
+    fn statement<S: Statement>(bytes: &[u8], pairs: &[Pair]) {
+        let signers = Signers::new(pairs.iter().map(|pair| pair.public().clone())).unwrap();
+        let opened = dsse::open_statement::<S>(bytes, &signers, 1).unwrap();
+        let again = serde_json::to_vec(&opened.payload).unwrap();
+        assert_eq!(Digest::of(&again), opened.sha256, "it is written as it was read");
+    }
+    fn signed<D: Document>(bytes: &[u8], pair: &Pair) {
+        document::open::<D>(bytes, pair.public()).unwrap();
+    }
+    let world = World::new();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        match path.file_name().unwrap().to_str().unwrap() {
+            "root.v1.json" => statement::<Root>(&bytes, &world.root_pairs),
+            "policy-tenant.v1.json" | "policy-project.v1.json" => statement::<Policy>(&bytes, &world.policy_pairs),
+            "state.v1.json" => statement::<State>(&bytes, &world.state_pairs),
+            "heartbeat.v1.json" => statement::<Heartbeat>(&bytes, &world.heartbeat_pairs),
+            "roster-entry.v1.json" => signed::<RosterEntry>(&bytes, &world.agent),
+            "agent-vouch.v1.json" => signed::<AgentVouch>(&bytes, &world.agent),
+            "version-record.v1.json" => signed::<VersionRecord>(&bytes, &world.agent),
+            "holder-report.v1.json" => signed::<HolderReport>(&bytes, &world.agent),
+            "receipt-batch.v1.json" => signed::<ReceiptBatchHead>(&bytes, &world.agent),
+            other => panic!("nobody reads {other}"),
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, present().len());
+}
+
+#[test]
+fn the_files_together_are_a_set_that_is_believed() {
+    let read = |name: &str| Base64(std::fs::read(directory().join(name)).unwrap());
+    let set = StatementSet {
+        roots: vec![read("root.v1.json")],
+        policies: vec![read("policy-tenant.v1.json"), read("policy-project.v1.json")],
+        state: Some(read("state.v1.json")),
+        heartbeat: Some(read("heartbeat.v1.json")),
+    };
+    let world = World::new();
+    accept(None, &set, &world.identity(), &Confirmed::default(), world.now()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn heads_and_pins_survive_their_json(epoch: u64, serial: u64, micros in 0i64..4_000_000_000_000_000, requires in proptest::collection::vec("[a-z-]{1,12}", 0..4), hash: [u8; 32]) {
+        let mut policy = policy(trust::statement::Scope::Tenant);
+        policy.head = Head { epoch, serial, requires, issued: Timestamp::from_micros(micros), root_serial: serial, ..policy.head };
+        let text = serde_json::to_string(&policy).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
+        let pin = Pin { serial, sha256: Digest(hash) };
+        prop_assert_eq!(serde_json::from_str::<Pin>(&serde_json::to_string(&pin).unwrap()).unwrap(), pin);
+    }
+
+    /// Whatever byte of a set is another: it is refused, or it said nothing.
+    #[test]
+    fn a_changed_byte_is_refused_or_meant_nothing(which in 0usize..5, place: prop::sample::Index, bit in 0u8..8) {
+        let world = World::new();
+        let mut set = world.set();
+        let honest = accept(None, &set, &world.identity(), &Confirmed::default(), world.now()).unwrap();
+        let bytes = match which {
+            0 => &mut set.roots[0],
+            1 | 2 => &mut set.policies[which - 1],
+            3 => set.state.as_mut().unwrap(),
+            _ => set.heartbeat.as_mut().unwrap(),
+        };
+        let place = place.index(bytes.0.len());
+        bytes.0[place] ^= 1 << bit;
+        if let Ok(accepted) = accept(None, &set, &world.identity(), &Confirmed::default(), world.now()) {
+            prop_assert_eq!(accepted.digest(), honest.digest());
+        }
+    }
+}
+
+#[test]
+fn the_start_is_where_the_files_say() {
+    assert_eq!(START.to_string(), "2026-01-01T00:00:00.000000Z");
+}
