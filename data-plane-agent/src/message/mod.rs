@@ -79,7 +79,7 @@ pub enum MessageError {
     #[error("the encryption context is not the one this was made with")]
     OtherContext,
     /// The data was changed, or made with another key.
-    #[error("the data is not genuine: it was changed on the way, or made with another key")]
+    #[error("the data is not genuine: it was changed or cut on the way, or made with another key")]
     NotGenuine,
     /// The file ends too early.
     #[error("the file is cut off: it ends before its last chunk")]

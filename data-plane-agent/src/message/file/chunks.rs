@@ -201,17 +201,14 @@ impl ChunkOpener {
         Ok(())
     }
 
-    /// Opens the last chunk, which is shorter than the others. When there is none the stream was cut off.
+    /// Opens the last chunk, which is shorter than the others. Without one the stream was cut off; one that does not open
+    /// was changed, or is what a cut left of a longer one: both are not genuine.
     pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         match &mut self.state {
             Opening::Prefix { .. } => Err(MessageError::Truncated),
             Opening::Failed => Err(MessageError::NotGenuine),
             Opening::Chunks(_) if self.pending.len() < TAG_BYTES => Err(MessageError::Truncated),
-            // A genuine last chunk opens; a longer one that was cut does not. Both look alike until then.
-            Opening::Chunks(stream) => stream.open(&self.pending, out).map_err(|error| match error {
-                MessageError::NotGenuine => MessageError::Truncated,
-                other => other,
-            }),
+            Opening::Chunks(stream) => stream.open(&self.pending, out),
         }
     }
 }
