@@ -9,7 +9,6 @@ mod aggregate;
 mod command;
 pub mod enrolment;
 pub mod graphql;
-pub mod parts;
 mod refusal;
 pub mod report;
 #[cfg(test)]

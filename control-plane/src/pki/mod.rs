@@ -1,11 +1,9 @@
 //! Certificates of agents, and of the listener they call.
 //!
 //! - [`authority`]: the deployment's certificate authority; checks signing requests and issues.
-//! - [`deployment`]: where the authority is kept; the certificate of the listener.
 //! - [`identity`]: who an agent's certificate says it is, as a SPIFFE id.
 //! - [`listener`]: TLS of the agent listener, renewed without a restart.
 
 pub mod authority;
-pub mod deployment;
 pub mod identity;
 pub mod listener;
