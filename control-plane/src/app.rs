@@ -76,8 +76,7 @@ use crate::{
 const LISTENER_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// How often it is made anew.
 const LISTENER_RENEWAL: Duration = Duration::from_secs(86_400);
-/// For how long an agent whose certificate ended may still renew it.
-const RENEWAL_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+
 const AGENT_WORKERS: usize = 2;
 const MAX_WORKERS: usize = 8;
 const AUTHORITY_SECRET: &str = "agent-authority";
@@ -526,7 +525,7 @@ impl AgentListener {
             .map_err(failed("making the agent listener's certificate"))?;
         let certificate =
             ServerCertificate::new(&issued.chain_pem, &key.serialize_pem()).map_err(failed("using the agent listener's certificate"))?;
-        let tls = listener::server_config(certificate.clone(), authority.certificate_pem(), RENEWAL_WINDOW, ground.clock.clone())
+        let tls = listener::server_config(certificate.clone(), authority.certificate_pem(), listener::RENEWAL_WINDOW, ground.clock.clone())
             .map_err(failed("setting up TLS of the agent listener"))?;
         Ok(Self { names, authority, certificate, tls })
     }

@@ -36,7 +36,10 @@ use crate::{
     },
     bundles::service::Statements,
     eventing::handler::{CommandError, Handler},
-    pki::identity::{InvalidIdentity, PeerCertificate},
+    pki::{
+        identity::{InvalidIdentity, PeerCertificate},
+        listener::RENEWAL_WINDOW,
+    },
     receipts::ingest::{Ingest, IngestError},
 };
 
@@ -195,8 +198,10 @@ impl AgentApi {
         if schema::encoding::Digest::of(&peer.public_key) != enrolment.certificate_key {
             return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
         }
-        if expired == Expired::IsOut && peer.expires < self.clock.now() {
-            return Err(refusal(403, "certificate_expired", "the agent's certificate has ended; renew it first"));
+        // TLS has looked at this too, but when the connection began.
+        let until = if expired == Expired::MayRenew { peer.expires.plus(RENEWAL_WINDOW) } else { peer.expires };
+        if until < self.clock.now() {
+            return Err(refusal(403, "certificate_expired", "the agent's certificate has ended; renew it, or, a month later, enrol again"));
         }
         Ok((peer, agent))
     }

@@ -24,6 +24,9 @@ use rustls::{
 use schema::clock::{Clock, Timestamp};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// For how long after its end a certificate still renews.
+pub const RENEWAL_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+
 /// The listener's TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerError {
