@@ -41,7 +41,7 @@ CREATE TABLE agent_reports (
 );
 CREATE INDEX agent_reports_by_site ON agent_reports (tenant, site);
 
--- Receipts, exact bytes sealed. Outcome: of intents and refusals only; outcome_seq: the entry that told it.
+-- Receipts, exact bytes sealed. Outcome: of intents and refusals only. Outcome_seq: the entry that told it.
 CREATE TABLE receipts (
     tenant      TEXT NOT NULL,
     agent       TEXT NOT NULL,

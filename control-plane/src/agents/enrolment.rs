@@ -9,11 +9,7 @@ use schema::{
     token::{InvalidToken, Token, TokenKind},
     wire::agent::{EnrolRequest, EnrolResponse, EnrolmentToken, RenewRequest, RenewResponse},
 };
-use trust::{
-    document::RosterEntry,
-    dsse::{EnvelopeError, open_document, peek_document},
-    pair::{InvalidPair, PublicPair, Signers},
-};
+use trust::document::{RosterEntryError, open_roster_entry};
 
 use super::{Agent, AgentCommand, AgentRefusal, Enrol};
 use crate::{
@@ -56,12 +52,9 @@ pub enum EnrolError {
     /// The certificate request cannot be used, or no certificate could be made.
     #[error("no certificate could be made for the request")]
     Certificate(#[source] IssueError),
-    /// The roster entry's keys are none.
-    #[error("the roster entry does not hold a pair of keys")]
-    Pair(#[source] InvalidPair),
-    /// The roster entry is not signed by its own pair.
+    /// The roster entry is none, or not signed by its own pair.
     #[error("the roster entry is not one, or not signed by its own pair")]
-    RosterEntry(#[source] EnvelopeError),
+    RosterEntry(#[source] RosterEntryError),
     /// The roster entry names another tenant than the token was made in.
     #[error("the roster entry names another tenant than the enrolment file")]
     OtherTenant,
@@ -88,7 +81,7 @@ impl EnrolError {
             Self::Certificate(IssueError::Request(_)) => Some("certificate_request_invalid"),
             Self::Certificate(IssueError::KeyType) => Some("certificate_key_type"),
             Self::Certificate(IssueError::Issue(_)) | Self::Query(_) | Self::Root(_) => None,
-            Self::Pair(_) | Self::RosterEntry(_) => Some("roster_entry_invalid"),
+            Self::RosterEntry(_) => Some("roster_entry_invalid"),
             Self::OtherTenant => Some("roster_entry_of_another_tenant"),
             Self::Text(_) => Some("text_invalid"),
             Self::Command(error) => error.code(),
@@ -174,7 +167,7 @@ impl Enrolment {
                 return Err(EnrolError::Text(what));
             }
         }
-        let (entry, pair) = open_roster_entry(request.roster_entry.as_slice())?;
+        let (entry, pair) = open_roster_entry(request.roster_entry.as_slice()).map_err(EnrolError::RosterEntry)?;
         if entry.tenant != tenant {
             return Err(EnrolError::OtherTenant);
         }
@@ -262,12 +255,4 @@ pub fn agent_context(identity: &AgentIdentity, ids: &dyn Ids, now: Timestamp) ->
 fn founder(agents: &[Agent]) -> Option<Digest> {
     let at_work = agents.iter().filter(|agent| agent.rostered.is_some() && agent.revoked.is_none());
     at_work.min_by_key(|agent| agent.rostered).and_then(|agent| agent.enrolment.as_ref()).map(|enrolment| enrolment.keyid)
-}
-
-/// Reads a roster entry and checks that the pair it names signed it.
-fn open_roster_entry(bytes: &[u8]) -> Result<(RosterEntry, PublicPair), EnrolError> {
-    let entry: RosterEntry = peek_document(bytes).map_err(EnrolError::RosterEntry)?;
-    let pair = PublicPair::parse(entry.ed25519.as_slice(), entry.ml_dsa_65.as_slice()).map_err(EnrolError::Pair)?;
-    let signed = open_document::<RosterEntry>(bytes, &Signers::one(pair.clone()), 1).map_err(EnrolError::RosterEntry)?;
-    Ok((signed.payload, pair))
 }

@@ -64,6 +64,10 @@ impl Ingest {
     /// Takes a batch: rows first, then the event with their chain hash, then the answer. Whatever of it was taken before
     /// is not taken again; a crash in between is made good by the agent's next batch.
     pub async fn take(&self, from: &AgentIdentity, pair: &PublicPair, batch: &ReceiptBatch) -> Result<ReceiptAnswer, IngestError> {
+        let journal = self.handler.load::<JournalStream>(from.tenant, batch.incarnation).await?.state;
+        if journal.agent.is_some_and(|owner| owner != from.agent) {
+            return Err(CommandError::Refused(JournalRefusal::OtherAgent).into());
+        }
         let stored = self.rows.stored(from, batch).await?;
         let checked = match check(batch, from, pair, &stored) {
             Ok(checked) => checked,
@@ -83,6 +87,9 @@ impl Ingest {
         let last = checked.new.last().map(|entry| (entry.receipt.seq, entry.chain));
         let (last_seq, chain) = last.unwrap_or((stored.last_seq, stored.last.unwrap_or(checked.head.last)));
         let head_sha256 = checked.head_sha256;
+        if journal.last_seq >= last_seq {
+            return Ok(ReceiptAnswer { acknowledged: last_seq, last: chain });
+        }
         self.record(from, batch, JournalCommand::Accept { site: from.site, agent: from.agent, last_seq, chain, head_sha256 }).await?;
         Ok(ReceiptAnswer { acknowledged: last_seq, last: chain })
     }
