@@ -1,0 +1,611 @@
+//! The agent API of a whole control plane, over real TLS, by a pretend agent that believes only what `trust::accept` does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use control_plane::{
+    app::{App, Running},
+    config::Config,
+    database::{Database, Location},
+    receipts::{
+        query::{Page, ReceiptFilter, ReceiptOutcome},
+        rows::ReceiptRows,
+    },
+    sealing::{Keyring, SealingKey},
+};
+use reqwest::StatusCode;
+use schema::{
+    clock::{Clock, SystemClock, SystemIds, Timestamp, new_id},
+    encoding::{Base64, Digest},
+    id::{AgentId, CallerId, IncarnationId, KeyId, KeyVersion},
+    key::{Operation, Origin, VersionState},
+    wire::agent::{
+        EnrolRequest, EnrolResponse, EnrolmentToken, Intent, OutcomeResult, Receipt, ReceiptAnswer, ReceiptBatch, ReceiptBatchHead,
+        ReceiptBody, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, chain, chain_start, path,
+    },
+};
+use serde_json::{Value, json};
+use service::{
+    config::OutgoingConfig,
+    outgoing::{Identity as TlsIdentity, Trust, client},
+};
+use trust::{
+    accept::{AcceptedSet, Confirmed, Identity, accept},
+    document::{self, HolderReport, HolderStatus, VersionRecord},
+    pair::Pair,
+    statement::{Scope, policy::Policy, state::Subject},
+    time::Moment,
+};
+
+/// The machine's clock, moved ahead.
+#[derive(Clone, Default)]
+struct Ahead(Arc<AtomicI64>);
+
+impl Ahead {
+    fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(SystemClock.now().micros() + self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A control plane with one tenant, one project, one site.
+struct World {
+    running: Running,
+    clock: Ahead,
+    http: reqwest::Client,
+    admin: String,
+    project: String,
+    site: String,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config { data_dir: directory.path().join("data"), development: true, ..Config::default() };
+        config.server.listen = "127.0.0.1:0".to_owned();
+        config.server.plain_http = true;
+        config.server.workers = Some(1);
+        config.agents.listen = "127.0.0.1:0".to_owned();
+        let clock = Ahead::default();
+        let running = App::start(config, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let operator = std::fs::read_to_string(running.operator_token_file()).unwrap().trim().to_owned();
+        let mut world = Self { running, clock, http, admin: operator, project: String::new(), site: String::new(), directory };
+        let made = world.mutate("createTenant", "CreateTenantInput", json!({ "name": "acme" }), "adminToken").await;
+        world.admin = made["adminToken"].as_str().unwrap().to_owned();
+        let made = world.mutate("createProject", "CreateProjectInput", json!({ "name": "payments" }), "project { id }").await;
+        world.project = made["project"]["id"].as_str().unwrap().to_owned();
+        let made = world.mutate("createSite", "CreateSiteInput", json!({ "name": "fra-dc1" }), "site { id }").await;
+        world.site = made["site"]["id"].as_str().unwrap().to_owned();
+        world
+    }
+
+    /// Stops it, and opens its table of receipts.
+    async fn stop_and_open_receipts(self) -> (ReceiptRows, tempfile::TempDir) {
+        let data = self.directory.path().join("data");
+        self.running.stop().await;
+        let (key, _) = SealingKey::read_or_make(&data.join("sealing.key"), &SystemIds).unwrap();
+        let database = Database::open(&Location::Sqlite(data.join("freehold.db"))).await.unwrap();
+        let keyring = Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
+        (ReceiptRows::new(database, Arc::new(keyring)), self.directory)
+    }
+
+    async fn query(&self, query: &str, variables: Value) -> Value {
+        let body = json!({ "query": query, "variables": variables });
+        let answer = self.http.post(self.running.graphql_url()).bearer_auth(&self.admin).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        assert!(answer["errors"].is_null(), "{query}: {answer}");
+        answer["data"].clone()
+    }
+
+    async fn mutate(&self, name: &str, input_type: &str, input: Value, fields: &str) -> Value {
+        let query = format!("mutation($input: {input_type}!) {{ {name}(input: $input) {{ {fields} userErrors {{ code message }} }} }}");
+        let answer = self.query(&query, json!({ "input": input })).await[name].clone();
+        assert_eq!(answer["userErrors"], json!([]), "{name}");
+        answer
+    }
+
+    async fn invite(&self, lifetime_seconds: u64) -> EnrolmentToken {
+        let input = json!({ "site": self.site, "lifetimeSeconds": lifetime_seconds.to_string() });
+        let made = self.mutate("inviteAgent", "InviteAgentInput", input, "enrolment").await;
+        serde_json::from_str(made["enrolment"].as_str().unwrap()).unwrap()
+    }
+
+    async fn create_key(&self, name: &str) -> KeyId {
+        let input = json!({
+            "project": self.project, "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
+            "placement": [self.site], "durability": "SINGLE_COPY",
+        });
+        let made = self.mutate("createKey", "CreateKeyInput", input, "key { id }").await;
+        made["key"]["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    async fn register_caller(&self, name: &str) -> CallerId {
+        let input = json!({ "project": self.project, "name": name, "kind": "TOKEN", "issuer": self.site });
+        let made = self.mutate("registerCaller", "RegisterCallerInput", input, "caller { id }").await;
+        made["caller"]["id"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+/// An agent before it has enrolled: a pair, and a key for its certificate.
+struct Applicant {
+    file: EnrolmentToken,
+    pair: Pair,
+    key: rcgen::KeyPair,
+}
+
+impl Applicant {
+    fn new(file: EnrolmentToken) -> Self {
+        Self { file, pair: Pair::generate(&SystemIds), key: rcgen::KeyPair::generate().unwrap() }
+    }
+
+    fn http(&self, identity: Option<&TlsIdentity>) -> reqwest::Client {
+        let trust = Trust::Only(self.file.ca_pem.clone().unwrap());
+        client(&OutgoingConfig::default(), &trust, identity).unwrap()
+    }
+
+    fn csr(&self) -> String {
+        rcgen::CertificateParams::default().serialize_request(&self.key).unwrap().pem().unwrap()
+    }
+
+    fn request(&self) -> EnrolRequest {
+        let EnrolmentToken { tenant, site, agent, root, .. } = self.file;
+        EnrolRequest {
+            token: self.file.token.clone(),
+            csr_pem: self.csr(),
+            roster_entry: document::sign_roster_entry(&self.pair, tenant, site, agent, root, SystemClock.now()),
+            agent_version: "0.1.0".to_owned(),
+            host: "host-1".to_owned(),
+        }
+    }
+
+    async fn send(&self, request: &EnrolRequest) -> Result<EnrolResponse, (StatusCode, String)> {
+        answer(self.http(None).post(format!("{}{}", self.file.control_plane, path::ENROL)).json(request)).await
+    }
+
+    async fn enrol(self) -> Agent {
+        let enrolled = self.send(&self.request()).await.unwrap();
+        self.with_certificate(enrolled.certificate_pem)
+    }
+
+    fn with_certificate(self, certificate_pem: String) -> Agent {
+        let identity = TlsIdentity { certificate_pem, key_pem: self.key.serialize_pem().into() };
+        let http = self.http(Some(&identity));
+        Agent { applicant: self, identity, http, set: None, etag: None }
+    }
+}
+
+/// The answer, or status and code of the problem.
+async fn answer<T: serde::de::DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, (StatusCode, String)> {
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer.json().await.unwrap());
+    }
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let problem: Value = answer.json().await.unwrap();
+    Err((status, problem["code"].as_str().unwrap().to_owned()))
+}
+
+/// A pretend agent.
+struct Agent {
+    applicant: Applicant,
+    identity: TlsIdentity,
+    http: reqwest::Client,
+    set: Option<AcceptedSet>,
+    etag: Option<String>,
+}
+
+impl Agent {
+    fn id(&self) -> AgentId {
+        self.applicant.file.agent
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.applicant.file.control_plane)
+    }
+
+    /// Long-polls once; whether there was something new. Everything that is served must be believed.
+    async fn sync(&mut self, wait_seconds: u64) -> Result<bool, (StatusCode, String)> {
+        let mut request = self.http.get(format!("{}?wait={wait_seconds}", self.url(path::STATEMENTS)));
+        if let Some(etag) = &self.etag {
+            request = request.header("if-none-match", etag);
+        }
+        let answer = request.send().await.unwrap();
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(false);
+        }
+        let status = answer.status();
+        if !status.is_success() {
+            let problem: Value = answer.json().await.unwrap();
+            return Err((status, problem["code"].as_str().unwrap().to_owned()));
+        }
+        self.etag = Some(answer.headers()["etag"].to_str().unwrap().to_owned());
+        let set: StatementSet = answer.json().await.unwrap();
+        let EnrolmentToken { tenant, site, agent, root, founder, .. } = self.applicant.file;
+        let identity = Identity { tenant, site, agent, root, founder, keyid: self.applicant.pair.keyid() };
+        let now = SystemClock.now();
+        let now = Moment { signed: now, wall: now };
+        let accepted = accept(self.set.as_ref(), &set, &identity, &Confirmed::default(), now);
+        self.set = Some(accepted.unwrap_or_else(|rejection| panic!("the served set is not believed: {}: {rejection}", rejection.code())));
+        Ok(true)
+    }
+
+    /// Syncs until what it believes is so.
+    async fn sync_until(&mut self, what: &str, is_so: impl Fn(&AcceptedSet) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !self.set.as_ref().is_some_and(&is_so) {
+            assert!(Instant::now() < until, "{what}: never came; state {:#?}", self.set.as_ref().map(|set| set.state()));
+            self.sync(5).await.unwrap();
+        }
+    }
+
+    /// Syncs until nothing new comes.
+    async fn settle(&mut self) {
+        let me = self.id();
+        self.sync_until("being in the roster", |set| set.agents().contains_key(&me)).await;
+        while self.sync(1).await.unwrap() {}
+    }
+
+    async fn report(&self, report: &Report) -> Result<ReportAnswer, (StatusCode, String)> {
+        answer(self.http.post(self.url(path::REPORT)).json(report)).await
+    }
+
+    fn blank_report(&self) -> Report {
+        Report {
+            version_records: Vec::new(),
+            holder_reports: Vec::new(),
+            vouches: Vec::new(),
+            enforced_heartbeat: self.set.as_ref().map(|set| set.heartbeat().head.serial),
+            enforced_state: self.set.as_ref().map(|set| set.state().head.serial),
+            epoch: Some(1),
+            rejection: None,
+            agent_version: "0.1.0".to_owned(),
+            vault: "file".to_owned(),
+            failed_self_tests: Vec::new(),
+        }
+    }
+
+    /// A version record and a ready report, as if the vault had made the version.
+    fn made(&self, version: KeyVersion, fingerprint: Digest) -> (Base64, Base64) {
+        let EnrolmentToken { tenant, site, agent, .. } = self.applicant.file;
+        let (issued, algorithm, origin) = (SystemClock.now(), "A256KW+A256GCM".parse().unwrap(), Origin::Generated);
+        let record = VersionRecord { tenant, site, version, algorithm, origin, fingerprint, public_key: None, generator: agent, issued };
+        let ready = HolderReport { tenant, site, version, fingerprint, holder: agent, status: HolderStatus::Ready, issued };
+        (document::sign(&record, &self.applicant.pair), document::sign(&ready, &self.applicant.pair))
+    }
+
+    /// Waits to be named as the generator of a version, makes it, and sees it active.
+    async fn generate(&mut self, version: KeyVersion) {
+        let me = self.id();
+        self.sync_until("being named as the generator", |set| {
+            set.key(version.key).and_then(|(_, state)| state.versions.get(&version.number)?.generator) == Some(me)
+        })
+        .await;
+        let (record, ready) = self.made(version, Digest::of(version.to_string().as_bytes()));
+        let report = Report { version_records: vec![record], holder_reports: vec![ready], ..self.blank_report() };
+        assert_eq!(self.report(&report).await.unwrap(), ReportAnswer::default());
+        self.sync_until("the version becoming active", |set| set.version_state(version) == Some(VersionState::Active)).await;
+    }
+
+    fn batch(&self, incarnation: IncarnationId, previous: Digest, receipts: &[Receipt]) -> ReceiptBatch {
+        let EnrolmentToken { tenant, site, agent, .. } = self.applicant.file;
+        let entries: Vec<Base64> = receipts.iter().map(|receipt| serde_json::to_vec(receipt).unwrap().into()).collect();
+        let last = entries.iter().fold(previous, |hash, entry| chain(&hash, entry.as_slice()));
+        let (first_seq, count) = (receipts[0].seq, receipts.len() as u64);
+        let head = ReceiptBatchHead { tenant, site, agent, incarnation, first_seq, count, previous, last };
+        ReceiptBatch { incarnation, first_seq, previous, entries, head: document::sign(&head, &self.applicant.pair) }
+    }
+
+    async fn ship(&self, batch: &ReceiptBatch) -> Result<ReceiptAnswer, (StatusCode, String)> {
+        answer(self.http.post(self.url(path::RECEIPTS)).json(batch)).await
+    }
+}
+
+fn refused<T: std::fmt::Debug>(status: u16, code: &str, answer: Result<T, (StatusCode, String)>) {
+    assert_eq!(answer.unwrap_err(), (StatusCode::from_u16(status).unwrap(), code.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_enrols_makes_a_version_and_sees_what_is_decided() {
+    let world = World::start().await;
+    let key = world.create_key("card-data").await;
+    let caller = world.register_caller("billing").await;
+    let mut agent = Applicant::new(world.invite(3600).await).enrol().await;
+
+    // The key was created before there was any agent: one is named as soon as there is.
+    let version = KeyVersion::new(key, 1);
+    agent.generate(version).await;
+    assert_eq!(agent.set.as_ref().unwrap().primary(key), Some(version));
+    assert!(agent.set.as_ref().unwrap().caller(caller).is_some());
+
+    // A policy is published and comes.
+    let made = world.mutate("createPolicy", "CreatePolicyInput", json!({ "name": "use", "project": world.project }), "policy { id }").await;
+    let policy = made["policy"]["id"].as_str().unwrap().to_owned();
+    let cedar = format!("@id(\"billing\")\npermit (principal == Caller::\"{caller}\", action, resource);");
+    let input = json!({ "policy": policy, "content": { "cedar": cedar } });
+    world.mutate("savePolicyDraft", "SavePolicyDraftInput", input, "problems { message }").await;
+    let published = Instant::now();
+    world.mutate("publishPolicy", "PublishPolicyInput", json!({ "policy": policy }), "problems { message }").await;
+    let id = format!("{policy}/billing");
+    let of_project = |(scope, policy): (Scope, &Policy)| matches!(scope, Scope::Project(_)) && policy.cedar.contains_key(&id);
+    agent.sync_until("the policy", |set| set.policies().any(of_project)).await;
+    assert!(published.elapsed() < Duration::from_secs(2), "publishing took {:?}", published.elapsed());
+
+    // Suspended, resumed, revoked.
+    world.mutate("suspendCaller", "SuspendCallerInput", json!({ "caller": caller.to_string() }), "caller { id }").await;
+    agent.sync_until("the suspension", |set| set.held(Subject::Caller(caller)).is_some()).await;
+    world.mutate("resumeCaller", "ResumeCallerInput", json!({ "caller": caller.to_string() }), "caller { id }").await;
+    agent.sync_until("the resumption", |set| set.held(Subject::Caller(caller)).is_none()).await;
+    let input = json!({ "caller": caller.to_string(), "reason": "PRIVILEGE_WITHDRAWN" });
+    world.mutate("revokeCaller", "RevokeCallerInput", input, "caller { id }").await;
+    agent.sync_until("the revocation", |set| set.held(Subject::Caller(caller)).is_some()).await;
+
+    // A rotation.
+    world.mutate("rotateKey", "RotateKeyInput", json!({ "key": key.to_string() }), "key { id }").await;
+    let next = KeyVersion::new(key, 2);
+    agent.generate(next).await;
+    agent.sync_until("the primary moving", |set| set.primary(key) == Some(next)).await;
+
+    // People see what is in force and who enforces it.
+    agent.report(&agent.blank_report()).await.unwrap();
+    let query = "query($site: ID!) { site(reference: $site) { statements { kind serial enforcedBy { id } } } }";
+    let query = query.replace("$site: ID!", "$site: String!");
+    let answer = world.query(&query, json!({ "site": world.site })).await;
+    let statements = answer["site"]["statements"].as_array().unwrap();
+    for kind in ["ROOT", "POLICY", "STATE", "HEARTBEAT"] {
+        let found = statements.iter().find(|statement| statement["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+        assert_eq!(found["enforcedBy"], json!([{ "id": agent.id().to_string() }]), "{kind}");
+    }
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_was_invited_gets_in_and_once() {
+    let world = World::start().await;
+    let applicant = Applicant::new(world.invite(3600).await);
+    let good = applicant.request();
+
+    refused(401, "enrolment_token_invalid", applicant.send(&EnrolRequest { token: "fh_enrol_x".to_owned(), ..good.clone() }).await);
+    let unknown = schema::token::Token::generate(schema::token::TokenKind::Enrolment, &SystemIds).reveal().to_owned();
+    refused(401, "enrolment_token_unknown", applicant.send(&EnrolRequest { token: unknown, ..good.clone() }).await);
+    let not_a_request = EnrolRequest { csr_pem: "junk".to_owned(), ..good.clone() };
+    refused(400, "certificate_request_invalid", applicant.send(&not_a_request).await);
+
+    // A roster entry of another root, another agent, another tenant, or not signed by its own pair.
+    let EnrolmentToken { tenant, site, agent, root, .. } = applicant.file;
+    let entry = |tenant, agent, root| document::sign_roster_entry(&applicant.pair, tenant, site, agent, root, SystemClock.now());
+    let with = |roster_entry| EnrolRequest { roster_entry, ..good.clone() };
+    refused(409, "roster_entry_of_another_root", applicant.send(&with(entry(tenant, agent, Digest([7; 32])))).await);
+    refused(409, "roster_entry_of_another_agent", applicant.send(&with(entry(tenant, AgentId::from_bits(7), root))).await);
+    let foreign = entry(schema::id::TenantId::from_bits(7), agent, root);
+    refused(400, "roster_entry_of_another_tenant", applicant.send(&with(foreign)).await);
+    let mut forged: Value = serde_json::from_slice(good.roster_entry.as_slice()).unwrap();
+    forged["signatures"].as_array_mut().unwrap().pop();
+    refused(400, "roster_entry_invalid", applicant.send(&with(serde_json::to_vec(&forged).unwrap().into())).await);
+
+    // The same request again is the lost answer's retry; another one is a second use of the token.
+    let first = applicant.send(&good).await.unwrap();
+    assert_eq!(applicant.send(&good).await.unwrap().agent, first.agent);
+    let thief = Applicant::new(applicant.file.clone());
+    refused(409, "enrolment_token_used", thief.send(&thief.request()).await);
+
+    // A token ends by itself.
+    let late = Applicant::new(world.invite(90).await);
+    world.clock.advance(Duration::from_secs(91));
+    refused(409, "enrolment_token_expired", late.send(&late.request()).await);
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_say_who_it_is_and_nothing_else_does() {
+    let world = World::start().await;
+    let applicant = Applicant::new(world.invite(3600).await);
+    let url = format!("{}{}", applicant.file.control_plane, path::STATEMENTS);
+    refused::<Value>(401, "client_certificate_missing", answer(applicant.http(None).get(&url)).await);
+
+    // A certificate of another authority never gets past TLS.
+    let own = rcgen::CertificateParams::default().self_signed(&applicant.key).unwrap();
+    let foreign = TlsIdentity { certificate_pem: own.pem(), key_pem: applicant.key.serialize_pem().into() };
+    assert!(applicant.http(Some(&foreign)).get(&url).send().await.is_err());
+
+    let mut agent = applicant.enrol().await;
+    assert!(agent.sync(5).await.unwrap());
+
+    // Renewal needs the same key.
+    let renew =
+        async |csr_pem: String| answer::<RenewResponse>(agent.http.post(agent.url(path::RENEW)).json(&RenewRequest { csr_pem })).await;
+    let renewed = renew(agent.applicant.csr()).await.unwrap();
+    let other = Applicant::new(agent.applicant.file.clone());
+    refused(409, "certificate_key_changed", renew(other.csr()).await);
+
+    // One that ended only renews, inside of a window.
+    world.clock.advance(Duration::from_secs(8 * 86_400));
+    let ended = agent.applicant.with_certificate(renewed.certificate_pem);
+    refused::<Value>(403, "certificate_expired", answer(ended.http.get(ended.url(path::STATEMENTS))).await);
+    let csr_pem = ended.applicant.csr();
+    let fresh: RenewResponse =
+        answer(ended.http.post(ended.url(path::RENEW)).json(&RenewRequest { csr_pem: csr_pem.clone() })).await.unwrap();
+    assert!(fresh.certificate_expires > world.clock.now());
+    world.clock.advance(Duration::from_secs(40 * 86_400));
+    let late = RenewRequest { csr_pem };
+    refused(403, "certificate_expired", answer::<RenewResponse>(ended.http.post(ended.url(path::RENEW)).json(&late)).await);
+    // On a new connection it does not even get past TLS.
+    let again = ended.applicant.http(Some(&ended.identity));
+    assert!(again.post(ended.url(path::RENEW)).json(&late).send().await.is_err());
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_agent_is_cut_off_at_once() {
+    let world = World::start().await;
+    let mut agent = Applicant::new(world.invite(3600).await).enrol().await;
+    agent.settle().await;
+    let revoke = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let input = json!({ "agent": agent.applicant.file.agent.to_string(), "reason": "KEY_COMPROMISE" });
+        world.mutate("revokeAgent", "RevokeAgentInput", input, "agent { id }").await;
+    };
+    // Also while it waits.
+    let etag = agent.etag.clone().unwrap();
+    let request = agent.http.get(format!("{}?wait=20", agent.url(path::STATEMENTS))).header("if-none-match", etag);
+    let (answer, ()) = tokio::join!(self::answer::<Value>(request), revoke);
+    refused(403, "agent_revoked", answer.map(drop));
+    refused(403, "agent_revoked", agent.report(&agent.blank_report()).await);
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_waits_and_wakes() {
+    let world = World::start().await;
+    let mut agent = Applicant::new(world.invite(3600).await).enrol().await;
+    agent.settle().await;
+    let started = Instant::now();
+    assert!(!agent.sync(1).await.unwrap());
+    assert!(started.elapsed() >= Duration::from_millis(900));
+
+    let started = Instant::now();
+    let wait = agent.sync(20);
+    let act = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.create_key("card-data").await;
+    };
+    let (news, ()) = tokio::join!(wait, act);
+    assert!(news.unwrap());
+    assert!(started.elapsed() < Duration::from_secs(3), "woke after {:?}", started.elapsed());
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_are_checked_before_they_count() {
+    let world = World::start().await;
+    let mut agent = Applicant::new(world.invite(3600).await).enrol().await;
+    let version = KeyVersion::new(world.create_key("card-data").await, 1);
+    let codes = |answer: ReportAnswer| answer.refused.into_iter().map(|refused| refused.code).collect::<Vec<_>>();
+
+    // Signed by another pair.
+    let other_pair = Pair::generate(&SystemIds);
+    let genuine = std::mem::replace(&mut agent.applicant.pair, other_pair);
+    let (record, _) = agent.made(version, Digest([1; 32]));
+    agent.applicant.pair = genuine;
+    let report = Report { version_records: vec![record], ..agent.blank_report() };
+    assert_eq!(codes(agent.report(&report).await.unwrap()), ["document_not_genuine"]);
+
+    // Ready before it was made.
+    let (record, ready) = agent.made(version, Digest([1; 32]));
+    let report = Report { holder_reports: vec![ready.clone()], ..agent.blank_report() };
+    assert_eq!(codes(agent.report(&report).await.unwrap()), ["version_not_made"]);
+
+    // The first fingerprint is final.
+    let me = agent.id();
+    agent.sync_until("being named", |set| set.key(version.key).and_then(|(_, state)| state.versions.get(&1)?.generator) == Some(me)).await;
+    let report = Report { version_records: vec![record], holder_reports: vec![ready], ..agent.blank_report() };
+    assert_eq!(codes(agent.report(&report).await.unwrap()), Vec::<String>::new());
+    let (second, _) = agent.made(version, Digest([2; 32]));
+    let report = Report { version_records: vec![second], ..agent.blank_report() };
+    assert_eq!(codes(agent.report(&report).await.unwrap()), ["fingerprint_is_final"]);
+    agent.sync_until("the version becoming active", |set| set.version_state(version) == Some(VersionState::Active)).await;
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_taken_once_without_gaps_or_forks() {
+    let world = World::start().await;
+    let agent = Applicant::new(world.invite(3600).await).enrol().await;
+    let caller = world.register_caller("billing").await;
+    let key = world.create_key("card-data").await;
+    let incarnation: IncarnationId = new_id(&SystemIds, SystemClock.now());
+    let intent = |operation, request: &str| Intent {
+        caller: Some(caller.to_string()),
+        operation,
+        key_version: Some(KeyVersion::new(key, 1)),
+        algorithm: Some("A256KW+A256GCM".to_owned()),
+        size: None,
+        context: Default::default(),
+        request: request.to_owned(),
+        trace: None,
+        statements: "h1.s1.t1".to_owned(),
+        policies: Vec::new(),
+    };
+    let receipt = |seq, body| Receipt { v: 1, seq, time: Timestamp::from_micros(SystemClock.now().micros() + seq as i64), body };
+    let first = [
+        receipt(1, ReceiptBody::Intent(intent(Operation::Encrypt, "req_1"))),
+        receipt(2, ReceiptBody::Intent(intent(Operation::Decrypt, "req_2"))),
+        receipt(3, ReceiptBody::Outcome { intent: 1, result: OutcomeResult::Ok, code: None, size: Some(1024) }),
+    ];
+    let batch = agent.batch(incarnation, chain_start(incarnation), &first);
+    let taken = agent.ship(&batch).await.unwrap();
+    assert_eq!(taken.acknowledged, 3);
+    assert_eq!(agent.ship(&batch).await.unwrap(), taken);
+
+    let refusal = ReceiptBody::Refusal { intent: intent(Operation::Sign, "req_3"), code: "not_allowed".to_owned(), count: 4 };
+    let next = [
+        receipt(4, ReceiptBody::Outcome { intent: 2, result: OutcomeResult::Failed, code: Some("vault".to_owned()), size: None }),
+        receipt(5, refusal),
+    ];
+    let gap = agent.batch(incarnation, taken.last, &next[1..]);
+    refused(409, "receipts_missing", agent.ship(&gap).await);
+    let fork = agent.batch(incarnation, chain_start(incarnation), &[receipt(1, ReceiptBody::Intent(intent(Operation::Verify, "req_x")))]);
+    refused(409, "receipts_forked", agent.ship(&fork).await);
+    let second = agent.batch(incarnation, taken.last, &next);
+    assert_eq!(agent.ship(&second).await.unwrap().acknowledged, 5);
+
+    // Another agent's pair, and another agent's journal.
+    let other = Applicant::new(world.invite(3600).await).enrol().await;
+    let fresh: IncarnationId = new_id(&SystemIds, SystemClock.now());
+    let posing = batch_as(&other, &agent, &agent.batch(fresh, chain_start(fresh), &first));
+    refused(400, "receipt_batch_head", other.ship(&posing).await);
+    refused(400, "receipt_batch_signature", agent.ship(&posing).await);
+    let stolen = other.batch(incarnation, chain_start(incarnation), &first);
+    refused(403, "journal_of_another_agent", other.ship(&stolen).await);
+
+    // They are found by caller, operation and outcome, newest first.
+    let tenant = agent.applicant.file.tenant;
+    let (rows, _directory) = world.stop_and_open_receipts().await;
+    let list = async |filter: ReceiptFilter, page| rows.receipts(tenant, &filter, page).await.unwrap();
+    let any = ReceiptFilter::default;
+    let (all, more) = list(any(), Page::First(10, None)).await;
+    let outcomes: Vec<_> = all.iter().map(|view| view.outcome).collect();
+    assert_eq!((outcomes, more), (vec![ReceiptOutcome::Refused, ReceiptOutcome::Failed, ReceiptOutcome::Ok], false));
+    assert_eq!(
+        (all[0].code.as_deref(), all[0].count, all[1].code.as_deref(), all[2].size),
+        (Some("not_allowed"), 4, Some("vault"), Some(1024))
+    );
+    let by_caller = ReceiptFilter { caller: Some(caller.to_string()), operation: Some(Operation::Encrypt), key: Some(key), ..any() };
+    assert_eq!(list(by_caller, Page::First(10, None)).await.0, all[2..]);
+    assert_eq!(list(ReceiptFilter { outcome: Some(ReceiptOutcome::Failed), ..any() }, Page::First(10, None)).await.0, all[1..2]);
+    assert!(list(ReceiptFilter { operation: Some(Operation::Verify), ..any() }, Page::First(10, None)).await.0.is_empty());
+    assert_eq!(list(any(), Page::First(2, None)).await, (all[..2].to_vec(), true));
+    assert_eq!(list(any(), Page::First(2, Some(all[1].position()))).await, (all[2..].to_vec(), false));
+    assert_eq!(list(any(), Page::Last(2, None)).await, (all[1..].to_vec(), true));
+    assert_eq!(rows.receipt(tenant, all[1].id).await.unwrap().as_ref(), Some(&all[1]));
+    assert_eq!(rows.receipt(schema::id::TenantId::from_bits(7), all[1].id).await.unwrap(), None);
+}
+
+/// The batch of one agent under a head that another signed, naming the first.
+fn batch_as(signer: &Agent, owner: &Agent, batch: &ReceiptBatch) -> ReceiptBatch {
+    let EnrolmentToken { tenant, site, agent, .. } = owner.applicant.file;
+    let last = batch.entries.iter().fold(batch.previous, |hash, entry| chain(&hash, entry.as_slice()));
+    let head = ReceiptBatchHead {
+        tenant,
+        site,
+        agent,
+        incarnation: batch.incarnation,
+        first_seq: batch.first_seq,
+        count: batch.entries.len() as u64,
+        previous: batch.previous,
+        last,
+    };
+    ReceiptBatch { head: document::sign(&head, &signer.applicant.pair), ..batch.clone() }
+}
