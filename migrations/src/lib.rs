@@ -7,6 +7,7 @@ use sea_orm_migration::{
 
 mod m20261122_000001_foundation;
 mod m20261122_000010_agents;
+mod m20261122_000020_tenant_log;
 
 /// Every step, oldest first.
 pub struct Migrator;
@@ -14,7 +15,11 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_foundation::Migration), Box::new(m20261122_000010_agents::Migration)]
+        vec![
+            Box::new(m20261122_000001_foundation::Migration),
+            Box::new(m20261122_000010_agents::Migration),
+            Box::new(m20261122_000020_tenant_log::Migration),
+        ]
     }
 }
 

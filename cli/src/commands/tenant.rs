@@ -38,7 +38,7 @@ impl Tenant {
         match self {
             Self::List(Limit { limit }) => {
                 let rows = client.list(TENANT, "Tenants", json!({}), limit).await?;
-                output::list(session.output, &[("id", "/id"), ("name", "/name"), ("created", "/createdAt")], &rows)
+                output::list(session.output, &[("id", "/id")], &rows)
             }
             Self::Create { name, display_name, admin_token_file, token_lifetime, idempotency } => {
                 secret::check_new(&admin_token_file, "the admin token")?;

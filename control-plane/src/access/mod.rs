@@ -5,3 +5,5 @@ pub mod authenticate;
 pub mod authorize;
 pub mod context;
 pub mod permit;
+#[cfg(test)]
+mod table;

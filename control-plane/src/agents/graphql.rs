@@ -9,10 +9,9 @@ use schema::{
     token::{Token, TokenKind},
 };
 
-use super::{Agent, AgentCommand};
+use super::{Agent, AgentCommand, report::LastReport};
 use crate::{
     access::permit::Question,
-    bundles::graphql::AgentReport,
     graphql::{
         api::{Api, Done, Filter, Seen, Shown, options},
         fault::fault,
@@ -123,19 +122,56 @@ impl AgentNode {
     /// The version of the agent program, as last reported.
     async fn agent_version(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         let report = self.report(ctx).await?;
-        Ok(report.map(|report| report.agent_version).or_else(|| self.enrolled_version.clone()))
+        Ok(report.map(|last| last.report.agent_version).or_else(|| self.enrolled_version.clone()))
     }
 
-    /// What it last said of itself.
-    async fn last_report(&self, ctx: &Context<'_>) -> Result<Option<AgentReport>> {
-        self.report(ctx).await
+    /// What its vault is: `file`, …
+    async fn vault(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        Ok(self.report(ctx).await?.map(|last| last.report.vault))
+    }
+
+    /// The heartbeat it enforces.
+    async fn enforced_heartbeat(&self, ctx: &Context<'_>) -> Result<Option<UInt64>> {
+        Ok(self.report(ctx).await?.and_then(|last| last.report.enforced_heartbeat).map(UInt64))
+    }
+
+    /// The state it enforces.
+    async fn enforced_state(&self, ctx: &Context<'_>) -> Result<Option<UInt64>> {
+        Ok(self.report(ctx).await?.and_then(|last| last.report.enforced_state).map(UInt64))
+    }
+
+    /// Why it did not accept the newest statements.
+    async fn rejection(&self, ctx: &Context<'_>) -> Result<Option<AgentRejection>> {
+        let rejection = self.report(ctx).await?.and_then(|last| last.report.rejection);
+        Ok(rejection.map(|rejection| AgentRejection { code: rejection.code, detail: rejection.detail, at: Timestamp(rejection.at) }))
+    }
+
+    /// Names of self-tests that failed; empty when all passed, or nothing was reported yet.
+    async fn failed_self_tests(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
+        Ok(self.report(ctx).await?.map(|last| last.report.failed_self_tests).unwrap_or_default())
+    }
+
+    /// When it last reported.
+    async fn last_seen_at(&self, ctx: &Context<'_>) -> Result<Option<Timestamp>> {
+        Ok(self.report(ctx).await?.map(|last| Timestamp(last.at)))
     }
 }
 
 impl AgentNode {
-    async fn report(&self, ctx: &Context<'_>) -> Result<Option<AgentReport>> {
-        crate::bundles::graphql::last_report(Api::of(ctx)?, self.agent).await
+    async fn report(&self, ctx: &Context<'_>) -> Result<Option<LastReport>> {
+        Api::of(ctx)?.last_report(self.site, self.agent).await
     }
+}
+
+/// A set of statements that an agent would not believe.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentRejection {
+    /// The code of the rejection.
+    pub code: String,
+    /// What was wrong.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// An agent to let in.

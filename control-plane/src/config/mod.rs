@@ -207,3 +207,35 @@ impl Config {
         self.data_dir.join("operator.token")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control-plane.toml");
+        std::fs::write(&path, file).unwrap();
+        Config::load(Some(&path), [], &())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(read("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        for (file, name) in [
+            ("[server]\nlistn = \"127.0.0.1:1\"", "server.listn"),
+            ("[server]\nlisten = \"nowhere\"", "server.listen"),
+            ("[agents]\npublic_url = \"http://a\"", "agents.public_url"),
+            ("[store]\nurl = \"mysql://a\"", "store.url"),
+            ("[limits]\ntoken_per_minute = 0", "[limits]"),
+            ("deployment = \"a b\"", "deployment"),
+        ] {
+            let error = read(file).unwrap_err().to_string();
+            assert!(error.contains(name), "{file}: {error}");
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! - [`scenario`]: given, when, then, for tests of aggregates.
 
 pub mod aggregate;
+pub mod graphql;
 pub mod handler;
 pub mod leadership;
 pub mod reactor;

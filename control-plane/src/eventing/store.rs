@@ -199,6 +199,12 @@ pub trait EventStore: Send + Sync + 'static {
     /// The records of all tenants beyond `after`, in order, at most `limit`. For the deployment's own followers only.
     async fn read_all(&self, after: Cursor, limit: usize) -> Result<Batch, ReadError>;
 
+    /// The records of one tenant in the order of its own ledger, from the index `from` (0: the first), at most `limit`.
+    async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError>;
+
+    /// How many records a tenant has.
+    async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError>;
+
     /// The place of the last record, or [`Cursor::START`].
     async fn head(&self) -> Result<Cursor, ReadError>;
 

@@ -1,6 +1,10 @@
 //! What resolvers work with: one principal inside one tenant, for the length of one request.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_graphql::{Context, OutputType, dataloader::DataLoader};
 use schema::{
@@ -22,7 +26,12 @@ use crate::{
         context::OpContext,
         permit::{Authorizer, Question},
     },
-    agents::{Agent, enrolment::Enrolment, graphql::AgentNode, report::Reports},
+    agents::{
+        Agent,
+        enrolment::Enrolment,
+        graphql::AgentNode,
+        report::{LastReport, ReportError, Reports},
+    },
     aliases::Alias,
     bundles::service::Statements,
     callers::Caller,
@@ -160,7 +169,7 @@ pub struct Api {
 impl Api {
     /// For one request.
     pub fn new(ctx: OpContext, keys: Arc<TenantKeys>, services: Arc<Services>) -> Self {
-        let loader = Loader { ctx: ctx.clone(), views: services.views.clone() };
+        let loader = Loader { ctx: ctx.clone(), views: services.views.clone(), reports: services.reports.clone() };
         Self { ctx, keys, services, loader: DataLoader::new(loader, tokio::spawn) }
     }
 
@@ -217,6 +226,44 @@ impl Api {
         };
         let entries = slice.items.into_iter().filter_map(|(cursor, view)| A::node(view.into()).map(|node| (cursor, node)));
         Ok(page::list(entries, slice.has_previous, slice.has_next))
+    }
+
+    /// A page of things that also pass a test of what only stands inside.
+    pub async fn list_where<A: Shown>(&self, filter: Filter, page: Page, fits: impl Fn(&A) -> bool) -> Result<List<A::Node>, Fault> {
+        let (count, mut edge, forward) = match page {
+            Page::First { count, after } => (count, after, true),
+            Page::Last { count, before } => (count, before, false),
+        };
+        let came_from = edge.is_some();
+        let mut found = Vec::new();
+        let more = loop {
+            let next = match forward {
+                true => Page::First { count: 100, after: edge.clone() },
+                false => Page::Last { count: 100, before: edge.clone() },
+            };
+            let slice = match self.services.views.page::<A>(self.ctx.tenant, &filter.0, &next).await {
+                Ok(slice) => slice,
+                Err(QueryError::InvalidCursor) => return Err(bad_request("invalid_cursor", "this is not a cursor of this list")),
+                Err(error) => return Err(fault("listing from the read model", &error)),
+            };
+            let more = if forward { slice.has_next } else { slice.has_previous };
+            let mut items = slice.items;
+            if !forward {
+                items.reverse();
+            }
+            edge = items.last().map(|(cursor, _)| cursor.clone()).or(edge);
+            found.extend(items.into_iter().filter(|(_, view)| fits(&view.state)));
+            if found.len() > count || !more {
+                break found.len() > count;
+            }
+        };
+        found.truncate(count);
+        if !forward {
+            found.reverse();
+        }
+        let entries = found.into_iter().filter_map(|(cursor, view)| A::node(view.into()).map(|node| (cursor, node)));
+        let (previous, next) = if forward { (came_from, more) } else { (more, came_from) };
+        Ok(page::list(entries, previous, next))
     }
 
     /// Everything that passes a filter, at most 100.
@@ -415,6 +462,12 @@ impl Api {
         Ok(ids.into_iter().filter_map(|id| found.remove(&Wanted(id)).and_then(A::node)).collect())
     }
 
+    /// What an agent last said of itself; the reports of a site are read at once.
+    pub async fn last_report(&self, site: SiteId, agent: AgentId) -> Result<Option<LastReport>, Fault> {
+        let reports = self.loader.load_one(ReportsOf(site)).await.map_err(|error| fault("reading reports of agents", &*error))?;
+        Ok(reports.and_then(|reports| reports.get(&agent).cloned()))
+    }
+
     /// The aliases of a key.
     pub async fn aliases_of(&self, key: KeyId) -> Result<Vec<String>, Fault> {
         let found = self.all::<Alias>(Filter::all().term("key", Some(key.to_string()))).await?;
@@ -475,6 +528,24 @@ impl<A: Aggregate> std::hash::Hash for Wanted<A> {
 pub struct Loader {
     ctx: OpContext,
     views: Views,
+    reports: Reports,
+}
+
+/// The reports of the agents of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ReportsOf(SiteId);
+
+impl async_graphql::dataloader::Loader<ReportsOf> for Loader {
+    type Value = Arc<BTreeMap<AgentId, LastReport>>;
+    type Error = Arc<ReportError>;
+
+    async fn load(&self, sites: &[ReportsOf]) -> Result<HashMap<ReportsOf, Self::Value>, Self::Error> {
+        let mut found = HashMap::new();
+        for site in sites {
+            found.insert(*site, Arc::new(self.reports.of_site(self.ctx.tenant, site.0).await.map_err(Arc::new)?));
+        }
+        Ok(found)
+    }
 }
 
 impl<A: Aggregate> async_graphql::dataloader::Loader<Wanted<A>> for Loader {

@@ -11,7 +11,7 @@ use async_graphql::{
 /// The deepest nesting of fields. The standard introspection query needs 15.
 pub const MAX_DEPTH: usize = 16;
 /// The most fields a request may ask for, a list counting as often as it is long.
-pub const MAX_COMPLEXITY: usize = 5_000;
+pub const MAX_COMPLEXITY: usize = 20_000;
 /// The most aliases in one document, fragments included.
 pub const MAX_ALIASES: usize = 20;
 /// The most directives on one field.

@@ -16,9 +16,11 @@ use crate::{
     agents::graphql::{AgentMutation, AgentQuery},
     aliases::graphql::AliasMutation,
     callers::graphql::{CallerMutation, CallerQuery},
+    eventing::graphql::EventQuery,
     keys::{graphql::KeyQuery, mutations::KeyMutation},
     policies::{graphql::PolicyQuery, mutations::PolicyMutation},
     projects::graphql::{ProjectMutation, ProjectQuery},
+    receipts::graphql::ReceiptQuery,
     sites::graphql::{SiteMutation, SiteQuery},
     tenants::graphql::{TenantMutation, TenantQuery},
     tokens::graphql::{TokenMutation, TokenQuery},
@@ -39,6 +41,8 @@ pub struct Query(
     KeyQuery,
     PolicyQuery,
     TokenQuery,
+    EventQuery,
+    ReceiptQuery,
 );
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.
@@ -85,4 +89,39 @@ pub async fn execute(schema: &ApiSchema, services: Arc<Services>, ctx: OpContext
         }
     };
     complete(response, request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SDL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../schema/contracts/control-plane.graphql");
+
+    #[test]
+    fn the_committed_contract_is_what_the_code_prints() {
+        let printed = sdl();
+        if std::env::var_os("FREEHOLD_BLESS").is_some() {
+            std::fs::write(SDL, &printed).unwrap();
+        }
+        let committed = std::fs::read_to_string(SDL).unwrap();
+        assert!(committed == printed, "the GraphQL contract drifted: run with FREEHOLD_BLESS=1 and review the difference");
+    }
+
+    #[test]
+    fn the_contract_is_a_valid_schema() {
+        let checked = apollo_compiler::Schema::parse_and_validate(sdl(), "control-plane.graphql");
+        assert!(checked.is_ok(), "{}", checked.err().map(|error| error.to_string()).unwrap_or_default());
+    }
+
+    #[test]
+    fn what_the_command_line_asks_fits_the_contract() {
+        let contract = apollo_compiler::Schema::parse_and_validate(sdl(), "control-plane.graphql").unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/src/queries");
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let checked = apollo_compiler::ExecutableDocument::parse_and_validate(&contract, text, &path);
+            assert!(checked.is_ok(), "{}", checked.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+    }
 }

@@ -401,7 +401,7 @@ impl KeyQuery {
         last: Option<i32>,
         before: Option<String>,
         #[graphql(desc = "Id or name.")] project: Option<String>,
-        state: Option<KeyState>,
+        #[graphql(desc = "The state of its primary version, or `SUSPENDED` when the key is.")] state: Option<VersionState>,
         #[graphql(desc = "A name of the catalogue, e.g. `ML-DSA-65`.")] algorithm: Option<String>,
         purpose: Option<KeyPurpose>,
         label: Option<LabelInput>,
@@ -419,7 +419,7 @@ impl KeyQuery {
         };
         let Some(filter) = api.in_project(project.as_deref()) else { return Ok(empty()) };
         let filter: Filter = filter
-            .state(state.map(|state| super::KeyState::from(state).as_str()))
+            .state(state.map(whole))
             .term("algorithm", algorithm)
             .term("purpose", purpose.map(|purpose| key::Purpose::from(purpose).to_string()))
             .term("site", site)
@@ -427,4 +427,17 @@ impl KeyQuery {
             .search(search);
         api.list::<Key>(filter, page, as_of).await
     }
+}
+
+/// The state of a key whose primary version has this one.
+fn whole(state: VersionState) -> &'static str {
+    let state = match key::VersionState::from(state) {
+        key::VersionState::PreActivation => super::KeyState::Pending,
+        key::VersionState::Active => super::KeyState::Active,
+        key::VersionState::Suspended => super::KeyState::Suspended,
+        key::VersionState::Deactivated => super::KeyState::Deactivated,
+        key::VersionState::Compromised => super::KeyState::Compromised,
+        key::VersionState::Destroyed => super::KeyState::Destroyed,
+    };
+    state.as_str()
 }

@@ -459,12 +459,12 @@ impl PolicyQuery {
     async fn policy(
         &self,
         ctx: &Context<'_>,
-        reference: String,
+        #[graphql(desc = "Id, name (of the tenant's own) or `project/name`.")] id: ID,
         as_of: Option<Timestamp>,
         position: Option<String>,
     ) -> Result<Option<PolicyNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.policy_reference(&reference) {
+        match api.policy_reference(&id) {
             Some(id) => api.view::<Policy>(id, as_of).await,
             None => Ok(None),
         }
@@ -509,7 +509,7 @@ impl PolicyQuery {
     async fn policy_diff(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Id, name or `project/name`.")] policy: String,
+        #[graphql(desc = "Id, name or `project/name`.")] policy: ID,
         from: Option<u32>,
         to: Option<u32>,
         position: Option<String>,

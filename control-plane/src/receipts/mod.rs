@@ -7,6 +7,7 @@
 
 pub mod aggregate;
 pub mod check;
+pub mod graphql;
 pub mod ingest;
 pub mod query;
 pub mod rows;

@@ -140,6 +140,27 @@ impl EventStore for SqlStore {
         Ok(batch)
     }
 
+    async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
+        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records \
+                   WHERE tenant = $1 ORDER BY position LIMIT $2 OFFSET $3";
+        let values = vec![tenant.to_string().into(), number(limit as u64).into(), number(from).into()];
+        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
+        let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a tenant's records", source: source.into() })?;
+        let mut records = Vec::with_capacity(rows.len());
+        for row in &rows {
+            records.extend(self.stored(row).await?);
+        }
+        Ok(records)
+    }
+
+    async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError> {
+        let unavailable = |source: DbErr| ReadError::Unavailable { act: "counting a tenant's records", source: source.into() };
+        let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1";
+        let row = self.database.read().query_one_raw(self.database.sql(sql, vec![tenant.to_string().into()])).await;
+        let count: Option<i64> = row.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
+        Ok(count.unwrap_or(0).unsigned_abs())
+    }
+
     async fn head(&self) -> Result<Cursor, ReadError> {
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading the head of the log", source: source.into() };
         let row = self.database.read().query_one_raw(self.database.sql("SELECT position FROM log_head WHERE id = 1", vec![])).await;

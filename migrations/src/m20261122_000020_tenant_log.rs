@@ -1,0 +1,17 @@
+//! A tenant's records in the order of its own ledger.
+
+use sea_orm_migration::prelude::*;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::run(manager, STATEMENTS).await
+    }
+}
+
+const STATEMENTS: &str = "
+CREATE INDEX records_by_tenant ON records (tenant, position)
+";
