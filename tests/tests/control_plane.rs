@@ -1,0 +1,310 @@
+//! The control plane, whole, in this process: started on a fresh data directory, asked over HTTPS.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use control_plane::{
+    app::{App, Running, StartError},
+    config::Config,
+};
+use schema::{
+    clock::{ManualIds, SystemClock},
+    wire::agent::EnrolmentToken,
+};
+use serde_json::{Value, json};
+
+struct World {
+    running: Running,
+    client: reqwest::Client,
+    operator: String,
+    directory: tempfile::TempDir,
+}
+
+fn config(directory: &Path) -> Config {
+    let mut config = Config { data_dir: directory.to_path_buf(), development: true, ..Config::default() };
+    config.server.listen = "127.0.0.1:0".to_owned();
+    config.server.workers = Some(1);
+    config.agents.listen = "127.0.0.1:0".to_owned();
+    config
+}
+
+impl World {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = config(&directory.path().join("data"));
+        change(&mut settings);
+        let running = App::start(settings, Arc::new(SystemClock), Arc::new(ManualIds::seeded(7))).await.unwrap();
+        let authority = std::fs::read(running.development_authority().unwrap()).unwrap();
+        let authority = reqwest::Certificate::from_pem(&authority).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+        let operator = std::fs::read_to_string(running.operator_token_file()).unwrap().trim().to_owned();
+        Self { running, client, operator, directory }
+    }
+
+    async fn send(&self, token: &str, body: String) -> reqwest::Response {
+        let url = self.running.graphql_url().replace("127.0.0.1", "localhost");
+        self.client.post(url).bearer_auth(token).header("content-type", "application/json").body(body).send().await.unwrap()
+    }
+
+    async fn raw(&self, token: &str, query: &str) -> Value {
+        self.send(token, json!({ "query": query }).to_string()).await.json().await.unwrap()
+    }
+
+    /// The data; errors fail the test.
+    async fn ask(&self, token: &str, query: &str) -> Value {
+        let answer = self.raw(token, query).await;
+        assert!(answer.get("errors").is_none(), "{query}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// One mutation that must succeed.
+    async fn run(&self, token: &str, name: &str, input: &str, selection: &str) -> Value {
+        let answer = self.attempt(token, name, input, selection).await;
+        assert_eq!(answer["userErrors"], json!([]), "{name}({input})");
+        assert_eq!(answer["pending"], false, "{name}");
+        answer
+    }
+
+    async fn attempt(&self, token: &str, name: &str, input: &str, selection: &str) -> Value {
+        let query =
+            format!("mutation {{ {name}(input: {{{input}}}) {{ {selection} userErrors {{ code field message }} position pending }} }}");
+        self.ask(token, &query).await[name].clone()
+    }
+
+    /// The first error's code of a mutation that must be refused.
+    async fn refused(&self, token: &str, name: &str, input: &str) -> String {
+        let answer = self.attempt(token, name, input, "").await;
+        answer["userErrors"][0]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    async fn tenant(&self, name: &str) -> String {
+        let answer = self.run(&self.operator, "createTenant", &format!("name: \"{name}\""), "adminToken tenant { id name }").await;
+        assert_eq!(answer["tenant"]["name"], name);
+        answer["adminToken"].as_str().unwrap().to_owned()
+    }
+
+    /// A project `pay` and a site `fra`.
+    async fn furnished(&self, name: &str) -> String {
+        let token = self.tenant(name).await;
+        self.run(&token, "createProject", "name: \"pay\"", "project { id }").await;
+        self.run(&token, "createSite", "name: \"fra\"", "site { id }").await;
+        token
+    }
+}
+
+const KEY: &str = "project: \"pay\", name: \"k1\", algorithm: \"ML-DSA-65\", purpose: SIGN, placement: [\"fra\"], durability: SINGLE_COPY";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_set_of_mutations() {
+    let world = World::start(|_| {}).await;
+    let token = world.furnished("acme").await;
+    world.run(&token, "renameTenant", "displayName: \"Acme\"", "tenant { displayName }").await;
+    world.run(&token, "renameProject", "project: \"pay\", displayName: \"Payments\"", "project { displayName }").await;
+    world.run(&token, "suspendProject", "project: \"pay\"", "project { state }").await;
+    world.run(&token, "resumeProject", "project: \"pay\"", "project { state }").await;
+    world.run(&token, "renameSite", "site: \"fra\", displayName: \"Frankfurt\"", "site { displayName }").await;
+    let rule = "staleSeconds: \"60\", graceSeconds: \"120\", expiredSeconds: \"240\", graceOperations: [DECRYPT]";
+    world.run(&token, "setSiteOfflineRule", &format!("site: \"fra\", offline: {{{rule}}}"), "site { offline { graceOperations } }").await;
+
+    let invited = world.run(&token, "inviteAgent", "site: \"fra\"", "agent { id state } enrolment").await;
+    let file: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().unwrap()).unwrap();
+    assert_eq!(file.agent.to_string(), invited["agent"]["id"]);
+    assert_eq!(file.control_plane, format!("https://{}", world.running.agents_address()));
+    let agent = format!("agent: \"{}\"", file.agent);
+    world.run(&token, "cancelInvitation", &agent, "agent { state }").await;
+    assert_ne!(world.refused(&token, "suspendAgent", &agent).await, "");
+
+    let caller = world
+        .run(&token, "registerCaller", "project: \"pay\", name: \"app\", kind: TOKEN, issuer: \"fra\"", "caller { id project { name } }")
+        .await;
+    assert_eq!(caller["caller"]["project"]["name"], "pay");
+    world
+        .run(&token, "relabelCaller", "caller: \"pay/app\", labels: [{name: \"env\", value: \"prod\"}]", "caller { labels { value } }")
+        .await;
+    world.run(&token, "suspendCaller", "caller: \"pay/app\"", "caller { state }").await;
+    world.run(&token, "resumeCaller", "caller: \"pay/app\"", "caller { state }").await;
+    let revoked = world.run(&token, "revokeCaller", "caller: \"pay/app\", reason: KEY_COMPROMISE", "caller { state }").await;
+    assert_eq!(revoked["caller"]["state"], "REVOKED");
+    assert_eq!(world.refused(&token, "resumeCaller", "caller: \"pay/app\"").await, "caller_revoked");
+
+    let made = world.run(&token, "createKey", KEY, "key { id durability versions { number state } }").await;
+    assert_eq!(made["key"]["durability"], "SINGLE_COPY");
+    assert_eq!(made["key"]["versions"][0]["state"], "PRE_ACTIVATION");
+    let key = "key: \"pay/k1\"";
+    world.run(&token, "describeKey", &format!("{key}, description: \"signs\""), "key { description }").await;
+    world.run(&token, "relabelKey", &format!("{key}, labels: [{{name: \"env\", value: \"prod\"}}]"), "key { id }").await;
+    world.run(&token, "setKeyLimits", &format!("{key}, limits: {{softUses: \"5\", hardUses: \"9\"}}"), "key { limits { hardUses } }").await;
+    world.run(&token, "setKeyRotationRule", &format!("{key}, rotation: {{everySeconds: \"864000\"}}"), "key { id }").await;
+    world.run(&token, "setKeyDeletionProtection", &format!("{key}, protected: false"), "key { deletionProtection }").await;
+    world.run(&token, "suspendKey", key, "key { state }").await;
+    world.run(&token, "resumeKey", key, "key { state }").await;
+    let alias = "project: \"pay\", name: \"current\"";
+    world.run(&token, "createAlias", &format!("{alias}, key: \"pay/k1\""), "key { aliases }").await;
+    let named = world.ask(&token, "{ key(reference: \"pay/current\") { name aliases } }").await;
+    assert_eq!(named["key"], json!({ "name": "k1", "aliases": ["current"] }));
+    world.run(&token, "retireAlias", alias, "key { aliases }").await;
+    let version = "version: \"pay/k1/1\"";
+    world.run(&token, "suspendKeyVersion", version, "key { id }").await;
+    world.run(&token, "resumeKeyVersion", version, "key { id }").await;
+    world.run(&token, "compromiseKeyVersion", version, "key { versions { state } }").await;
+    world.run(&token, "destroyKeyVersion", version, "key { versions { destructionDueAt } }").await;
+    world.run(&token, "cancelKeyVersionDestruction", version, "key { id }").await;
+
+    world.run(&token, "createPolicy", "name: \"main\", project: \"pay\"", "policy { id }").await;
+    let broken = "policy: \"pay/main\", content: {cedar: \"permit(principal, action, resource)\\nwhen { principal.nme == 1 };\"}";
+    let saved = world.run(&token, "savePolicyDraft", broken, "problems { line column message severity }").await;
+    assert_eq!(saved["problems"][0]["line"], 2, "{saved}");
+    assert_ne!(world.refused(&token, "publishPolicy", "policy: \"pay/main\"").await, "");
+    let good = "policy: \"pay/main\", content: {cedar: \"permit(principal, action, resource);\"}";
+    world.run(&token, "savePolicyDraft", good, "policy { draft { number } }").await;
+    world.run(&token, "publishPolicy", "policy: \"pay/main\"", "policy { published { number } }").await;
+    let other = "policy: \"pay/main\", content: {cedar: \"forbid(principal, action, resource);\"}";
+    world.run(&token, "savePolicyDraft", other, "policy { id }").await;
+    let diff = world.ask(&token, "{ policyDiff(policy: \"pay/main\") { from unified changedSections same } }").await;
+    assert_eq!(diff["policyDiff"]["changedSections"], json!(["cedar"]));
+    assert!(diff["policyDiff"]["unified"].as_str().unwrap().contains("-permit"));
+    world.run(&token, "publishPolicy", "policy: \"pay/main\"", "policy { published { number } }").await;
+    let back =
+        world.run(&token, "rollbackPolicy", "policy: \"pay/main\", version: 1", "policy { published { number content { cedar } } }").await;
+    assert_eq!(back["policy"]["published"]["number"], 3);
+
+    let events =
+        world.ask(&token, "{ events(first: 100) { nodes { type ledgerIndex stream actor data } pageInfo { hasNextPage } } }").await;
+    let types: Vec<_> = events["events"]["nodes"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    for expected in ["TenantCreated", "KeyCreated", "PolicyPublished", "PolicyRolledBack", "CallerRevoked"] {
+        assert!(types.contains(&expected), "{expected} in {types:?}");
+    }
+    let last =
+        world.ask(&token, "{ events(last: 1, type: \"KeyCreated\") { nodes { type data } } receipts(last: 5) { nodes { id } } }").await;
+    assert_eq!(last["events"]["nodes"][0]["data"]["name"], "k1");
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_see_nothing_of_each_other() {
+    let world = World::start(|_| {}).await;
+    let (a, b) = (world.furnished("a").await, world.furnished("b").await);
+    let key = world.run(&a, "createKey", KEY, "key { id project { id } placement { id } }").await["key"].clone();
+    let (id, project, site) = (&key["id"], &key["project"]["id"], &key["placement"][0]["id"]);
+    for (query, field) in [
+        (format!("{{ x: key(reference: {id}) {{ id }} }}"), "x"),
+        (format!("{{ x: node(id: {id}) {{ id }} }}"), "x"),
+        (format!("{{ x: project(reference: {project}) {{ id }} }}"), "x"),
+        (format!("{{ x: site(reference: {site}) {{ id }} }}"), "x"),
+    ] {
+        assert_eq!(world.ask(&b, &query).await[field], Value::Null, "{query}");
+    }
+    let theirs =
+        world.ask(&b, &format!("{{ keys(project: {project}) {{ nodes {{ id }} }} events(stream: {id}) {{ nodes {{ id }} }} }}")).await;
+    assert_eq!(theirs, json!({ "keys": { "nodes": [] }, "events": { "nodes": [] } }));
+    assert_eq!(world.refused(&b, "rotateKey", &format!("key: {id}")).await, "not_found");
+    assert_eq!(world.refused(&b, "createKey", &KEY.replace("\"pay\"", &project.to_string())).await, "not_found");
+    // Not yours and not there are refused alike.
+    assert_eq!(world.refused(&b, "rotateKey", "key: \"key_00000000000000000000000001\"").await, "not_found");
+    // A position of another tenant is none.
+    let position = world.run(&a, "renameTenant", "displayName: \"A\"", "tenant { id }").await["position"].clone();
+    let answer = world.raw(&b, &format!("{{ projects(position: {position}) {{ nodes {{ id }} }} }}")).await;
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "invalid_position");
+    // Operators see ids of tenants, and nothing inside.
+    let tenants = world.ask(&world.operator, "{ tenants(first: 10) { nodes { id } } }").await;
+    assert_eq!(tenants["tenants"]["nodes"].as_array().unwrap().len(), 2);
+    let answer = world.raw(&world.operator, "{ keys { nodes { id } } }").await;
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "forbidden");
+    assert_eq!(world.refused(&a, "createTenant", "name: \"c\"").await, "forbidden");
+    assert_eq!(world.refused(&world.operator, "createProject", "name: \"c\"").await, "forbidden");
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_have_limits() {
+    let world = World::start(|config| config.limits.body = service::config::Size(20_000)).await;
+    let token = world.furnished("acme").await;
+    let code = async |query: String| world.raw(&token, &query).await["errors"][0]["extensions"]["code"].clone();
+    let deep = format!("{{ keys {{ nodes {{ project {{ {} id {} }} }} }} }}", "keys { nodes { project { ".repeat(8), "} } }".repeat(8));
+    assert_eq!(code(deep).await, "query_too_costly");
+    let wide = "{ keys(first: 100) { nodes { project { keys(first: 100) { nodes { id name } } } } } }";
+    assert_eq!(code(wide.to_owned()).await, "query_too_costly");
+    let aliases: String = (0..21).map(|n| format!("a{n}: viewer {{ principal }} ")).collect();
+    assert_eq!(code(format!("{{ {aliases} }}")).await, "query_too_costly");
+    assert_eq!(code("{ keys(first: 101) { nodes { id } } }".to_owned()).await, "invalid_page");
+    assert_eq!(code("{ keys(first: 1, after: \"!\") { nodes { id } } }".to_owned()).await, "invalid_cursor");
+    assert_eq!(code("{ nothing }".to_owned()).await, "invalid_query");
+    let large = world.send(&token, json!({ "query": "x".repeat(30_000) }).to_string()).await;
+    assert_eq!(large.status(), 413);
+    let request_id = large.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let problem: Value = large.json().await.unwrap();
+    assert_eq!(problem["code"], "body_too_large");
+    assert_eq!(problem["request_id"], request_id);
+    world.running.stop().await;
+
+    let world = World::start(|config| config.limits.token_per_minute = 3).await;
+    for _ in 0..3 {
+        world.ask(&world.operator, "{ viewer { principal } }").await;
+    }
+    let refused = world.send(&world.operator, json!({ "query": "{ viewer { principal } }" }).to_string()).await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_tokens_that_count_open_the_door() {
+    let world = World::start(|_| {}).await;
+    let admin = world.furnished("acme").await;
+    let answer = world.run(&admin, "createToken", "name: \"ci\", scopes: [READER]", "secret token { id state }").await;
+    let (reader, id) = (answer["secret"].as_str().unwrap().to_owned(), answer["token"]["id"].clone());
+    world.ask(&reader, "{ projects { nodes { name } } }").await;
+    assert_eq!(world.refused(&reader, "createProject", "name: \"p2\"").await, "forbidden");
+    assert_eq!(world.refused(&admin, "createToken", "name: \"op\", scopes: [OPERATOR]").await, "token_scope_not_for_tenants");
+    world.run(&admin, "revokeToken", &format!("token: {id}"), "token { state }").await;
+    for token in [reader.as_str(), "fh_api_nonsense", ""] {
+        let refused = world.send(token, json!({ "query": "{ viewer { principal } }" }).to_string()).await;
+        assert_eq!(refused.status(), 401, "{token}");
+        assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+    }
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_has_one_answer_and_shows_secrets_once() {
+    let world = World::start(|_| {}).await;
+    let input = "name: \"acme\", idempotencyKey: \"one\"";
+    let first = world.run(&world.operator, "createTenant", input, "tenant { id } adminToken token { id }").await;
+    let again = world.run(&world.operator, "createTenant", input, "tenant { id } adminToken token { id }").await;
+    assert_eq!((&first["tenant"], &first["token"]), (&again["tenant"], &again["token"]));
+    assert!(first["adminToken"].is_string() && again["adminToken"].is_null());
+    let token = first["adminToken"].as_str().unwrap();
+    world.run(token, "createSite", "name: \"fra\"", "site { id }").await;
+    let input = "site: \"fra\", idempotencyKey: \"two\"";
+    let first = world.run(token, "inviteAgent", input, "agent { id } enrolment").await;
+    let again = world.run(token, "inviteAgent", input, "agent { id } enrolment").await;
+    assert_eq!(first["agent"], again["agent"]);
+    assert!(first["enrolment"].is_string() && again["enrolment"].is_null());
+    let input = "name: \"ci\", scopes: [READER], idempotencyKey: \"three\"";
+    world.run(token, "createToken", input, "secret").await;
+    assert!(world.run(token, "createToken", input, "secret").await["secret"].is_null());
+    // The same key with another request is refused, and so is a stale revision.
+    world.run(token, "renameSite", "site: \"fra\", displayName: \"F\", idempotencyKey: \"four\"", "site { id }").await;
+    let reused = world.refused(token, "renameSite", "site: \"fra\", displayName: \"G\", idempotencyKey: \"four\"").await;
+    assert_eq!(reused, "idempotency_key_reused");
+    assert_eq!(world.refused(token, "renameSite", "site: \"fra\", expectedRevision: \"1\"").await, "wrong_revision");
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_on_the_same_data_says_what_to_do() {
+    let world = World::start(|_| {}).await;
+    let again = config(&world.directory.path().join("data"));
+    let refused = App::start(again, Arc::new(SystemClock), Arc::new(ManualIds::seeded(8))).await.err().unwrap();
+    assert!(matches!(refused, StartError::File(_)), "{refused}");
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    let mut same_port = config(&world.directory.path().join("other"));
+    same_port.server.listen = world.running.graphql_address().to_string();
+    let refused = App::start(same_port, Arc::new(SystemClock), Arc::new(ManualIds::seeded(8))).await.err().unwrap();
+    assert!(refused.to_string().contains("change server.listen"), "{refused}");
+    tokio::time::timeout(Duration::from_secs(30), world.running.stop()).await.unwrap();
+    // The token stays what it was, and so does the data.
+    let running =
+        App::start(config(&world.directory.path().join("data")), Arc::new(SystemClock), Arc::new(ManualIds::seeded(9))).await.unwrap();
+    assert_eq!(std::fs::read_to_string(running.operator_token_file()).unwrap().trim(), world.operator);
+    running.stop().await;
+}
