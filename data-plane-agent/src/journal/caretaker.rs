@@ -134,14 +134,13 @@ const SMOOTHED_OVER_SECONDS: f64 = 30.0;
 /// The most moments remembered; they grow coarser beyond.
 const MOMENTS: usize = 1024;
 
-impl From<Option<Timestamp>> for Growth {
-    fn from(oldest: Option<Timestamp>) -> Self {
-        let waiting = oldest.map(|time| (u64::MAX, time)).into_iter().collect();
+impl Growth {
+    /// At the last number found at start, and the time of the oldest entry that waits.
+    pub(super) fn since(oldest: Option<Timestamp>, last: u64) -> Self {
+        let waiting = oldest.map(|time| (last, time)).into_iter().collect();
         Self { groups: 0, longest: Duration::ZERO, sampled: None, bytes_per_second: 0.0, waiting }
     }
-}
 
-impl Growth {
     pub(super) fn written(&mut self, since: Option<Instant>) {
         self.groups += 1;
         self.longest = self.longest.max(since.map_or(Duration::ZERO, |since| since.elapsed()));
@@ -152,10 +151,6 @@ impl Growth {
     }
 
     fn sample(&mut self, (now, time): (Instant, Timestamp), used: u64, durable: u64, acknowledged: u64) {
-        // What waited when the journal was opened ends where the first sample stands.
-        if let Some(first) = self.waiting.front_mut().filter(|first| first.0 == u64::MAX) {
-            first.0 = durable;
-        }
         while self.waiting.front().is_some_and(|first| first.0 <= acknowledged) {
             self.waiting.pop_front();
         }
@@ -179,8 +174,9 @@ impl Growth {
         self.bytes_per_second += (rate - self.bytes_per_second) * weight;
     }
 
-    pub(super) fn oldest(&self) -> Option<Timestamp> {
-        self.waiting.front().map(|(_, time)| *time)
+    /// When the first moment was that the control plane has not wholly taken.
+    pub(super) fn oldest(&self, acknowledged: u64) -> Option<Timestamp> {
+        self.waiting.iter().find(|(seq, _)| *seq > acknowledged).map(|(_, time)| *time)
     }
 
     pub(super) fn seconds_to(&self, bytes: u64) -> Option<f64> {

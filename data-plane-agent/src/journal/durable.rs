@@ -210,7 +210,7 @@ impl DurableJournal {
             prepare_fault: None,
             failed: None,
             closing: false,
-            growth: caretaker::Growth::from(found.oldest_unacknowledged),
+            growth: caretaker::Growth::since(found.oldest_unacknowledged, last.seq),
         };
         let mut tail = Vec::new();
         for intent in &found.open {
@@ -515,7 +515,7 @@ impl Journal for DurableJournal {
             used_bytes,
             limit_bytes,
             seconds_to_full: inner.growth.seconds_to(limit_bytes.saturating_sub(used_bytes)),
-            oldest_unacknowledged: inner.growth.oldest(),
+            oldest_unacknowledged: inner.growth.oldest(inner.acknowledged.seq),
             fault: inner.admit(shared, MAX_ENTRY_BYTES as u64).err(),
         }
     }

@@ -31,6 +31,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..25)
 }
 
+fn soak() -> bool {
+    std::env::var_os("FREEHOLD_SOAK").is_some()
+}
+
 /// Bytes until the power goes: mostly after the first segments were made ready, while groups are written.
 fn power() -> impl Strategy<Value = i64> {
     prop_oneof![1 => 0i64..400_000, 4 => 390_000i64..520_000]
@@ -75,7 +79,7 @@ async fn work(disk: &Arc<FaultyDisk>, directory: &Path, steps: Vec<Step>) -> Has
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if soak() { 5000 } else { 48 }, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_promised_is_lost_and_nothing_stands_twice(steps in steps(), power in power()) {
@@ -190,7 +194,7 @@ async fn lost_segments_and_old_copies_are_refused() {
 
 /// How many times the child is killed; more in long trials.
 fn rounds() -> usize {
-    if std::env::var_os("FREEHOLD_SOAK").is_some() { 200 } else { 4 }
+    if soak() { 200 } else { 4 }
 }
 
 #[test]
