@@ -56,6 +56,7 @@ lint: setup ## Clippy; warnings are errors
 .PHONY: deny
 deny: ## Licences, banned crates and sources (the parts that need no network)
 	@deploy/setup.sh deny
+	cargo fetch --locked
 	cargo deny --locked --offline check bans licenses sources
 
 .PHONY: contracts
@@ -71,7 +72,7 @@ contracts-check: build ## Fail when the committed contracts differ from the code
 
 .PHONY: soak
 soak: setup-test ## Long trials; make test holds a short form of each
-	FREEHOLD_SOAK=1 cargo test --locked --workspace --no-fail-fast -- --include-ignored --test-threads 1
+	FREEHOLD_SOAK=1 cargo test --locked --workspace --no-fail-fast -- --test-threads 1
 
 .PHONY: bench
 bench: setup-test ## Measure; raw figures and method go to docs/benchmarks

@@ -23,6 +23,7 @@ use schema::{
 use serde_json::{Value, json};
 use service::config::Size;
 
+#[allow(clippy::print_stdout, reason = "figures are what this program is for")]
 fn main() -> anyhow::Result<()> {
     // `cargo test` runs benches once without `--bench`: there is nothing to check then.
     if !std::env::args().any(|argument| argument == "--bench") {

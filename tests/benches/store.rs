@@ -30,6 +30,7 @@ use serde_json::json;
 const TENANT: TenantId = TenantId::from_bits(1);
 const ROUNDS: usize = 3;
 
+#[allow(clippy::print_stdout, reason = "figures are what this program is for")]
 fn main() -> anyhow::Result<()> {
     // `cargo test` runs benches once without `--bench`: there is nothing to check then.
     if !std::env::args().any(|argument| argument == "--bench") {

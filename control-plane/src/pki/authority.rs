@@ -151,7 +151,7 @@ impl Authority {
 
     fn issued(&self, certificate: &rcgen::Certificate, serial: &Option<SerialNumber>, expires: Timestamp) -> Issued {
         Issued {
-            serial: serial.as_ref().map(|serial| hex::encode(serial)).unwrap_or_default(),
+            serial: serial.as_ref().map(hex::encode).unwrap_or_default(),
             chain_pem: format!("{}{}", certificate.pem(), self.certificate_pem),
             der: certificate.der().to_vec(),
             expires: Timestamp::from_micros(expires.seconds() * 1_000_000),

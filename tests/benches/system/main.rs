@@ -24,6 +24,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+#[allow(clippy::print_stdout, reason = "figures are what this program is for")]
 fn main() -> anyhow::Result<()> {
     // `cargo test` runs benches once without `--bench`: there is nothing to check then.
     if !std::env::args().any(|argument| argument == "--bench") {

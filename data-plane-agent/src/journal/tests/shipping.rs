@@ -16,10 +16,13 @@ use trust::{
 use super::*;
 use crate::journal::ship::{PostError, PostReceipts, Sender, ShipError, Shipper};
 
+/// The incarnation, and each entry with the chain hash after it.
+type Stored = (Option<IncarnationId>, Vec<(Vec<u8>, Digest)>);
+
 /// Takes receipts as the control plane does, and loses every third answer.
 struct Taker {
     pair: Arc<Pair>,
-    stored: Mutex<(Option<IncarnationId>, Vec<(Vec<u8>, Digest)>)>,
+    stored: Mutex<Stored>,
     asked: AtomicUsize,
     loses_answers: bool,
 }
