@@ -240,7 +240,7 @@ impl App {
         work.push(background(metrics.clone().keep_folding(), &working));
 
         let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
-        let agent_api = web::Data::new(parts.agent_api(&ground));
+        let agent_api = web::Data::new(parts.agent_api(&ground, &stopping));
         let agent_server = listener.server(agents_socket, agent_api, request_ids.clone(), &config).map_err(failed("serving agents"))?;
         work.push(background(listener.keep_fresh(ground.clock.clone(), ground.ids.clone()), &working));
 
@@ -477,10 +477,18 @@ impl Parts {
         all.into_iter().map(run).collect()
     }
 
-    fn agent_api(&self, ground: &Ground) -> AgentApi {
+    fn agent_api(&self, ground: &Ground, stopping: &CancellationToken) -> AgentApi {
         let ingest = Ingest::new(ground.handler.clone(), self.receipts.clone(), ground.clock.clone(), ground.ids.clone());
         let clock = ground.clock.clone();
-        AgentApi::new(ground.handler.clone(), self.statements.clone(), self.enrolment.clone(), self.reports.clone(), ingest, clock)
+        AgentApi::new(
+            ground.handler.clone(),
+            self.statements.clone(),
+            self.enrolment.clone(),
+            self.reports.clone(),
+            ingest,
+            clock,
+            stopping.clone(),
+        )
     }
 
     fn edge(self, ground: &Ground, config: &Config) -> Edge {

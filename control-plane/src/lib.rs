@@ -2,7 +2,9 @@
 //!
 //! In the order in which data flows:
 //!
-//!     HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
+//! ```text
+//! HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
+//! ```
 
 pub mod access;
 pub mod app;

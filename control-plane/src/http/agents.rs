@@ -26,6 +26,7 @@ use service::{
     listen::PeerCertificates,
     problem::{HttpProblem, fault, json_config, not_found, query_config, wrong_method},
 };
+use tokio_util::sync::CancellationToken;
 use trust::pair::PublicPair;
 
 use crate::{
@@ -68,10 +69,11 @@ pub struct AgentApi {
     agents: DefaultKeyedRateLimiter<AgentId>,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     checks: AtomicU32,
+    stopping: CancellationToken,
 }
 
 impl AgentApi {
-    /// Puts the parts together.
+    /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
     pub fn new(
         handler: Handler,
         statements: Statements,
@@ -79,6 +81,7 @@ impl AgentApi {
         reports: Reports,
         ingest: Ingest,
         clock: std::sync::Arc<dyn Clock>,
+        stopping: CancellationToken,
     ) -> Self {
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
@@ -91,6 +94,7 @@ impl AgentApi {
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
             addresses: RateLimiter::keyed(per_minute(ENROLMENTS_PER_MINUTE)),
             checks: AtomicU32::new(0),
+            stopping,
         }
     }
 }
@@ -133,7 +137,10 @@ async fn statements(request: HttpRequest, api: Data<AgentApi>, query: Query<Wait
     if api.statements.set(tenant, site).await.map_err(|error| fault(&error))?.is_none() {
         api.statements.bring_up_to_date(tenant).await.map_err(|error| fault(&error))?;
     }
-    let newer = api.statements.newer_set(tenant, site, known, patience).await.map_err(|error| fault(&error))?;
+    let newer = tokio::select! {
+        newer = api.statements.newer_set(tenant, site, known, patience) => newer.map_err(|error| fault(&error))?,
+        () = api.stopping.cancelled() => None,
+    };
     // An agent that was revoked while it waited learns nothing more.
     api.peer(&request, Expired::IsOut).await?;
     match newer {

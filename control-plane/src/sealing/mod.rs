@@ -1,8 +1,10 @@
 //! Data at rest: nothing a person wrote is stored in clear. A stolen database shows ids and times.
 //!
-//!     sealing key (a file, or wherever the operator keeps it)
-//!       -> per tenant, in `tenant_keys`: data keys (seal records, read models, blobs, secrets) and one index key
-//!          (blind indexes, derived ids, ids of retried commands)
+//! ```text
+//! sealing key (a file, or wherever the operator keeps it)
+//!   -> per tenant, in tenant_keys: data keys (seal records, read models, blobs, secrets) and one index key
+//!      (blind indexes, derived ids, ids of retried commands)
+//! ```
 //!
 //! - [`SealingKey`]: the deployment's key, and its file.
 //! - [`Keyring`]: makes, keeps and opens the keys of tenants.

@@ -111,7 +111,15 @@ pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)
 }
 
+/// Opens the journal. Other tests of this process start children, which hold copies of every lock between fork and exec:
+/// a lock that is taken is asked for again for a moment.
 pub(super) fn open(directory: &Path) -> Result<DurableJournal, OpenError> {
+    for _ in 0..100 {
+        match DurableJournal::open(directory, &config(), clock(), &ManualIds::seeded(1)) {
+            Err(OpenError::File(service::files::FileError::Locked { .. })) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            opened => return opened,
+        }
+    }
     DurableJournal::open(directory, &config(), clock(), &ManualIds::seeded(1))
 }
 
