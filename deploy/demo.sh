@@ -43,7 +43,10 @@ stop_all() {
     trap - EXIT INT TERM
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-    if [ "$status" -ne 0 ]; then
+    if [ "$status" -eq 130 ]; then
+        printf '\nStopped.\n'
+        [ "$stay" != --stay ] || status=0
+    elif [ "$status" -ne 0 ]; then
         echo
         echo "demo: failed; the last lines of the logs:"
         tail -n 15 "$dir"/*.log 2>/dev/null || true
@@ -92,7 +95,7 @@ listen = "127.0.0.1:$agents"
 TOML
 [ -f "$dir/control-plane/operator.token" ] && die "$dir is in use: stop what runs there, or remove it"
 note "\$ freehold-control-plane serve --config control-plane.toml &"
-freehold-control-plane serve --config "$dir/control-plane.toml" >"$dir/control-plane.log" 2>&1 &
+setsid freehold-control-plane serve --config "$dir/control-plane.toml" >"$dir/control-plane.log" 2>&1 &
 control_plane=$!
 pids+=("$control_plane")
 ca="$dir/control-plane/tls/authority.pem"
@@ -122,7 +125,7 @@ passphrase_file = "$dir/vault.passphrase"
 TOML
 show freehold-agent enrol --config "$dir/agent.toml" --token-file "$dir/agent.enrolment"
 note "\$ freehold-agent run --config agent.toml &"
-freehold-agent run --config "$dir/agent.toml" >"$dir/agent.log" 2>&1 &
+setsid freehold-agent run --config "$dir/agent.toml" >"$dir/agent.log" 2>&1 &
 agent=$!
 pids+=("$agent")
 agent_ca="$dir/agent/tls/authority.pem"

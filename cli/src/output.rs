@@ -103,7 +103,7 @@ pub fn cell(value: Option<&Value>) -> String {
             _ => {
                 let parts: Vec<String> =
                     map.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name}={}", cell(Some(value)))).collect();
-                parts.join(" ")
+                if parts.is_empty() { "-".to_owned() } else { parts.join(" ") }
             }
         },
     }
@@ -121,5 +121,6 @@ mod tests {
         assert_eq!(cell(Some(&json!([{"name": "env", "value": "prod"}, {"name": "team", "value": "pay"}]))), "env=prod,team=pay");
         assert_eq!(cell(Some(&json!([{"id": "site_1", "name": "fra"}]))), "fra");
         assert_eq!(cell(Some(&json!(true))), "yes");
+        assert_eq!(cell(Some(&json!({ "softUses": null }))), "-");
     }
 }
