@@ -77,7 +77,7 @@ soak: setup-test ## Long trials; make test holds a short form of each
 .PHONY: bench
 bench: setup-test ## Measure; raw figures and method go to docs/benchmarks
 	cargo build --locked --workspace --bins --release
-	FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked -p freehold-tests
+	FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked --workspace --bench decision --bench journal --bench store --bench system
 
 .PHONY: clean
 clean: ## Remove build output and what `make up` left
