@@ -103,6 +103,9 @@ impl<'de> Deserialize<'de> for EncryptionContext {
                     if pairs.insert(key, value).is_some() {
                         return Err(de::Error::custom("a key of the encryption context stands twice"));
                     }
+                    if pairs.len() > MAX_PAIRS {
+                        return Err(de::Error::custom(InvalidContext::TooManyPairs));
+                    }
                 }
                 EncryptionContext::new(pairs).map_err(de::Error::custom)
             }
@@ -155,5 +158,9 @@ mod tests {
         assert_eq!(EncryptionContext::new([("a".to_owned(), "x".repeat(9000))].into()), Err(InvalidContext::TooLong));
         assert!(serde_json::from_str::<EncryptionContext>(r#"{"a":"1","a":"2"}"#).is_err());
         assert!(serde_json::from_str::<EncryptionContext>(r#"{"a":1}"#).is_err());
+        let many: Vec<_> = (0..33).map(|n| format!("\"{n}\":\"\"")).collect();
+        // It is not read to its end: what follows the pair too many is no JSON.
+        let error = serde_json::from_str::<EncryptionContext>(&format!("{{{},!", many.join(","))).unwrap_err();
+        assert!(error.to_string().starts_with("an encryption context has at most 32 pairs"), "{error}");
     }
 }

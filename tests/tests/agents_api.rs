@@ -414,6 +414,12 @@ async fn certificates_say_who_it_is_and_nothing_else_does() {
     let applicant = Applicant::new(world.invite(3600).await);
     let url = format!("{}{}", applicant.file.control_plane, path::STATEMENTS);
     refused::<Value>(401, "client_certificate_missing", answer(applicant.http(None).get(&url)).await);
+    // That is said before a body is read: this one is no report, nor anything else.
+    for path in [path::REPORT, path::RECEIPTS, path::RENEW] {
+        let nobody = applicant.http(None).post(format!("{}{path}", applicant.file.control_plane));
+        let nobody = nobody.header("content-type", "application/json").body("{");
+        refused::<Value>(401, "client_certificate_missing", answer(nobody).await);
+    }
 
     // A certificate of another authority never gets past TLS.
     let own = rcgen::CertificateParams::default().self_signed(&applicant.key).unwrap();

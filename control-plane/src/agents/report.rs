@@ -7,7 +7,7 @@ use schema::{
     encoding::Base64,
     id::{AgentId, SiteId, TenantId},
     rule::Vouch,
-    wire::agent::{RefusedDocument, Report, ReportAnswer},
+    wire::agent::{RefusedDocument, Rejected, Report, ReportAnswer},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use trust::{
@@ -33,6 +33,9 @@ use crate::{
 pub const MAX_DOCUMENTS: usize = 1000;
 
 const TABLE: &str = "agent_reports";
+/// The most characters kept of a text in a report, and the most names of failed self-tests.
+const MAX_TEXT: usize = 2_000;
+const MAX_TESTS: usize = 100;
 
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -228,7 +231,7 @@ impl Reports {
 
     async fn keep(&self, identity: &AgentIdentity, report: &Report, now: Timestamp) -> Result<(), ReportError> {
         let (agent, keys) = (identity.agent.to_string(), self.keyring.tenant(identity.tenant).await?);
-        let kept = Report { version_records: Vec::new(), holder_reports: Vec::new(), vouches: Vec::new(), ..report.clone() };
+        let kept = in_bounds(report);
         let plain = serde_json::to_vec(&kept).map_err(|_| ReportError::Damaged)?;
         let sealed = keys.seal(Place::Row { table: TABLE, key: &agent }, &plain)?;
         let sql = "INSERT INTO agent_reports (tenant, agent, site, at, heartbeat, data_key, sealed) VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -270,6 +273,27 @@ impl Reports {
     }
 }
 
+/// What is kept of a report: no documents, and of each text no more than people read.
+fn in_bounds(report: &Report) -> Report {
+    let short = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+    Report {
+        version_records: Vec::new(),
+        holder_reports: Vec::new(),
+        vouches: Vec::new(),
+        enforced_heartbeat: report.enforced_heartbeat,
+        enforced_state: report.enforced_state,
+        epoch: report.epoch,
+        rejection: report.rejection.as_ref().map(|rejected| Rejected {
+            code: short(&rejected.code),
+            detail: short(&rejected.detail),
+            at: rejected.at,
+        }),
+        agent_version: short(&report.agent_version),
+        vault: short(&report.vault),
+        failed_self_tests: report.failed_self_tests.iter().take(MAX_TESTS).map(|name| short(name)).collect(),
+    }
+}
+
 fn not_at_work() -> Result<(), Turned> {
     refused("agent_not_rostered", "documents of an agent count once somebody has vouched for it, and while it is not suspended")
 }
@@ -285,5 +309,30 @@ impl Reporter<'_> {
             return Ok(());
         }
         refused("document_of_another_site", "the document names another tenant or site than the agent's own")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_endless_report_little_is_kept() {
+        let long = "é".repeat(1 << 20);
+        let report = Report {
+            version_records: vec![Base64::default()],
+            holder_reports: Vec::new(),
+            vouches: Vec::new(),
+            enforced_heartbeat: Some(7),
+            enforced_state: None,
+            epoch: None,
+            rejection: Some(Rejected { code: long.clone(), detail: long.clone(), at: Timestamp::default() }),
+            agent_version: long.clone(),
+            vault: "file".to_owned(),
+            failed_self_tests: vec![long; 200],
+        };
+        let kept = in_bounds(&report);
+        assert_eq!((kept.vault.as_str(), kept.enforced_heartbeat), ("file", Some(7)));
+        assert!(serde_json::to_vec(&kept).unwrap().len() < 1 << 20);
     }
 }

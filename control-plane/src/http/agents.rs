@@ -2,6 +2,7 @@
 //! certificate alone; only enrolment comes without one.
 
 use std::{
+    future::{Ready, ready},
     net::IpAddr,
     num::NonZeroU32,
     sync::atomic::{AtomicU32, Ordering},
@@ -9,7 +10,8 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    FromRequest, HttpRequest, HttpResponse,
+    dev::Payload,
     http::header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
     web::{self, Data, Json, Query, ServiceConfig},
 };
@@ -37,10 +39,7 @@ use crate::{
     },
     bundles::service::Statements,
     eventing::handler::{CommandError, Handler},
-    pki::{
-        identity::{InvalidIdentity, PeerCertificate},
-        listener::RENEWAL_WINDOW,
-    },
+    pki::{identity::PeerCertificate, listener::RENEWAL_WINDOW},
     receipts::ingest::{Ingest, IngestError},
 };
 
@@ -117,8 +116,8 @@ async fn enrol(request: HttpRequest, api: Data<AgentApi>, body: Json<EnrolReques
     Ok(Json(api.enrolment.enrol(&body).await.map_err(enrol_problem)?))
 }
 
-async fn renew(request: HttpRequest, api: Data<AgentApi>, body: Json<RenewRequest>) -> Result<Json<RenewResponse>, HttpProblem> {
-    let (peer, _) = api.peer(&request, Expired::MayRenew).await?;
+async fn renew(shown: Shown, api: Data<AgentApi>, body: Json<RenewRequest>) -> Result<Json<RenewResponse>, HttpProblem> {
+    let (peer, _) = api.peer(shown, Expired::MayRenew).await?;
     Ok(Json(api.enrolment.renew(&peer, &body).await.map_err(enrol_problem)?))
 }
 
@@ -129,8 +128,8 @@ struct Wait {
     wait: u64,
 }
 
-async fn statements(request: HttpRequest, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
-    let (peer, _) = api.peer(&request, Expired::IsOut).await?;
+async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
+    let (peer, _) = api.peer(shown.clone(), Expired::IsOut).await?;
     let (tenant, site) = (peer.identity.tenant, peer.identity.site);
     let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let patience = Duration::from_secs(query.wait).min(LONGEST_WAIT);
@@ -142,7 +141,7 @@ async fn statements(request: HttpRequest, api: Data<AgentApi>, query: Query<Wait
         () = api.stopping.cancelled() => None,
     };
     // An agent that was revoked while it waited learns nothing more.
-    api.peer(&request, Expired::IsOut).await?;
+    api.peer(shown, Expired::IsOut).await?;
     match newer {
         Some(served) => Ok(HttpResponse::Ok().insert_header((ETAG, served.etag)).content_type("application/json").body(served.body)),
         None if known.is_some() => Ok(HttpResponse::NotModified().insert_header((ETAG, known.unwrap_or_default().to_owned())).finish()),
@@ -156,8 +155,8 @@ async fn statements(request: HttpRequest, api: Data<AgentApi>, query: Query<Wait
     }
 }
 
-async fn report(request: HttpRequest, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
-    let (peer, agent) = api.peer(&request, Expired::IsOut).await?;
+async fn report(shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
     let taken = api.reports.take(&peer.identity, &agent, &body).await;
     Ok(Json(taken.map_err(|error| match &error {
         ReportError::TooMany { list } => Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into(),
@@ -165,12 +164,31 @@ async fn report(request: HttpRequest, api: Data<AgentApi>, body: Json<Report>) -
     })?))
 }
 
-async fn receipts(request: HttpRequest, api: Data<AgentApi>, body: Json<ReceiptBatch>) -> Result<Json<ReceiptAnswer>, HttpProblem> {
-    let (peer, agent) = api.peer(&request, Expired::IsOut).await?;
+async fn receipts(shown: Shown, api: Data<AgentApi>, body: Json<ReceiptBatch>) -> Result<Json<ReceiptAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
     let pair =
         agent.enrolment.as_ref().and_then(|enrolment| PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).ok());
     let pair = pair.ok_or_else(|| refusal(403, "agent_not_enrolled", "this agent has not enrolled"))?;
     Ok(Json(api.ingest.take(&peer.identity, &pair, &body).await.map_err(ingest_problem)?))
+}
+
+/// The client certificate that was shown. Handlers name it before the body: who shows none has nothing read or kept.
+#[derive(Debug, Clone)]
+struct Shown(PeerCertificate);
+
+impl FromRequest for Shown {
+    type Error = HttpProblem;
+    type Future = Ready<Result<Self, HttpProblem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let certificate = PeerCertificates::of(request).and_then(|certificates| certificates.leaf());
+        let missing =
+            || refusal(401, "client_certificate_missing", "this needs the agent's client certificate; an agent gets one by enrolling");
+        ready(certificate.ok_or_else(missing).and_then(|certificate| {
+            let read = PeerCertificate::read(certificate);
+            read.map(Self).map_err(|error| refusal(403, "client_certificate_foreign", &error.to_string()))
+        }))
+    }
 }
 
 /// What a certificate that ended allows.
@@ -184,14 +202,7 @@ enum Expired {
 
 impl AgentApi {
     /// Who is at the other end: from the client certificate, and as the agent's own history has it.
-    async fn peer(&self, request: &HttpRequest, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
-        let certificate = PeerCertificates::of(request).and_then(|certificates| certificates.leaf().cloned());
-        let certificate = certificate.ok_or_else(|| {
-            refusal(401, "client_certificate_missing", "this needs the agent's client certificate; an agent gets one by enrolling")
-        })?;
-        let peer = PeerCertificate::read(&certificate).map_err(|error| match error {
-            InvalidIdentity::Certificate | InvalidIdentity::Name => refusal(403, "client_certificate_foreign", &error.to_string()),
-        })?;
+    async fn peer(&self, Shown(peer): Shown, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
         self.limit_agent(peer.identity.agent)?;
         let loaded = self.handler.load::<Agent>(peer.identity.tenant, peer.identity.agent).await.map_err(|error| fault(&error))?;
         let agent = loaded.state;

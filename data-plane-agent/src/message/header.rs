@@ -7,10 +7,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::id::KeyVersion;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess},
+    de::{self, IgnoredAny, MapAccess, SeqAccess},
 };
 
-use super::MessageError;
+use super::{MAX_RECIPIENTS, MessageError};
 
 /// The members of a header that we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +84,9 @@ impl Header {
     }
 }
 
+/// The most members of one header: every name is compared with every other.
+const MAX_MEMBERS: usize = 64;
+
 const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "draft", "crit", "zip"];
 
 impl<'de> Deserialize<'de> for Header {
@@ -99,6 +102,9 @@ impl<'de> Deserialize<'de> for Header {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
                 let mut header = Header::default();
                 while let Some(name) = map.next_key::<String>()? {
+                    if header.names.len() == MAX_MEMBERS {
+                        return Err(de::Error::custom(format_args!("a header has at most {MAX_MEMBERS} parameters")));
+                    }
                     if header.names.contains(&name) {
                         return Err(de::Error::custom(format_args!("header parameter {name:?} stands twice")));
                     }
@@ -123,6 +129,32 @@ impl<'de> Deserialize<'de> for Header {
         }
         deserializer.deserialize_map(Visitor)
     }
+}
+
+/// Reads the recipients or signatures of a message. Those beyond one too many are not kept: a short message may name very
+/// many, and is refused all the same.
+pub(super) fn recipients<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    struct Visitor<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut kept = Vec::new();
+            while kept.len() <= MAX_RECIPIENTS {
+                match list.next_element()? {
+                    Some(one) => kept.push(one),
+                    None => return Ok(kept),
+                }
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(kept)
+        }
+    }
+    deserializer.deserialize_seq(Visitor(std::marker::PhantomData)).map(Some)
 }
 
 /// Writes a header member by member. Values are our own words, ids and base64url: none needs escaping.
@@ -183,6 +215,28 @@ mod tests {
         }
         assert!(Header::parse("JWE", br#"{"alg":1}"#).is_err());
         assert!(Header::parse("JWE", br#"[]"#).is_err());
+    }
+
+    #[test]
+    fn a_header_with_very_many_members_is_refused_at_once() {
+        let members: Vec<_> = (0..100_000).map(|n| format!("\"{n:x}\":1")).collect();
+        let begun = std::time::Instant::now();
+        let error = Header::parse("JWE", format!("{{{}}}", members.join(",")).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("at most 64"), "{error}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    #[test]
+    fn of_very_many_recipients_few_are_kept() {
+        #[derive(Deserialize)]
+        struct Message {
+            #[serde(default, deserialize_with = "recipients")]
+            recipients: Option<Vec<u8>>,
+        }
+        let kept = |json: &str| serde_json::from_str::<Message>(json).unwrap().recipients.map(|kept| kept.len());
+        assert_eq!(kept(&format!("{{\"recipients\":[1{}]}}", ",1".repeat(1_000))), Some(MAX_RECIPIENTS + 1));
+        assert_eq!(kept("{\"recipients\":[1,2]}"), Some(2));
+        assert_eq!(kept("{}"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError, Recipient,
-    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url},
+    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url, recipients},
     unwrap, wrap_for,
 };
 use crate::{
@@ -217,7 +217,7 @@ struct JsonMessage<'a> {
     header: Option<Header>,
     #[serde(default, borrow)]
     encrypted_key: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "recipients")]
     recipients: Option<Vec<JsonRecipient<'a>>>,
     #[serde(default, borrow)]
     aad: Option<std::borrow::Cow<'a, str>>,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError,
-    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url},
+    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url, recipients},
 };
 use crate::{
     algorithm,
@@ -158,7 +158,7 @@ struct Signature {
 struct JsonMessage<'a> {
     #[serde(default, borrow)]
     payload: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "recipients")]
     signatures: Option<Vec<JsonSignature<'a>>>,
     #[serde(default, borrow)]
     protected: Option<std::borrow::Cow<'a, str>>,

@@ -34,8 +34,9 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(run())?;
     let text = serde_json::to_string_pretty(&report)?;
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks/system.json");
-    std::fs::write(path, format!("{text}\n"))?;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(format!("{folder}/system.json"), format!("{text}\n"))?;
     println!("{text}");
     Ok(())
 }

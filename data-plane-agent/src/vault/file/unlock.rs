@@ -205,6 +205,11 @@ fn derive(kdf: &Kdf, unlock: &Unlock) -> Result<ContentKey, VaultError> {
     }
 }
 
+/// The bits of a mode that say that others may open a file.
+const fn open_to_others(by_systemd: bool) -> u32 {
+    if by_systemd { 0o007 } else { 0o077 }
+}
+
 /// Reads a key file that only its owner (we, or root) may read.
 fn key_file(path: &Path) -> Result<SecretBytes, VaultError> {
     use std::os::unix::fs::MetadataExt as _;
@@ -213,7 +218,9 @@ fn key_file(path: &Path) -> Result<SecretBytes, VaultError> {
     if !meta.is_file() {
         return Err(VaultError::UnusableSecret(format!("{} is not a file", path.display())));
     }
-    if meta.mode() & 0o077 != 0 {
+    // systemd keeps the credentials it passes closed by an access list, which shows as bits of the group.
+    let by_systemd = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory));
+    if meta.mode() & open_to_others(by_systemd) != 0 {
         return Err(VaultError::TooOpen { path: path.to_owned(), mode: meta.mode() & 0o7777, wanted: 0o400 });
     }
     let me = rustix::process::geteuid().as_raw();
@@ -239,4 +246,18 @@ fn key_file(path: &Path) -> Result<SecretBytes, VaultError> {
             path.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_systemd_may_show_bits_of_a_group_and_nobody_those_of_the_world() {
+        for (mode, by_systemd, closed) in
+            [(0o400, false, true), (0o440, false, false), (0o440, true, true), (0o444, true, false), (0o600, true, true)]
+        {
+            assert_eq!(mode & open_to_others(by_systemd) == 0, closed, "{mode:o} {by_systemd}");
+        }
+    }
 }
