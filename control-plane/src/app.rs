@@ -43,7 +43,7 @@ use crate::{
     bundles::{heartbeat::Heartbeats, reactor::StatementReactor, read::FactsReader, service::Statements},
     callers::Caller,
     config::Config,
-    database::{Database, Location, OpenError},
+    database::{Database, Location, OpenError, is_damage},
     eventing::{
         handler::{Handler, Options},
         reactor::{Reactor, Reactors},
@@ -285,14 +285,22 @@ impl App {
 
 async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<(Ground, Projector), StartError> {
     let key_file = config.sealing_key_file();
+    let place = location(config)?;
+    let database = Database::open(&place).await?;
+    let expected = Keyring::expected(&database).await.map_err(|error| damage_or(error, &place))?;
+    // A new key would not open what is there; it would only hide that the right one is gone.
+    if let Some(expected) = expected
+        && !key_file.exists()
+    {
+        return Err(SealingError::SealingKeyMissing { expected, path: key_file }.into());
+    }
     let (sealing_key, made) = SealingKey::read_or_make(&key_file, &*ids)?;
     if made {
         tracing::warn!(file = %key_file.display(), "made a sealing key: keep a copy elsewhere, without it the database cannot be read");
     }
-    let database = Database::open(&location(config)?).await?;
     let keyring = Arc::new(Keyring::open(database.clone(), &sealing_key, clock.clone(), ids.clone()).await?);
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
-    let store = Arc::new(SqlStore::open(database.clone(), keyring.clone()).await?);
+    let store = Arc::new(SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?);
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
     let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
@@ -311,6 +319,14 @@ fn kinds() -> Kinds {
         .register::<Alias>()
         .register::<Policy>()
         .register::<ApiToken>()
+}
+
+/// What a damaged SQLite file is reported as, wherever reading found it.
+fn damage_or<E: std::error::Error + Into<StartError> + Send + Sync + 'static>(error: E, place: &Location) -> StartError {
+    match place {
+        Location::Sqlite(path) if is_damage(&error) => OpenError::Damaged { path: path.clone(), source: Box::new(error) }.into(),
+        _ => error.into(),
+    }
 }
 
 fn location(config: &Config) -> Result<Location, StartError> {

@@ -4,18 +4,28 @@
 //! lock file beside the database keeps a second process out. On PostgreSQL any number of processes share the database.
 
 use std::{
+    error::Error,
     fmt,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sea_orm::{
-    ConnectOptions, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait, Value,
+    ConnectOptions, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait, Value,
 };
-use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sqlx::{
+    ConnectOptions as _, Connection as _,
+    postgres::PgConnectOptions,
+    sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+
+/// How long one connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a server that refuses connections is given to start.
+const SERVER_START_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where the data is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,9 +40,20 @@ impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite {}", path.display()),
-            Self::Postgres(_) => f.write_str("postgres (address hidden)"),
+            Self::Postgres(url) => f.write_str(&without_secrets(url)),
         }
     }
+}
+
+/// Host, port and database; neither user, password nor options.
+fn without_secrets(url: &str) -> String {
+    let Ok(url) = url::Url::parse(url) else { return "postgres".to_owned() };
+    format!(
+        "postgres at {}:{}, database {}",
+        url.host_str().unwrap_or("(a socket)"),
+        url.port().unwrap_or(5432),
+        url.path().trim_matches('/')
+    )
 }
 
 /// Why the database could not be opened.
@@ -55,8 +76,17 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// It is a file, and not a sound one.
+    #[error("the database {} is damaged or is not a database; restore it from a backup, or move it away to begin anew", path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What the driver said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// It could not be reached.
-    #[error("the database cannot be reached or is not a database ({location:?}); check that it runs and that its address is right")]
+    #[error("the database cannot be used ({location:?}); check that it runs, and store.url and store.password_file")]
     Unreachable {
         /// Where.
         location: Location,
@@ -92,6 +122,7 @@ impl Database {
         let opened = match location {
             Location::Sqlite(path) => Self::open_sqlite(path, location).await?,
             Location::Postgres(url) => {
+                wait_for_server(url, location).await?;
                 let pool = connect(url, location, |options| {
                     options.max_connections(16).min_connections(1);
                 })
@@ -197,14 +228,58 @@ impl Database {
     }
 }
 
+/// Whether SQLite said that a file is damaged (`SQLITE_CORRUPT`) or none of its own (`SQLITE_NOTADB`).
+pub fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if text.contains("(code: 11)") || text.contains("(code: 26)") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// A pool asks a server that refuses again and again and at last says only that it took too long. This says why, and gives a
+/// server that is just starting its time.
+async fn wait_for_server(url: &str, location: &Location) -> Result<(), OpenError> {
+    let unreachable =
+        |source| OpenError::Unreachable { location: location.clone(), source: DbErr::Conn(RuntimeErr::SqlxError(Arc::new(source))) };
+    let options: PgConnectOptions = url.parse().map_err(unreachable)?;
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let attempt = tokio::time::timeout(CONNECT_LIMIT, options.connect()).await;
+        let error = match attempt {
+            Ok(Ok(connection)) => return connection.close().await.map_err(unreachable),
+            Ok(Err(error)) => error,
+            Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+        };
+        // Refused while it starts or restarts; anything else does not get better by itself.
+        let starting = matches!(&error, sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
+        if !starting || started.elapsed() > SERVER_START_LIMIT {
+            return Err(unreachable(error));
+        }
+        if !told {
+            tracing::warn!(database = ?location, "the database does not answer yet; trying for {} s", SERVER_START_LIMIT.as_secs());
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
 async fn connect(url: &str, location: &Location, set: impl FnOnce(&mut ConnectOptions)) -> Result<DatabaseConnection, OpenError> {
     let mut options = ConnectOptions::new(url);
     options
         .sqlx_logging(false)
         .test_before_acquire(false)
-        .connect_timeout(Duration::from_secs(10))
+        .connect_timeout(CONNECT_LIMIT)
         .acquire_timeout(Duration::from_secs(30))
         .record_stmt_in_spans(false);
     set(&mut options);
-    sea_orm::Database::connect(options).await.map_err(|source| OpenError::Unreachable { location: location.clone(), source })
+    sea_orm::Database::connect(options).await.map_err(|source| match location {
+        Location::Sqlite(path) if is_damage(&source) => OpenError::Damaged { path: path.clone(), source: Box::new(source) },
+        _ => OpenError::Unreachable { location: location.clone(), source },
+    })
 }

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use control_plane::{app::App, config::Config, graphql};
+use control_plane::{
+    app::{App, StartError},
+    config::Config,
+    graphql,
+};
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
 use service::config::ConfigError;
@@ -43,7 +47,7 @@ enum Command {
 #[derive(Args)]
 struct Settings {
     /// The TOML file with settings.
-    #[arg(long, short, env = "FREEHOLD_CONFIG", value_name = "FILE")]
+    #[arg(long, short, env = "FREEHOLD_CONTROL_PLANE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
@@ -107,7 +111,8 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say_error(error.as_ref());
-            ExitCode::FAILURE
+            // As for flags that cannot be read.
+            ExitCode::from(if is_usage(error.as_ref()) { 2 } else { 1 })
         }
     }
 }
@@ -130,12 +135,11 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)))
+}
+
 #[allow(clippy::print_stderr, reason = "there may be no log yet")]
-fn say_error(error: &dyn std::error::Error) {
-    eprintln!("freehold-control-plane: {error}");
-    let mut next = error.source();
-    while let Some(cause) = next {
-        eprintln!("  because: {cause}");
-        next = cause.source();
-    }
+fn say_error(error: &(dyn std::error::Error + 'static)) {
+    eprintln!("{}", service::explain::explain("freehold-control-plane", error));
 }

@@ -109,10 +109,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<ConfigError>().is_some();
-            let mut text = format!("freehold-agent: {error}");
-            for cause in error.chain().skip(1) {
-                text.push_str(&format!("\n  because: {cause}"));
-            }
+            let text = service::explain::explain("freehold-agent", error.as_ref());
             // Nobody is left to tell when standard error is closed.
             let _ = writeln!(std::io::stderr(), "{text}");
             ExitCode::from(if usage { 2 } else { 1 })

@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::Deserializ
 
 /// What every environment variable that is a setting begins with: `FREEHOLD_<SECTION>__<KEY>`.
 pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
+const ENVIRONMENT: &str = "the environment";
 
 /// Reads settings. `environment` is the process's variables (`std::env::vars()` in `main`); those that begin with
 /// [`ENVIRONMENT_PREFIX`] and hold `__` are settings, others are none. `flags` serialises to the same shape as the file;
@@ -74,6 +75,11 @@ fn describe(figment: &Figment, error: &figment::Error) -> String {
         },
         None => "the configuration".to_owned(),
     };
+    // In the environment a setting has another name than in the file: say the one that was typed.
+    let key = match source.as_str() {
+        ENVIRONMENT if !key.is_empty() => format!("{ENVIRONMENT_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase()),
+        _ => key,
+    };
     match &error.kind {
         Kind::UnknownField(_, []) => format!("{source}: unknown setting {key}; this section has no settings"),
         Kind::UnknownField(_, known) => format!("{source}: unknown setting {key}; known here: {}", known.join(", ")),
@@ -116,7 +122,7 @@ impl Pairs {
             let keys: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
             insert(&mut dict, &keys, value);
         }
-        Self { name: "the environment", dict }
+        Self { name: ENVIRONMENT, dict }
     }
 }
 

@@ -18,7 +18,7 @@ pub const READABLE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system refused.
-    #[error("cannot {act} {path}")]
+    #[error("cannot {act} {path}{}", advice(.source))]
     Io {
         /// What was attempted.
         act: &'static str,
@@ -65,6 +65,18 @@ pub enum FileError {
         /// Who holds it: `process 4711`, as far as it is known.
         holder: String,
     },
+}
+
+/// What to do about the usual causes.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::AlreadyExists => "; something else is there: move it away, or choose another path",
+        io::ErrorKind::PermissionDenied => "; give the user that runs this program the right to, or choose another path",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a path on a file system that can be written to",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
+        _ => "",
+    }
 }
 
 fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
@@ -202,6 +214,17 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
         let error = write_atomic(&directory.path().join("no/such"), b"x", READABLE).unwrap_err();
         assert!(error.to_string().contains("no/such"));
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let missing = read_secret(&path).unwrap_err().to_string();
+        assert!(missing.ends_with("file; check the path"), "{missing}");
+        write_atomic(&path, b"x", READABLE).unwrap();
+        let in_the_way = create_private_directory(&path).unwrap_err().to_string();
+        assert!(in_the_way.contains("move it away"), "{in_the_way}");
     }
 
     #[test]

@@ -11,8 +11,10 @@
 //! - [`problem`]: every error over HTTP.
 //! - [`health`], [`metrics`]: `/livez`, `/readyz`, `/metrics`.
 //! - [`shutdown`]: signals, cancellation, draining.
+//! - [`explain`]: the last words of a program that cannot go on.
 
 pub mod config;
+pub mod explain;
 pub mod files;
 pub mod health;
 pub mod listen;

@@ -44,23 +44,29 @@ impl Keyring {
     /// Opens it. The first sealing key a database sees is recorded by its fingerprint; any other is refused.
     pub async fn open(database: Database, key: &SealingKey, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Self, SealingError> {
         let found = key.fingerprint();
-        let failed = |source| SealingError::Database { act: "reading the sealing key's fingerprint", source };
-        let known = async || -> Result<Option<String>, DbErr> {
-            let row = database.read().query_one_raw(database.sql("SELECT sealing_key FROM deployment WHERE id = 1", vec![])).await?;
-            row.map(|row| row.try_get_by_index(0)).transpose()
-        };
-        let mut expected = known().await.map_err(failed)?;
+        let failed = |source| SealingError::Database { act: "recording the sealing key's fingerprint", source };
+        let mut expected = Self::expected(&database).await?;
         if expected.is_none() {
             let sql = "INSERT INTO deployment (id, sealing_key, created) VALUES (1, $1, $2) ON CONFLICT (id) DO NOTHING";
             let values = vec![found.to_string().into(), clock.now().micros().into()];
             database.write().execute_raw(database.sql(sql, values)).await.map_err(failed)?;
-            expected = known().await.map_err(failed)?;
+            expected = Self::expected(&database).await?;
         }
-        let expected = Fingerprint::from_text(expected.unwrap_or_default());
+        let expected = expected.unwrap_or_else(|| Fingerprint::from_text(String::new()));
         if expected != found {
             return Err(SealingError::WrongSealingKey { expected, found });
         }
         Ok(Self { cipher: key.cipher()?, fingerprint: found, database, clock, ids, opened: RwLock::default() })
+    }
+
+    /// The fingerprint of the sealing key that the database was sealed under; none in a new one.
+    pub async fn expected(database: &Database) -> Result<Option<Fingerprint>, SealingError> {
+        let ask = async || -> Result<Option<String>, DbErr> {
+            let row = database.read().query_one_raw(database.sql("SELECT sealing_key FROM deployment WHERE id = 1", vec![])).await?;
+            row.map(|row| row.try_get_by_index(0)).transpose()
+        };
+        let found = ask().await.map_err(|source| SealingError::Database { act: "reading the sealing key's fingerprint", source })?;
+        Ok(found.map(Fingerprint::from_text))
     }
 
     /// Which sealing key this is.

@@ -42,6 +42,17 @@ pub enum SealingError {
         /// The fingerprint of the key that was offered.
         found: Fingerprint,
     },
+    /// The database is there, the key it was sealed under is not.
+    #[error(
+        "the database was sealed under the key with fingerprint {expected}, but its file {} is not there; restore it from its backup",
+        path.display()
+    )]
+    SealingKeyMissing {
+        /// The fingerprint recorded in the database.
+        expected: Fingerprint,
+        /// Where the key file should be.
+        path: PathBuf,
+    },
     /// The key file could not be used.
     #[error("{act} the sealing key file {} failed", path.display())]
     KeyFile {

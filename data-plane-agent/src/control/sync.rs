@@ -92,7 +92,7 @@ impl StatementSync {
                     tracing::error!(
                         code = rejection.code(),
                         error = &rejection as &dyn std::error::Error,
-                        "the kept statements do not hold"
+                        "the kept statements do not hold and are not used: new ones are fetched as soon as the control plane is reached"
                     );
                     (sync.parts.note_rejection)(sync.rejected(&rejection));
                 }

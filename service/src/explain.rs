@@ -1,0 +1,43 @@
+//! What a program says last when it cannot go on.
+
+use std::error::Error;
+
+/// An error and its causes, a line each, for a person at a terminal. Causes that the line before says already are left out.
+pub fn explain(program: &str, error: &(dyn Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut text = format!("{program}: {}", said.trim_end());
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        if !said.ends_with(&line) {
+            text.push_str("\n  because: ");
+            text.push_str(line.trim_end());
+        }
+        said = line;
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Step {
+        text: &'static str,
+        source: Option<Box<Step>>,
+    }
+
+    fn chain(texts: &[&'static str]) -> Step {
+        let (text, rest) = texts.split_first().unwrap();
+        Step { text, source: (!rest.is_empty()).then(|| Box::new(chain(rest))) }
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let text = explain("program", &chain(&["opening failed", "driver: no such host", "no such host", "code 2\n"]));
+        assert_eq!(text, "program: opening failed\n  because: driver: no such host\n  because: code 2");
+    }
+}
