@@ -237,15 +237,15 @@ impl Aggregate for Agent {
 
     fn decide(&self, command: &AgentCommand, deciding: &Deciding<'_>) -> Result<Vec<AgentEvent>, AgentRefusal> {
         let Some(fixed) = &self.fixed else {
-            let AgentCommand::Invite { site, display_name, token, root, founder, expires, .. } = command else {
+            let AgentCommand::Invite { site, display_name, token, root, founder, lifetime_seconds } = command else {
                 return Err(AgentRefusal::NotFound);
             };
-            let lifetime = expires.since(deciding.now);
+            let lifetime = Duration::from_secs(*lifetime_seconds);
             if lifetime < MIN_INVITATION || lifetime > MAX_INVITATION {
                 return Err(AgentRefusal::Lifetime);
             }
-            let (display_name, founder) = (display_name.clone(), *founder);
-            return Ok(vec![AgentInvited { site: *site, display_name, token: *token, root: *root, founder, expires: *expires }.into()]);
+            let (display_name, founder, expires) = (display_name.clone(), *founder, deciding.now.plus(lifetime));
+            return Ok(vec![AgentInvited { site: *site, display_name, token: *token, root: *root, founder, expires }.into()]);
         };
         if let AgentCommand::Enrol(enrol) = command
             && self.revoked.is_none()

@@ -19,8 +19,8 @@ pub enum AgentCommand {
         site: SiteId,
         /// What people call the agent.
         display_name: Option<Text>,
-        /// How long the token is good, in seconds, as asked for.
-        lifetime_seconds: Option<u64>,
+        /// How long the token is good, in seconds, from the decision on.
+        lifetime_seconds: u64,
         /// SHA-256 of the token's text.
         #[serde(skip)]
         token: Digest,
@@ -30,9 +30,6 @@ pub enum AgentCommand {
         /// Looked up: the key id of the pair of the site's first agent, when there is one.
         #[serde(skip)]
         founder: Option<Digest>,
-        /// After this the token is worthless.
-        #[serde(skip)]
-        expires: Timestamp,
     },
     /// Take an unused invitation back.
     CancelInvitation,

@@ -1,7 +1,5 @@
 //! Agents in GraphQL.
 
-use std::time::Duration;
-
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use schema::{
     clock::new_id,
@@ -9,7 +7,7 @@ use schema::{
     token::{Token, TokenKind},
 };
 
-use super::{Agent, AgentCommand, report::LastReport};
+use super::{Agent, AgentCommand, Invitation, report::LastReport};
 use crate::{
     access::permit::Question,
     graphql::{
@@ -23,7 +21,7 @@ use crate::{
 };
 
 /// How long an invitation is good when nothing is said.
-const DEFAULT_INVITATION: Duration = Duration::from_secs(3_600);
+const DEFAULT_INVITATION_SECONDS: u64 = 3_600;
 
 /// How far an agent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -357,15 +355,14 @@ async fn invite(api: &Api, input: InviteAgentInput) -> Result<(Done<AgentNode>, 
     let token = Token::generate(TokenKind::Enrolment, &*api.services.ids);
     let welcome = api.services.enrolment.welcome(api.ctx.tenant, site).await;
     let welcome = welcome.map_err(|error| fault("preparing an invitation", &error))?;
-    let lifetime_seconds = input.lifetime_seconds.map(|seconds| seconds.0);
-    let expires = now.plus(lifetime_seconds.map_or(DEFAULT_INVITATION, Duration::from_secs));
+    let lifetime_seconds = input.lifetime_seconds.map_or(DEFAULT_INVITATION_SECONDS, |seconds| seconds.0);
     let (digest, root, founder) = (token.digest(), welcome.root, welcome.founder);
-    let command = AgentCommand::Invite { site, display_name, lifetime_seconds, token: digest, root, founder, expires };
+    let command = AgentCommand::Invite { site, display_name, lifetime_seconds, token: digest, root, founder };
     let question = Question::new("inviteAgent", "Agent", id).within("Site", site);
-    let done = api.run_with::<Agent>(id, command, question, options).await?;
-    if done.replayed {
-        return Ok((done, None));
-    }
+    let handled = api.handle::<Agent>(&api.ctx, id, command, question, options).await?;
+    let invitation = handled.state.invitation.clone().filter(|_| !handled.replayed);
+    let done = api.done(id, handled).await?;
+    let Some(Invitation { expires, .. }) = invitation else { return Ok((done, None)) };
     let file = api.services.enrolment.file(api.ctx.tenant, site, id, &welcome, &token, expires);
     let file = serde_json::to_string_pretty(&file).map_err(|error| fault("writing an enrolment file", &error))?;
     Ok((done, Some(file)))

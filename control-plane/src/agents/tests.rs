@@ -28,11 +28,10 @@ fn invite(lifetime: Duration) -> AgentCommand {
     AgentCommand::Invite {
         site: SITE,
         display_name: None,
-        lifetime_seconds: None,
+        lifetime_seconds: lifetime.as_secs(),
         token: Digest::of(b"token"),
         root: Digest::of(b"root"),
         founder: None,
-        expires: start().plus(lifetime),
     }
 }
 
@@ -98,6 +97,9 @@ fn vouch_by(agent: u128) -> Vouch {
 
 #[test]
 fn an_invitation_has_a_bounded_life() {
+    agent().when(&invite(Duration::from_secs(60))).then_accepted();
+    agent().when(&invite(MAX_INVITATION)).then_accepted();
+    agent().when(&invite(Duration::from_secs(u64::MAX))).then_refused("invitation_lifetime_out_of_range");
     agent().when(&invite(Duration::from_secs(59))).then_refused("invitation_lifetime_out_of_range");
     agent().when(&invite(MAX_INVITATION + Duration::from_secs(1))).then_refused("invitation_lifetime_out_of_range");
     let present = agent().when(&invite(Duration::from_secs(3600))).then([invited(None)]);
