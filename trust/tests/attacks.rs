@@ -920,6 +920,67 @@ fn state_that_destroys_or_compromises_by_itself() {
 }
 
 #[test]
+fn a_deactivated_primary_still_opens_what_it_sealed() {
+    let deactivated = || {
+        let mut world = World::new();
+        world.tick();
+        world.key().versions.get_mut(&1).unwrap().state = VersionState::Deactivated;
+        world
+    };
+    let revoked = || {
+        let mut world = deactivated();
+        let subject = Subject::Version(version(1));
+        world.state.revocations.push(Revocation { subject, reason: RevocationReason::Superseded, at: START });
+        world
+    };
+    for world in [&mut deactivated(), &mut revoked()] {
+        let seen = offer(Some(&honest(&World::new())), world, &world.set()).unwrap();
+        // An agent that comes now, or missed that it was ever active, has the same data to open.
+        let never_active = honest(world);
+        let restored = restore(&seen.to_bytes(), &world.identity()).unwrap();
+        world.tick();
+        let later = offer(Some(&never_active), world, &world.set()).unwrap();
+        for set in [seen, never_active, restored, later] {
+            assert_eq!(set.version_state(version(1)), Some(VersionState::Deactivated));
+        }
+    }
+}
+
+#[test]
+fn a_version_that_was_suspended_and_is_then_deactivated_is_resumed_as_such() {
+    for (reason, said) in [
+        (None, VersionState::Deactivated),
+        (Some(RevocationReason::Superseded), VersionState::Deactivated),
+        (Some(RevocationReason::KeyCompromise), VersionState::Compromised),
+    ] {
+        let subject = Subject::Version(version(1));
+        let mut world = World::new();
+        let first = honest(&world);
+        world.tick();
+        world.key().versions.get_mut(&1).unwrap().state = VersionState::Suspended;
+        world.state.suspensions.push(subject);
+        let suspended = offer(Some(&first), &world, &world.set()).unwrap();
+        let serial = world.state.head.serial;
+        world.tick();
+        world.key().versions.get_mut(&1).unwrap().state = said;
+        world.state.suspensions.clear();
+        world.state.revocations.extend(reason.map(|reason| Revocation { subject, reason, at: START }));
+        // Without a resumption the suspension holds; with it, what came after the suspension stays.
+        let unlifted = offer(Some(&suspended), &world, &world.set()).unwrap();
+        assert_eq!(unlifted.version_state(version(1)), Some(VersionState::Suspended));
+        world.tick();
+        world.tick_policy(Scope::Project(PROJECT));
+        let policy = world.project_policy();
+        policy.resumptions = vec![Resumption { subject, up_to_state_serial: [(SITE, SerialText(serial))].into() }];
+        policy.compromises.extend((said == VersionState::Compromised).then_some(version(1)));
+        for current in [&suspended, &unlifted] {
+            let lifted = offer(Some(current), &world, &world.set()).unwrap();
+            assert_eq!(lifted.version_state(version(1)), Some(said), "{reason:?}");
+        }
+    }
+}
+
+#[test]
 fn state_that_names_an_ineligible_generator() {
     let pending = |world: &mut World, generator| {
         let entry = VersionEntry {

@@ -98,16 +98,39 @@ impl std::fmt::Display for Order {
 /// What holds something back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Restriction {
-    /// The last state that asked for it; only a resumption up to this serial lifts it.
-    pub last: Order,
-    /// Whether it was suspended.
-    pub suspended: bool,
+    /// That it was suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Asked<()>>,
     /// The reason, when it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked: Option<RevocationReason>,
+    pub revoked: Option<Asked<RevocationReason>>,
     /// Of a version: the irreversible state that nothing foresaw and policy has not confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unsettled: Option<VersionState>,
+    pub unsettled: Option<Asked<VersionState>>,
+}
+
+/// What a state asked for. Each part of a restriction is lifted by itself: a version that was suspended first and then
+/// deactivated is resumed as a deactivated one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked<T> {
+    /// What.
+    pub what: T,
+    /// The last state that asked for it; only a resumption up to this serial, or a later one, lifts it.
+    pub last: Order,
+}
+
+impl Restriction {
+    /// Takes away what was last asked for up to here.
+    pub(super) fn lift(&mut self, up_to: Order) {
+        self.suspended = self.suspended.filter(|asked| asked.last > up_to);
+        self.revoked = self.revoked.filter(|asked| asked.last > up_to);
+        self.unsettled = self.unsettled.filter(|asked| asked.last > up_to);
+    }
+
+    /// Whether nothing holds back any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.suspended.is_none() && self.revoked.is_none() && self.unsettled.is_none()
+    }
 }
 
 /// What is fixed about a key.

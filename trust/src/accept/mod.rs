@@ -40,7 +40,7 @@ use self::{
     roster::Roster,
 };
 pub use self::{
-    memory::{KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
+    memory::{Asked, KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
     rejection::Rejection,
     view::Held,
 };

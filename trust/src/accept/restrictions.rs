@@ -9,7 +9,7 @@ use schema::{
 
 use super::{
     keys::{Confirmations, settles},
-    memory::{Memory, Order, Restriction},
+    memory::{Asked, Memory, Order, Restriction},
 };
 use crate::statement::{
     Scope,
@@ -28,21 +28,17 @@ pub(super) fn apply(
 ) {
     let now = Order { epoch: state.head.epoch, serial: state.head.serial };
     let (held_back, settled) = versions(state, confirmed, memory);
-    let mut restrict = |subject: Subject, change: &dyn Fn(&mut Restriction)| {
-        let restriction = memory.restrictions.entry(subject).or_default();
-        restriction.last = restriction.last.max(now);
-        change(restriction);
-    };
+    let mut restrict = |subject: Subject, change: &dyn Fn(&mut Restriction)| change(memory.restrictions.entry(subject).or_default());
     for revocation in &state.revocations {
-        restrict(revocation.subject, &|restriction| restriction.revoked = Some(revocation.reason));
+        restrict(revocation.subject, &|restriction| restriction.revoked = Some(Asked { what: revocation.reason, last: now }));
     }
     for subject in &state.suspensions {
-        restrict(*subject, &|restriction| restriction.suspended = true);
+        restrict(*subject, &|restriction| restriction.suspended = Some(Asked { what: (), last: now }));
     }
     for (version, state) in held_back {
         restrict(Subject::Version(version), &|restriction| match state {
-            VersionState::Suspended => restriction.suspended = true,
-            irreversible => restriction.unsettled = Some(irreversible),
+            VersionState::Suspended => restriction.suspended = Some(Asked { what: (), last: now }),
+            irreversible => restriction.unsettled = Some(Asked { what: irreversible, last: now }),
         });
     }
     // What was irreversible and unforeseen has been confirmed since.
@@ -53,8 +49,10 @@ pub(super) fn apply(
     }
     let lifts = lifts(policies, definitions, site);
     memory.restrictions.retain(|subject, restriction| {
-        let lifted = lifts.get(subject).is_some_and(|up_to| restriction.last <= *up_to);
-        !lifted && (restriction.suspended || restriction.revoked.is_some() || restriction.unsettled.is_some())
+        if let Some(up_to) = lifts.get(subject) {
+            restriction.lift(*up_to);
+        }
+        !restriction.is_empty()
     });
 }
 

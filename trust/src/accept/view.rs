@@ -130,8 +130,8 @@ impl AcceptedSet {
     /// What holds a subject back, if anything does.
     pub fn held(&self, subject: Subject) -> Option<Held> {
         self.memory.restrictions.get(&subject).map(|restriction| match restriction {
-            Restriction { revoked: Some(reason), .. } => Held::Revoked(*reason),
-            Restriction { unsettled: Some(state), suspended: false, .. } => Held::Unconfirmed(*state),
+            Restriction { revoked: Some(reason), .. } => Held::Revoked(reason.what),
+            Restriction { unsettled: Some(state), suspended: None, .. } => Held::Unconfirmed(state.what),
             _ => Held::Suspended,
         })
     }
@@ -200,26 +200,27 @@ impl AcceptedSet {
     }
 }
 
-/// A state under a restriction: never more than it was.
-fn restricted(state: VersionState, restriction: &Restriction) -> VersionState {
-    use VersionState::{Compromised, Deactivated, Suspended};
-    let mut state = state;
-    if let Some(reason) = restriction.revoked {
-        state = match (reason.state(), state) {
+/// A state under a restriction: never more than it was, but that a deactivated version still opens what it sealed, also
+/// at an agent that never saw it active.
+fn restricted(said: VersionState, restriction: &Restriction) -> VersionState {
+    use VersionState::{Active, Compromised, Deactivated, PreActivation, Suspended};
+    let mut state = said;
+    // Deactivation undoes nothing; it may be obeyed at once. State names it only with the record of who made the version.
+    if restriction.unsettled.is_some_and(|unsettled| unsettled.what == Deactivated) && matches!(state, PreActivation | Active) {
+        state = Deactivated;
+    } else if restriction.unsettled.is_some_and(|unsettled| unsettled.what != Deactivated) {
+        state = most(state, Suspended);
+    }
+    if let Some(revoked) = restriction.revoked {
+        state = match (revoked.what.state(), state) {
             // Policy has confirmed it: it may still open what it sealed.
             (Compromised, Compromised) => Compromised,
-            (Deactivated, VersionState::Active) => Deactivated,
+            (Deactivated, Active) => Deactivated,
             (Deactivated, state) => state,
             _ => most(state, Suspended),
         };
     }
-    state = match restriction.unsettled {
-        // Deactivation undoes nothing; it may be obeyed at once.
-        Some(Deactivated) if state == VersionState::Active => Deactivated,
-        Some(Deactivated) | None => state,
-        Some(_) => most(state, Suspended),
-    };
-    if restriction.suspended { most(state, Suspended) } else { state }
+    if restriction.suspended.is_some() { most(state, Suspended) } else { state }
 }
 
 /// Suspended, unless the version can do nothing anyway.
