@@ -1,11 +1,17 @@
 //! Callers.
 
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
 use schema::key::RevocationReason;
 use serde_json::{Value, json};
 
 use super::{Idempotency, Limit, Session, labels, pair};
-use crate::{error::Error, graphql::documents::CALLER, output};
+use crate::{
+    error::{Error, Exit},
+    graphql::documents::CALLER,
+    output,
+};
 
 /// Callers: applications that use agents.
 #[derive(Debug, Subcommand)]
@@ -43,9 +49,9 @@ pub enum Caller {
         /// It comes with a token that agents of this site keep (id or name)
         #[arg(long, value_name = "SITE")]
         token_site: Option<String>,
-        /// It comes with a certificate of this authority: SHA-256 of the authority's certificate, base64url
-        #[arg(long, value_name = "SHA256", requires = "subject")]
-        certificate_authority: Option<String>,
+        /// It comes with a certificate of this authority: the authority's certificate, PEM
+        #[arg(long, value_name = "FILE", requires = "subject")]
+        certificate_authority: Option<PathBuf>,
         /// The URI or DNS name in its certificate
         #[arg(long)]
         subject: Option<String>,
@@ -113,12 +119,10 @@ impl Caller {
                 return output::object(session.output, COLUMNS, &value);
             }
             Self::Register { name, project, token_site, certificate_authority, subject, labels: pairs, idempotency } => {
-                let (kind, issuer) = match (token_site, certificate_authority) {
-                    (Some(site), _) => ("TOKEN", json!(site)),
-                    (None, authority) => ("MTLS", json!(authority)),
-                };
+                let authority = certificate_authority.as_deref().map(read_authority).transpose()?;
+                let kind = if authority.is_some() { "MTLS" } else { "TOKEN" };
                 let input = json!({
-                    "project": project, "name": name, "kind": kind, "issuer": issuer, "subject": subject,
+                    "project": project, "name": name, "kind": kind, "issuer": token_site, "authorityPem": authority, "subject": subject,
                     "labels": labels(&pairs), "idempotencyKey": idempotency.idempotency_key,
                 });
                 ("RegisterCaller", input)
@@ -130,4 +134,9 @@ impl Caller {
         let payload = client.mutate(CALLER, operation, input).await?;
         output::object(session.output, COLUMNS, payload.get("caller").unwrap_or(&Value::Null))
     }
+}
+
+fn read_authority(path: &Path) -> Result<String, Error> {
+    let act = || format!("could not read the authority's certificate from {}", path.display());
+    std::fs::read_to_string(path).map_err(|source| Error { exit: Exit::Usage, ..Error::fault(&act(), source) })
 }

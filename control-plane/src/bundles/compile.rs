@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
     clock::Timestamp,
+    encoding::Base64,
     id::{AgentId, KeyVersion, ProjectId, SiteId, TenantId},
     key::VersionState,
 };
@@ -86,6 +87,9 @@ fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
         });
         versions.collect::<Vec<_>>()
     };
+    // Revoked callers are let in by nobody: their authority stays only as long as others need it.
+    let at_work = facts.callers.values().filter(|caller| Some(caller.definition.project) == project && caller.revoked.is_none());
+    let authorities: BTreeSet<&Base64> = at_work.filter_map(|caller| caller.authority.as_ref()).collect();
     let vouching = |scope| facts.policies.iter().filter(|document| document.scope == scope).find_map(|document| document.vouching.clone());
     Policy {
         head: Head { project, site, ..blank_head(Kind::Policy, facts.tenant) },
@@ -97,7 +101,7 @@ fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
             .filter(|(_, caller)| Some(caller.definition.project) == project)
             .map(|(id, caller)| (*id, caller.definition.clone()))
             .collect(),
-        caller_authorities: Vec::new(),
+        caller_authorities: authorities.into_iter().cloned().collect(),
         keys: facts
             .keys
             .iter()
@@ -201,7 +205,10 @@ fn resumptions(facts: &Facts, published: &Published, states: &BTreeMap<SiteId, S
         let still: BTreeSet<_> = states.get(site).into_iter().flat_map(|state| &state.suspensions).collect();
         let revoked: BTreeSet<_> =
             states.get(site).into_iter().flat_map(|state| &state.revocations).map(|revoked| revoked.subject).collect();
-        for subject in last.suspensions.iter().filter(|subject| !still.contains(subject) && !revoked.contains(subject)) {
+        // A version's revocation is a state of its own that goes on restricting it; what else is revoked stays suspended too.
+        let is_over =
+            |subject: &&Subject| !still.contains(subject) && (matches!(subject, Subject::Version(_)) || !revoked.contains(subject));
+        for subject in last.suspensions.iter().filter(is_over) {
             let Some(scope) = scope_of(facts, *subject) else { continue };
             let serial = lifted.entry(scope).or_default().entry(*subject).or_default().entry(*site).or_insert(SerialText(0));
             *serial = (*serial).max(SerialText(last.head.serial));
@@ -290,7 +297,6 @@ impl Headed for State {
 #[cfg(test)]
 mod tests {
     use schema::{
-        encoding::Base64,
         id::{CallerId, KeyId},
         key::{Durability, Origin, Purpose, RevocationReason},
         name::Labels,
@@ -328,7 +334,7 @@ mod tests {
             subject: "billing".to_owned(),
             labels: Labels::new(),
         };
-        facts.callers.insert(CALLER, CallerFacts { definition, suspended: false, revoked: None });
+        facts.callers.insert(CALLER, CallerFacts { definition, authority: None, suspended: false, revoked: None });
         let definition = KeyDefinition {
             name: "card-data".parse().unwrap(),
             aliases: vec![],
@@ -437,6 +443,41 @@ mod tests {
         assert_eq!(policy(&facts).compromises, [KeyVersion::new(KEY, 1)]);
         version(&mut facts, VersionState::Destroyed);
         assert_eq!((policy(&facts).compromises.len(), policy(&facts).destructions), (0, vec![KeyVersion::new(KEY, 1)]));
+    }
+
+    #[test]
+    fn what_came_after_a_suspension_of_a_version_stays_when_the_suspension_is_lifted() {
+        let mut facts = facts();
+        let become_state = |facts: &mut Facts, state| facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().state = state;
+        become_state(&mut facts, VersionState::Suspended);
+        let suspended = publish(&compile(&facts, &Published::default()), 5);
+        become_state(&mut facts, VersionState::Compromised);
+        let revoked = Revoked { reason: RevocationReason::KeyCompromise, at: Timestamp::default() };
+        facts.keys.get_mut(&KEY).unwrap().revoked_versions.insert(1, revoked);
+        let content = compile(&facts, &suspended);
+        let subject = Subject::Version(KeyVersion::new(KEY, 1));
+        let lifted = &content.policies[&Scope::Project(PROJECT)].resumptions;
+        assert_eq!(lifted, &[Resumption { subject, up_to_state_serial: [(SITE, SerialText(5))].into() }]);
+        assert_eq!(content.states[&SITE].revocations[0].subject, subject);
+    }
+
+    #[test]
+    fn authorities_of_callers_stand_in_their_projects_policy_once() {
+        let mut facts = facts();
+        for (number, authority, project) in [(2, 7, PROJECT), (3, 7, PROJECT), (4, 8, PROJECT), (5, 9, ProjectId::from_bits(2))] {
+            let mut caller = facts.callers[&CALLER].clone();
+            caller.authority = Some(Base64(vec![authority]));
+            caller.definition.project = project;
+            facts.callers.insert(CallerId::from_bits(number), caller);
+        }
+        let authorities = |facts: &Facts, scope| compile(facts, &Published::default()).policies[&scope].caller_authorities.clone();
+        assert_eq!(authorities(&facts, Scope::Project(PROJECT)), [Base64(vec![7]), Base64(vec![8])]);
+        assert!(authorities(&facts, Scope::Tenant).is_empty());
+        let revoked = Some(Revoked { reason: RevocationReason::Superseded, at: Timestamp::default() });
+        for number in [2, 4] {
+            facts.callers.get_mut(&CallerId::from_bits(number)).unwrap().revoked = revoked;
+        }
+        assert_eq!(authorities(&facts, Scope::Project(PROJECT)), [Base64(vec![7])]);
     }
 
     #[test]

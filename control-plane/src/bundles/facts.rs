@@ -93,6 +93,8 @@ pub struct AgentFacts {
 pub struct CallerFacts {
     /// What agents are told of it.
     pub definition: CallerDefinition,
+    /// The authority of its certificates, DER, when it comes with one.
+    pub authority: Option<Base64>,
     /// Whether it may do nothing for now.
     pub suspended: bool,
     /// Whether and why it may never do anything again.

@@ -94,7 +94,7 @@ fn caller(caller: &Caller) -> Option<(CallerId, CallerFacts)> {
         labels: caller.labels.clone(),
     };
     let revoked = caller.revoked.as_ref().map(|revoked| Revoked { reason: revoked.reason, at: revoked.at });
-    Some((fixed.id, CallerFacts { definition, suspended: caller.suspended.is_some(), revoked }))
+    Some((fixed.id, CallerFacts { definition, authority: fixed.authority.clone(), suspended: caller.suspended.is_some(), revoked }))
 }
 
 fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<KeyId, Vec<Name>>) -> Option<(KeyId, KeyFacts)> {

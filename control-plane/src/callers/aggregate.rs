@@ -2,7 +2,7 @@
 
 use schema::{
     clock::Timestamp,
-    encoding::Digest,
+    encoding::{Base64, Digest},
     event::caller::{CallerEvent, CallerRegistered, CallerRelabelled, CallerResumed, CallerRevoked, CallerSuspended},
     id::{CallerId, ProjectId, SiteId},
     key::{RevocationReason, words},
@@ -59,6 +59,9 @@ pub struct Fixed {
     pub issuer: String,
     /// Of a certificate: the subject alternative name that names it; of a token: its name again.
     pub subject: String,
+    /// Of a certificate: the authority's certificate, DER; none in what was registered before it was recorded.
+    #[serde(default)]
+    pub authority: Option<Base64>,
     /// When it was registered.
     pub created: Timestamp,
 }
@@ -85,13 +88,17 @@ impl Caller {
     }
 
     fn register(command: &CallerCommand) -> Result<Vec<CallerEvent>, CallerRefusal> {
-        let CallerCommand::Register { project, name, kind, issuer, subject, labels } = command else {
+        let CallerCommand::Register { project, name, kind, issuer, subject, authority, labels } = command else {
             return Err(CallerRefusal::NotFound);
         };
         match kind {
             CallerKind::Token if issuer.parse::<SiteId>().is_err() => return Err(CallerRefusal::TokenIssuer),
             CallerKind::Token if subject != name.as_str() => return Err(CallerRefusal::TokenSubject),
-            CallerKind::Mtls if issuer.parse::<Digest>().is_err() => return Err(CallerRefusal::CertificateIssuer),
+            CallerKind::Token if authority.is_some() => return Err(CallerRefusal::TokenAuthority),
+            CallerKind::Mtls if authority.is_none() => return Err(CallerRefusal::AuthorityMissing),
+            CallerKind::Mtls if issuer.parse().ok() != authority.as_ref().map(|authority| Digest::of(authority.as_slice())) => {
+                return Err(CallerRefusal::CertificateIssuer);
+            }
             CallerKind::Mtls if !(1..=255).contains(&subject.len()) || !subject.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 return Err(CallerRefusal::CertificateSubject);
             }
@@ -106,6 +113,7 @@ impl Caller {
                 issuer: issuer.clone(),
                 subject: subject.clone(),
                 labels: labels.clone(),
+                authority: authority.clone(),
             }
             .into(),
         ])
@@ -158,6 +166,7 @@ impl Aggregate for Caller {
                     kind: event.kind,
                     issuer: event.issuer.clone(),
                     subject: event.subject.clone(),
+                    authority: event.authority.clone(),
                     created: meta.time,
                 });
                 self.labels = event.labels.clone();

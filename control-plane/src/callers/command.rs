@@ -1,6 +1,7 @@
 //! What may be asked of a caller.
 
 use schema::{
+    encoding::Base64,
     id::ProjectId,
     key::RevocationReason,
     name::{Labels, Name, Text},
@@ -23,6 +24,8 @@ pub enum CallerCommand {
         issuer: String,
         /// Of a certificate: the subject alternative name (URI or DNS) that names it; of a token: its name again.
         subject: String,
+        /// Of a certificate: the authority's certificate, DER.
+        authority: Option<Base64>,
         /// Labels, given to policy.
         labels: Labels,
     },

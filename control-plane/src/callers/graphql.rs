@@ -1,15 +1,15 @@
 //! Callers in GraphQL.
 
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
-use schema::name::Name;
+use schema::{encoding::Digest, name::Name};
 
-use super::{Caller, CallerCommand};
+use super::{Caller, CallerCommand, CallerRefusal, authority::authority_der};
 use crate::{
     access::permit::Question,
     graphql::{
         api::{Api, Seen, Shown},
         page::{List, cost, empty, page},
-        payload::{self, Common, CommonNew, field, optional, payloads},
+        payload::{self, Common, CommonNew, field, optional, payloads, refused},
         scalar::{self, CallerKind, Label, LabelInput, RevocationReason, Timestamp, UInt64},
     },
     naming,
@@ -94,8 +94,10 @@ pub struct RegisterCallerInput {
     name: String,
     /// How it proves who it is.
     kind: CallerKind,
-    /// Of a token: the site it is local to, id or name. Of a certificate: SHA-256 of its authority, base64url.
-    issuer: String,
+    /// Of a token: the site it is local to, id or name. Of a certificate: left out, or SHA-256 of its authority, base64url.
+    issuer: Option<String>,
+    /// Of a certificate: its authority's certificate, PEM. Of a token: left out.
+    authority_pem: Option<String>,
     /// Of a certificate: its URI or DNS name. Of a token: left out.
     subject: Option<String>,
     /// Labels, given to policy.
@@ -211,15 +213,19 @@ impl CallerMutation {
             let project = api.existing_project("project", &input.project).await?;
             let name: Name = field("name", &input.name)?;
             let kind: schema::rule::CallerKind = input.kind.into();
-            let issuer = match kind {
-                schema::rule::CallerKind::Token => api.existing_site("issuer", &input.issuer).await?.to_string(),
-                schema::rule::CallerKind::Mtls => input.issuer,
+            let authority = input.authority_pem.as_deref().map(authority_der).transpose().map_err(refused)?;
+            let issuer = match (kind, input.issuer, &authority) {
+                (schema::rule::CallerKind::Token, Some(site), _) => api.existing_site("issuer", &site).await?.to_string(),
+                (schema::rule::CallerKind::Token, None, _) => return Err(refused(CallerRefusal::IssuerMissing)),
+                (schema::rule::CallerKind::Mtls, Some(issuer), _) => issuer,
+                (schema::rule::CallerKind::Mtls, None, Some(authority)) => Digest::of(authority.as_slice()).to_string(),
+                (schema::rule::CallerKind::Mtls, None, None) => return Err(refused(CallerRefusal::AuthorityMissing)),
             };
             let subject = input.subject.unwrap_or_else(|| name.to_string());
             let labels = payload::labels(&input.labels)?;
             let id = naming::caller_id(&api.keys, kind, &issuer, &subject);
             let question = Question::new("registerCaller", "Caller", id).within("Project", project);
-            let command = CallerCommand::Register { project, name, kind, issuer, subject, labels };
+            let command = CallerCommand::Register { project, name, kind, issuer, subject, authority, labels };
             api.run::<Caller>(id, command, question, input.common).await
         };
         RegisterCallerPayload::of(attempt.await)

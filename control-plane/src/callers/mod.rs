@@ -4,6 +4,7 @@
 //! kind, and every change after revocation.
 
 mod aggregate;
+mod authority;
 mod command;
 pub mod graphql;
 mod refusal;

@@ -1,5 +1,5 @@
 use schema::{
-    encoding::Digest,
+    encoding::{Base64, Digest},
     event::caller::{CallerRegistered, CallerRelabelled, CallerResumed, CallerRevoked, CallerSuspended},
     id::{CallerId, ProjectId, SiteId},
     key::RevocationReason,
@@ -21,6 +21,7 @@ fn register(kind: CallerKind, issuer: &str, subject: &str) -> CallerCommand {
         kind,
         issuer: issuer.to_owned(),
         subject: subject.to_owned(),
+        authority: (kind == CallerKind::Mtls).then(|| Base64(b"certificate".to_vec())),
         labels: labels(1),
     }
 }
@@ -41,6 +42,7 @@ fn registered() -> CallerRegistered {
         issuer: site(),
         subject: "billing".to_owned(),
         labels: labels(1),
+        authority: None,
     }
 }
 
@@ -51,7 +53,20 @@ fn issuer_and_subject_fit_the_kind() {
     caller().when(&register(CallerKind::Mtls, &authority, "spiffe://acme/billing")).then_accepted();
     caller().when(&register(CallerKind::Token, &authority, "billing")).then_refused("caller_issuer_not_a_site");
     caller().when(&register(CallerKind::Token, &site(), "other")).then_refused("caller_subject_not_its_name");
-    caller().when(&register(CallerKind::Mtls, &site(), "spiffe://acme/billing")).then_refused("caller_issuer_not_a_digest");
+    let another = Digest::of(b"another").to_string();
+    for issuer in [&site(), &another] {
+        caller().when(&register(CallerKind::Mtls, issuer, "spiffe://acme/billing")).then_refused("caller_issuer_not_its_authority");
+    }
+    let with = |mut command: CallerCommand, new: Option<Base64>| {
+        if let CallerCommand::Register { authority, .. } = &mut command {
+            *authority = new;
+        }
+        command
+    };
+    let bare = with(register(CallerKind::Mtls, &authority, "spiffe://acme/billing"), None);
+    caller().when(&bare).then_refused("caller_authority_missing");
+    let token = with(register(CallerKind::Token, &site(), "billing"), Some(Base64(b"certificate".to_vec())));
+    caller().when(&token).then_refused("caller_authority_of_a_token");
     for subject in ["", "a b", "a\nb", &"x".repeat(256)] {
         caller().when(&register(CallerKind::Mtls, &authority, subject)).then_refused("caller_subject_not_a_name");
     }

@@ -134,6 +134,12 @@ where
     text.map(|text| field(name, text)).transpose()
 }
 
+/// What a domain turns down before there is a command.
+pub fn refused(refusal: impl crate::eventing::aggregate::Refusal) -> Stop {
+    let field = refusal.field().map(str::to_owned);
+    UserError { code: refusal.code().to_owned(), field, message: refusal.to_string() }.into()
+}
+
 /// Labels, each name once.
 pub fn labels(input: &[LabelInput]) -> Result<schema::name::Labels, Stop> {
     let mut labels = schema::name::Labels::new();

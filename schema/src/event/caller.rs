@@ -1,6 +1,7 @@
 //! What is recorded of a caller: an application that uses agents.
 
 use crate::{
+    encoding::Base64,
     events,
     id::ProjectId,
     key::RevocationReason,
@@ -25,6 +26,9 @@ events! {
             subject: String,
             /// Labels, given to policy.
             labels: Labels,
+            /// Of a certificate: the authority's certificate, DER.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            authority: Option<Base64>,
         },
         /// Its labels were replaced.
         CallerRelabelled 1 {
@@ -48,5 +52,22 @@ events! {
             /// In words.
             comment: Option<Text>,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The golden example is of before authorities were recorded; this is how one is written since.
+    #[test]
+    fn an_authority_is_written_and_read_back() {
+        let golden = include_str!("../../golden/events/CallerRegistered.1.json");
+        let mut event: CallerRegistered = serde_json::from_str(golden).unwrap();
+        assert_eq!(event.authority, None);
+        event.authority = Some(Base64(vec![1, 2, 3]));
+        let data = serde_json::to_value(&event).unwrap();
+        assert_eq!(data["authority"], "AQID");
+        assert_eq!(serde_json::from_value::<CallerRegistered>(data).unwrap(), event);
     }
 }
