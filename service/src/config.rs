@@ -409,7 +409,7 @@ mod tests {
         let error = read(&format!("{FILE}[servers]\nx = 1\n"), &[], Flags::default()).unwrap_err().to_string();
         assert!(error.contains("freehold.toml: unknown setting servers"), "{error}");
         let error = read(FILE, &[("FREEHOLD_SERVER__ADRESS", "x")], Flags::default()).unwrap_err().to_string();
-        assert!(error.contains("the environment: unknown setting server.adress"), "{error}");
+        assert!(error.contains("the environment: unknown setting FREEHOLD_SERVER__ADRESS"), "{error}");
     }
 
     #[test]
