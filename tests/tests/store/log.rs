@@ -242,13 +242,13 @@ pub(crate) async fn an_unreachable_database_is_named() {
     let location = Location::Postgres("postgres://freehold:hunter2@127.0.0.1:1/freehold".to_owned());
     let error = Database::open(&location).await.unwrap_err();
     let told = format!("{error} {error:?}");
-    assert!(told.contains("cannot be reached") && !told.contains("hunter2"), "{told}");
+    assert!(told.contains("cannot be used (postgres at 127.0.0.1:1") && !told.contains("hunter2"), "{told}");
 
     let files = TestDatabase::new(Engine::Sqlite).unwrap();
     let Location::Sqlite(path) = &files.location else { unreachable!() };
     std::fs::write(path, vec![b'x'; 8192]).unwrap();
     let error = Database::open(&files.location).await.unwrap_err();
-    assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
 }
 
 async fn follow(world: Arc<World>, count: usize) -> Vec<Stored> {
