@@ -21,7 +21,7 @@ use service::{
     listen::{ListenError, bind, bind_plain, keep_peer_certificates},
     log::{RequestIds, requests},
     metrics::Metrics,
-    shutdown,
+    shutdown::{self, InFlight, counted},
     tls::{self, TlsError, certificate::ReloadingCertificate, development::DevelopmentCertificates},
 };
 use tokio::task::JoinHandle;
@@ -241,7 +241,10 @@ impl App {
 
         let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
         let agent_api = web::Data::new(parts.agent_api(&ground, &stopping));
-        let agent_server = listener.server(agents_socket, agent_api, request_ids.clone(), &config).map_err(failed("serving agents"))?;
+        let in_flight = [InFlight::default(), InFlight::default()];
+        let agent_server = listener
+            .server(agents_socket, agent_api, request_ids.clone(), in_flight[1].clone(), &config)
+            .map_err(failed("serving agents"))?;
         work.push(background(listener.keep_fresh(ground.clock.clone(), ground.ids.clone()), &working));
 
         let (tls, authority_file) = graphql_tls(&config, graphql, &*ground.clock)?;
@@ -254,10 +257,12 @@ impl App {
         };
         let workers = config.server.workers.unwrap_or_else(default_workers).max(1);
         let drain_seconds = config.server.shutdown_timeout.0.as_secs();
-        let graphql_server = server::server(graphql_socket, tls, workers, drain_seconds, shared).map_err(failed("serving GraphQL"))?;
+        let graphql_server = server::server(graphql_socket, tls, workers, drain_seconds, in_flight[0].clone(), shared)
+            .map_err(failed("serving GraphQL"))?;
         let serving = [graphql_server, agent_server]
             .into_iter()
-            .map(|server| tokio::spawn(shutdown::serve(server, stopping.clone(), Duration::ZERO)))
+            .zip(in_flight)
+            .map(|(server, in_flight)| tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO)))
             .collect();
 
         let scheme = if config.server.plain_http { "http" } else { "https" };
@@ -559,10 +564,17 @@ impl AgentListener {
         socket: std::net::TcpListener,
         api: web::Data<AgentApi>,
         request_ids: web::Data<RequestIds>,
+        in_flight: InFlight,
         config: &Config,
     ) -> io::Result<Server> {
         let server = HttpServer::new(move || {
-            WebApp::new().app_data(api.clone()).app_data(request_ids.clone()).wrap(from_fn(requests)).configure(agents::routes)
+            WebApp::new()
+                .app_data(api.clone())
+                .app_data(request_ids.clone())
+                .app_data(web::Data::new(in_flight.clone()))
+                .wrap(from_fn(counted))
+                .wrap(from_fn(requests))
+                .configure(agents::routes)
         });
         let server = server
             .on_connect(keep_peer_certificates)

@@ -137,12 +137,14 @@ impl App {
             },
             stream_limit: config.limits.stream.map(|size| size.0),
         });
+        let in_flight = shutdown::InFlight::default();
         let parts = Parts {
             shared,
             readiness: web::Data::new(readiness(stopping.clone(), current.clone(), time.clone(), journal.clone())),
             metrics: web::Data::new(metrics.clone()),
             request_ids: web::Data::new(RequestIds::new(clock.clone(), ids.clone())),
             client_roots: client_roots.clone(),
+            in_flight: in_flight.clone(),
         };
         let (server, address) = server::bind(&config, parts, clock.now())?;
         let mut conversations = JoinSet::new();
@@ -165,7 +167,7 @@ impl App {
             }
             None => tracing::warn!("this agent has not enrolled: run freehold-agent enrol, then start it again"),
         }
-        let server = tokio::spawn(shutdown::serve(server, stopping.clone(), Duration::ZERO));
+        let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO));
         let mut measuring = JoinSet::new();
         measuring.spawn(metrics.keep_folding());
         measuring.spawn(measure(current.clone(), time, journal.clone()));

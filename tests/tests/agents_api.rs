@@ -490,7 +490,18 @@ async fn a_long_poll_waits_and_wakes() {
     let (news, ()) = tokio::join!(wait, act);
     assert!(news.unwrap());
     assert!(started.elapsed() < Duration::from_secs(3), "woke after {:?}", started.elapsed());
-    world.running.stop().await;
+
+    // Nor does it hold the end up, and neither does the connection that stays open.
+    agent.settle().await;
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let started = Instant::now();
+        world.running.stop().await;
+        started.elapsed()
+    };
+    let (news, elapsed) = tokio::join!(agent.sync(20), stop);
+    assert!(!news.unwrap());
+    assert!(elapsed < Duration::from_secs(4), "stopped after {elapsed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use service::{
     log::{RequestIds, requests},
     metrics::{self, Metrics},
     problem,
+    shutdown::{InFlight, counted},
 };
 
 use super::graphql::{self, Edge};
@@ -33,6 +34,7 @@ pub fn server(
     tls: Option<rustls::ServerConfig>,
     workers: usize,
     shutdown_seconds: u64,
+    in_flight: InFlight,
     shared: Shared,
 ) -> std::io::Result<Server> {
     let server = HttpServer::new(move || {
@@ -46,6 +48,8 @@ pub fn server(
             .app_data(shared.readiness)
             .app_data(shared.metrics)
             .app_data(shared.request_ids)
+            .app_data(web::Data::new(in_flight.clone()))
+            .wrap(from_fn(counted))
             .wrap(from_fn(requests))
             .service(resource.default_service(web::to(problem::wrong_method)))
             .configure(health::routes)

@@ -15,7 +15,7 @@ use service::{
     log::{RequestIds, requests},
     metrics::Metrics,
     problem::{json_config, not_found, path_config, query_config, wrong_method},
-    shutdown::DRAIN_SECONDS,
+    shutdown::{DRAIN_SECONDS, InFlight, counted},
     tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
 };
 
@@ -64,11 +64,13 @@ pub struct Parts {
     pub request_ids: web::Data<RequestIds>,
     /// Whose client certificates are believed.
     pub client_roots: Arc<ClientRoots>,
+    /// What is being answered.
+    pub in_flight: InFlight,
 }
 
 /// Binds the listeners. Nothing is served until the server is polled.
 pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, SocketAddr), ServerError> {
-    let Parts { shared, readiness, metrics, request_ids, client_roots } = parts;
+    let Parts { shared, readiness, metrics, request_ids, client_roots, in_flight } = parts;
     let body_limit = usize::try_from(config.limits.body.0).unwrap_or(usize::MAX);
     let mut server = HttpServer::new(move || {
         App::new()
@@ -79,6 +81,8 @@ pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, So
             .app_data(json_config(body_limit))
             .app_data(path_config())
             .app_data(query_config())
+            .app_data(web::Data::new(in_flight.clone()))
+            .wrap(from_fn(counted))
             .wrap(from_fn(requests))
             .configure(routes)
             .default_service(web::to(not_found))
