@@ -257,8 +257,8 @@ impl App {
         };
         let workers = config.server.workers.unwrap_or_else(default_workers).max(1);
         let drain_seconds = config.server.shutdown_timeout.0.as_secs();
-        let graphql_server = server::server(graphql_socket, tls, workers, drain_seconds, in_flight[0].clone(), shared)
-            .map_err(failed("serving GraphQL"))?;
+        let graphql_server =
+            server::server(graphql_socket, tls, workers, drain_seconds, in_flight[0].clone(), shared).map_err(failed("serving GraphQL"))?;
         let serving = [graphql_server, agent_server]
             .into_iter()
             .zip(in_flight)

@@ -197,9 +197,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let in_flight = InFlight::default();
         let shared = in_flight.clone();
-        let app = move || {
-            App::new().app_data(web::Data::new(shared.clone())).wrap(from_fn(counted)).route("/{count}", web::get().to(slow))
-        };
+        let app = move || App::new().app_data(web::Data::new(shared.clone())).wrap(from_fn(counted)).route("/{count}", web::get().to(slow));
         let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(20);
         let server = server.listen_rustls_0_23(listener, server_config(certificate, None).unwrap()).unwrap().run();
         let stopping = CancellationToken::new();
