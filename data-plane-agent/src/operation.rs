@@ -196,6 +196,8 @@ fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
         context: request.context,
         address: request.by.address,
         size: request.size,
+        anew: false,
+        masks: false,
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`id`]: one type per identifier; [`name`]: text that has been parsed.
 //! - [`clock`]: time, randomness and ids as arguments.
 //! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`rule`]: rules of policies.
-//! - [`context`]: the encryption context and its canonical bytes.
+//! - [`context`]: the encryption context and its canonical bytes; [`obligation`]: what a permit may demand.
 //! - [`event`]: the record that is kept for ever, and what each domain records.
 //! - [`wire`]: requests and answers between agent, control plane and applications.
 //! - [`encoding`], [`token`]: base64url, 64-bit numbers as strings, secrets with a checksum.
@@ -18,6 +18,7 @@ pub mod event;
 pub mod id;
 pub mod key;
 pub mod name;
+pub mod obligation;
 pub mod rule;
 pub mod token;
 pub mod wire;

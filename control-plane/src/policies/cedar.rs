@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use cedar_policy::{Effect, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
+use schema::obligation::Obligations;
 
 /// What policies of an agent may talk about.
 pub const SCHEMA: &str = include_str!("../../../schema/contracts/policy.cedarschema");
@@ -106,6 +107,9 @@ pub fn check(text: &str) -> Result<Checked, Vec<Problem>> {
     found.extend(validation.validation_warnings().map(|problem| diagnose(text, problem, Severity::Warning, name(problem.policy_id()))));
     for policy in &policies {
         found.extend(foreign_names(text, policy, name(policy.id())));
+        if let Err(wrong) = Obligations::read(policy.effect() == Effect::Permit, policy.annotations()) {
+            found.push(error(wrong.to_string(), name(policy.id()), place_of(text, &policy.to_string())));
+        }
     }
     found.sort_by_key(|problem| problem.place);
     if found.iter().any(Problem::is_error) {

@@ -8,6 +8,7 @@ use schema::{
     context::EncryptionContext,
     id::{CallerId, KeyVersion},
     key::{KeyReference, Operation},
+    obligation::Obligations,
     wire::operation::{Freshness, Warning},
 };
 use trust::statement::{policy::CallerDefinition, state::Subject};
@@ -32,6 +33,10 @@ pub struct Ask<'a> {
     pub address: IpAddr,
     /// Bytes of plaintext or ciphertext, when known beforehand.
     pub size: Option<u64>,
+    /// Whether the version is to protect anew, though the operation is one that also reads what is old.
+    pub anew: bool,
+    /// Whether the asker can hide parts of what it hands out.
+    pub masks: bool,
 }
 
 /// What a decision rests on.
@@ -56,8 +61,24 @@ pub struct Allowed {
     pub version: KeyVersion,
     /// The policies that allowed it.
     pub policies: Vec<String>,
+    /// What they demand, beyond what was checked here: a mask, and a size that was not known beforehand.
+    pub obligations: Obligations,
     /// What should be looked at soon.
     pub warnings: Vec<Warning>,
+}
+
+impl Allowed {
+    /// The same decision for another request that is no different.
+    pub fn again(&self) -> Self {
+        Self {
+            permit: UsePermit::grant(self.version, self.permit.operation(), self.permit.algorithm()),
+            key: self.key.clone(),
+            version: self.version,
+            policies: self.policies.clone(),
+            obligations: self.obligations.clone(),
+            warnings: self.warnings.clone(),
+        }
+    }
 }
 
 /// Something that needs no key was allowed.
@@ -130,19 +151,15 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
         version: (number > 0).then_some(number),
         statements: freshness.as_str(),
     };
-    let policies = in_force
-        .policies
-        .slice((ask.caller, caller), ask.operation, Target::Key(key.id, definition))
-        .and_then(|slice| slice.decide(&moment))
-        .map_err(Refusal::Undecidable)
-        .and_then(allowed_by)
-        .map_err(refuse)?;
+    let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Key(key.id, definition), &moment);
+    let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
 
-    check_version(grounds, ask.operation, key, version, &mut warnings).map_err(refuse)?;
+    check_version(grounds, ask, key, version, &mut warnings).map_err(refuse)?;
     if !grounds.enabled.contains(&definition.algorithm) {
         return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
     }
-    Ok(Allowed { permit: UsePermit::grant(version, ask.operation, definition.algorithm), key: key.clone(), version, policies, warnings })
+    let permit = UsePermit::grant(version, ask.operation, definition.algorithm);
+    Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings })
 }
 
 /// Whether a caller may ask for something that needs no key.
@@ -157,21 +174,42 @@ pub fn decide_keyless(grounds: &Grounds<'_>, ask: &Ask<'_>) -> Result<AllowedKey
         version: None,
         statements: freshness.as_str(),
     };
-    let policies = in_force
-        .policies
-        .slice((ask.caller, caller), ask.operation, Target::Site(in_force.site))
-        .and_then(|slice| slice.decide(&moment))
-        .map_err(Refusal::Undecidable)
-        .and_then(allowed_by)?;
+    let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Site(in_force.site), &moment);
+    let (policies, _) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask))?;
     Ok(AllowedKeyless { policies, warnings })
 }
 
-fn allowed_by(verdict: Verdict) -> Result<Vec<String>, Refusal> {
+fn allowed_by(verdict: &Verdict, ask: &Ask<'_>) -> Result<(Vec<String>, Obligations), Refusal> {
     match verdict {
-        Verdict::Allowed(policies) => Ok(policies),
-        Verdict::Forbidden(policies) => Err(Refusal::Forbidden { policies }),
-        Verdict::NothingAllows(nearest) => Err(Refusal::NothingAllows { nearest }),
+        Verdict::Allowed(policies, obligations) => {
+            meets(policies, obligations, ask)?;
+            Ok((policies.clone(), obligations.clone()))
+        }
+        Verdict::Forbidden(policies) => Err(Refusal::Forbidden { policies: policies.clone() }),
+        Verdict::NothingAllows(nearest) => Err(Refusal::NothingAllows { nearest: nearest.clone() }),
     }
+}
+
+/// Whether a request does what the policies that permit it demand.
+fn meets(policies: &[String], obligations: &Obligations, ask: &Ask<'_>) -> Result<(), Refusal> {
+    let unmet = |demand: String| Err(Refusal::Obligation { policies: policies.to_vec(), demand });
+    if let Some(missing) = obligations.require_context.iter().find(|name| !ask.context.pairs().contains_key(*name)) {
+        return unmet(format!("the encryption context needs the pair {missing:?}"));
+    }
+    if let (Some(max), Some(size)) = (obligations.max_bytes, ask.size)
+        && size > max
+    {
+        return unmet(format!("at most {max} bytes are allowed, and these are {size}"));
+    }
+    if let Some(mask) = obligations.mask.filter(|_| !ask.masks && hands_out(ask.operation)) {
+        return unmet(format!("what it gives out is to be masked ({mask}), which only decrypting messages can do"));
+    }
+    Ok(())
+}
+
+/// Whether the answer holds what was protected.
+const fn hands_out(operation: Operation) -> bool {
+    matches!(operation, Operation::Decrypt)
 }
 
 /// Whether the caller is let in at all, by statements of this age.
@@ -202,25 +240,26 @@ fn admit<'a>(grounds: &Grounds<'a>, ask: &Ask<'_>) -> Result<(&'a InForce, &'a C
 
 fn check_version(
     grounds: &Grounds<'_>,
-    operation: Operation,
+    ask: &Ask<'_>,
     key: &KeyInForce,
     version: KeyVersion,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Refusal> {
+    let (operation, protects) = (ask.operation, ask.anew || ask.operation.protects());
     if version.number == 0 {
         return Err(Refusal::NoPrimaryVersion);
     }
     let entry = key.versions.get(&version.number).ok_or(Refusal::VersionNotFound { version })?;
-    let allowed = if operation.protects() { entry.state.may_protect() } else { entry.state.may_process() };
+    let allowed = if protects { entry.state.may_protect() } else { entry.state.may_process() };
     if !allowed {
         return Err(Refusal::VersionState { version, state: entry.state, operation });
     }
     let minimums = key.definition.minimum_versions;
-    let minimum = if operation.protects() { minimums.protect.max(minimums.process) } else { minimums.process };
+    let minimum = if protects { minimums.protect.max(minimums.process) } else { minimums.process };
     if version.number < minimum {
         return Err(Refusal::BelowMinimumVersion { version, minimum });
     }
-    if operation.protects() {
+    if protects {
         let limits = &key.definition.limits;
         let active_seconds = entry.activated.map_or(0, |since| grounds.now.since(since).as_secs());
         if let Some(limit_seconds) = limits.hard_seconds.filter(|limit| active_seconds >= *limit) {
@@ -251,7 +290,7 @@ mod tests {
     const ANYTHING: &str = "permit (principal, action, resource);";
 
     fn ask(operation: Operation, context: &EncryptionContext) -> Ask<'_> {
-        Ask { caller: CALLER, operation, context, address: Ipv4Addr::LOCALHOST.into(), size: Some(10) }
+        Ask { caller: CALLER, operation, context, address: Ipv4Addr::LOCALHOST.into(), size: Some(10), anew: false, masks: false }
     }
 
     fn try_at(set: &SetBuilder, operation: Operation, reference: &str, now: Timestamp) -> Result<Allowed, &'static str> {
@@ -366,6 +405,45 @@ mod tests {
         assert_eq!(attempt(&set, Operation::Decrypt, "billing/cards").unwrap_err(), "version_state");
         set.versions.remove(&KeyVersion::new(KEY, 2));
         assert_eq!(attempt(&set, Operation::Decrypt, "billing/cards").unwrap_err(), "version_state");
+    }
+
+    #[test]
+    fn obligations_of_every_permitting_policy_hold() {
+        let cedar = "@require_context(\"purpose\") @max_bytes(\"100\") permit (principal, action, resource);";
+        let set = SetBuilder::new(cedar);
+        let enabled = Algorithm::all().collect();
+        let in_force = set.compile();
+        let context = EncryptionContext::new([("purpose".to_owned(), "test".to_owned())].into()).unwrap();
+        let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now: NOW };
+        let decide = |ask: Ask<'_>| decide(&grounds, &ask, &"billing/cards".parse().unwrap());
+        let good = ask(Operation::Encrypt, &context);
+        assert_eq!(decide(good).unwrap().obligations.max_bytes, Some(100));
+        assert!(decide(Ask { size: None, ..good }).is_ok(), "a stream is cut off when it grows too long");
+        let none = EncryptionContext::default();
+        for bad in [Ask { context: &none, ..good }, Ask { size: Some(101), ..good }] {
+            let refused = decide(bad).unwrap_err();
+            assert_eq!(refused.refusal.code(), "obligation_not_met");
+            assert_eq!(refused.refusal.problem().facts["policies"], serde_json::json!(["pol/0"]));
+        }
+    }
+
+    #[test]
+    fn a_mask_is_for_those_who_can_mask() {
+        let set = SetBuilder::new("@mask(\"keep-last-4\") permit (principal, action, resource);");
+        let enabled = Algorithm::all().collect();
+        let (in_force, context) = (set.compile(), EncryptionContext::default());
+        let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now: NOW };
+        let decide = |ask: Ask<'_>| decide(&grounds, &ask, &"billing/cards".parse().unwrap()).map_err(|refused| refused.refusal.code());
+        let open = ask(Operation::Decrypt, &context);
+        assert_eq!(decide(open).unwrap_err(), "obligation_not_met");
+        assert!(decide(Ask { masks: true, ..open }).unwrap().obligations.mask.is_some());
+        assert!(decide(ask(Operation::Encrypt, &context)).is_ok());
+    }
+
+    #[test]
+    fn a_demand_that_is_not_understood_permits_nothing() {
+        let set = SetBuilder::new("@moon_phase(\"full\") permit (principal, action, resource);");
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "not_allowed_by_policy");
     }
 
     #[test]

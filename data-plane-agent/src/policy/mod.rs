@@ -4,11 +4,14 @@
 //! - [`in_force`]: a set as requests see it.
 //! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`].
 //! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
+//! - `looks`, `kept`: what policies look at in a request, and decisions that need not be made again.
 
 pub mod current;
 pub mod decide;
 pub mod explain;
 pub mod in_force;
+mod kept;
+mod looks;
 pub mod permit;
 pub mod refusal;
 pub mod slice;

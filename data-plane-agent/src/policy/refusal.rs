@@ -115,6 +115,14 @@ pub enum Refusal {
         /// The nearest that would, had its conditions held.
         nearest: Option<Nearest>,
     },
+    /// The policies that would allow it demand something that the request does not do.
+    #[error("{} allows this on a condition: {demand}", .policies.join(", "))]
+    Obligation {
+        /// Which.
+        policies: Vec<String>,
+        /// What is demanded.
+        demand: String,
+    },
     /// The question could not be put to Cedar.
     #[error("the request could not be decided")]
     Undecidable(#[source] UnusablePolicy),
@@ -153,6 +161,7 @@ impl Refusal {
             Self::AlgorithmDisabled { .. } => "algorithm_disabled",
             Self::Forbidden { .. } => "forbidden_by_policy",
             Self::NothingAllows { .. } => "not_allowed_by_policy",
+            Self::Obligation { .. } => "obligation_not_met",
             Self::Undecidable(_) => "undecidable",
         }
     }
@@ -177,11 +186,12 @@ impl Refusal {
             Self::AlgorithmDisabled { .. } => (503, "The algorithm is switched off"),
             Self::Forbidden { .. } => (403, "Policy forbids it"),
             Self::NothingAllows { .. } => (403, "Policy does not allow it"),
+            Self::Obligation { .. } => (403, "Policy allows it on a condition"),
             Self::Undecidable(_) => (500, "The request could not be decided"),
         };
         let problem = Problem::new(status, self.code(), title, self.to_string());
         match self {
-            Self::Forbidden { policies } => problem.fact("policies", policies.clone()),
+            Self::Forbidden { policies } | Self::Obligation { policies, .. } => problem.fact("policies", policies.clone()),
             Self::NothingAllows { nearest: Some(nearest) } => match serde_json::to_value(nearest) {
                 Ok(nearest) => problem.fact("nearest", nearest),
                 Err(_) => problem,

@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     str::FromStr,
-    sync::{Arc, OnceLock, RwLock},
+    sync::{
+        Arc, OnceLock, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cedar_policy::{
@@ -18,13 +21,18 @@ use schema::{
     id::{CallerId, KeyId, ProjectId, SiteId},
     key::Operation,
     name::Labels,
+    obligation::{InvalidObligation, Obligations},
 };
 use trust::statement::{
     Scope,
     policy::{CallerDefinition, KeyDefinition},
 };
 
-use super::explain::{self, Nearest};
+use super::{
+    explain::{self, Nearest},
+    kept::{KeptDecisions, looked_at},
+    looks::Looks,
+};
 
 /// The most slices kept; when there are more, all are forgotten and built again as they are asked for.
 const MAX_SLICES: usize = 8192;
@@ -70,11 +78,16 @@ pub struct PolicyIndex {
     rules: Vec<Rule>,
     shelves: HashMap<Operation, Shelf>,
     slices: RwLock<HashMap<(CallerId, Operation, Resource), Arc<Slice>>>,
+    /// Numbers slices, so that a decision is never taken for that of another.
+    next_slice: AtomicU64,
+    kept: KeptDecisions,
 }
 
 struct Rule {
     policy: Policy,
     scope: Scope,
+    /// What it demands of what it permits. A permit whose demands are not understood permits nothing.
+    obligations: Result<Obligations, InvalidObligation>,
 }
 
 /// Where the rules of one action stand: under their resource, else under their principal, else under `rest`.
@@ -98,7 +111,11 @@ impl PolicyIndex {
                 }
                 let policy = Policy::parse(Some(PolicyId::new(id)), text)
                     .map_err(|error| UnusablePolicy::Syntax { id: id.clone(), detail: error.to_string() })?;
-                rules.push(Rule { policy, scope });
+                let obligations = Obligations::read(policy.effect() == Effect::Permit, policy.annotations());
+                if let Err(error) = &obligations {
+                    tracing::warn!(policy = id, error = error as &dyn std::error::Error, "a policy has an annotation that is not understood");
+                }
+                rules.push(Rule { policy, scope, obligations });
             }
         }
         let mut shelves = HashMap::new();
@@ -116,7 +133,7 @@ impl PolicyIndex {
             }
             shelves.insert(*operation, shelf);
         }
-        Ok(Self { rules, shelves, slices: RwLock::default() })
+        Ok(Self { rules, shelves, slices: RwLock::default(), next_slice: AtomicU64::new(0), kept: KeptDecisions::new() })
     }
 
     /// How many policies there are.
@@ -127,6 +144,33 @@ impl PolicyIndex {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// What the policies say. An answer that cannot differ from one given before is given again.
+    pub(crate) fn decide(
+        &self,
+        caller: (CallerId, &CallerDefinition),
+        operation: Operation,
+        resource: Target<'_>,
+        moment: &Moment<'_>,
+    ) -> Result<Arc<Verdict>, UnusablePolicy> {
+        let slice = self.slice(caller, operation, resource)?;
+        if slice.looks.passing() {
+            return slice.decide(moment).map(Arc::new);
+        }
+        if !slice.looks.anywhere() {
+            if let Some(verdict) = slice.only.get() {
+                return Ok(verdict.clone());
+            }
+            let verdict = Arc::new(slice.decide(moment)?);
+            return Ok(slice.only.get_or_init(|| verdict).clone());
+        }
+        if let Some(verdict) = self.kept.find(slice.number, &slice.looks, moment) {
+            return Ok(verdict);
+        }
+        let verdict = Arc::new(slice.decide(moment)?);
+        self.kept.keep(slice.number, &slice.looks, moment, verdict.clone());
+        Ok(verdict)
     }
 
     /// The policies that could match this caller, operation and resource, ready to be evaluated; kept for the next time.
@@ -162,19 +206,13 @@ impl PolicyIndex {
             places.extend(resources.chain(principals).chain(projects).chain([&shelf.rest]).flatten().copied());
         }
         places.sort_unstable();
-        let mut policies = PolicySet::new();
-        for rule in places.iter().map(|place| &self.rules[*place as usize]) {
-            let reaches = match rule.scope {
-                Scope::Tenant | Scope::Site(_) => true,
-                Scope::Project(of) => project == Some(of),
-            };
-            if reaches && scene.matches(&rule.policy) {
-                policies
-                    .add(rule.policy.clone())
-                    .map_err(|error| UnusablePolicy::Syntax { id: rule.policy.id().to_string(), detail: error.to_string() })?;
-            }
-        }
-        Ok(Slice::new(policies, scene))
+        let reaches = |rule: &&Rule| match rule.scope {
+            Scope::Tenant | Scope::Site(_) => true,
+            Scope::Project(of) => project == Some(of),
+        };
+        let rules = places.iter().map(|place| &self.rules[*place as usize]).filter(reaches);
+        let matching: Vec<&Rule> = rules.filter(|rule| scene.matches(&rule.policy)).collect();
+        Slice::new(self.next_slice.fetch_add(1, Ordering::Relaxed), &matching, scene)
     }
 }
 
@@ -313,23 +351,29 @@ pub struct Moment<'a> {
     /// The key version that would be used.
     pub version: Option<u32>,
     /// `fresh`, `stale` or `grace`.
-    pub statements: &'a str,
+    pub statements: &'static str,
 }
 
 /// The policies that could match, and their entities.
 pub struct Slice {
+    number: u64,
     policies: PolicySet,
     scene: Scene,
-    /// Whether any policy looks at more than its scope.
-    conditional: bool,
+    looks: Looks,
+    /// What the permits demand, where they do.
+    obligations: BTreeMap<String, Obligations>,
+    /// Permits left out because their demands are not understood.
+    not_understood: Vec<Nearest>,
+    /// The verdict, when it is always the same.
+    only: OnceLock<Arc<Verdict>>,
     permits: OnceLock<Vec<explain::Permit>>,
 }
 
 /// What Cedar says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// These policies allow it, and none forbids it.
-    Allowed(Vec<String>),
+    /// These policies allow it, and none forbids it; and what they demand, together.
+    Allowed(Vec<String>, Obligations),
     /// These policies forbid it, or failed while they were asked whether they do.
     Forbidden(Vec<String>),
     /// Nothing allows it; the nearest policy, when one's scope matches.
@@ -337,9 +381,23 @@ pub enum Verdict {
 }
 
 impl Slice {
-    fn new(policies: PolicySet, scene: Scene) -> Self {
-        let conditional = policies.policies().any(Policy::has_non_scope_constraint);
-        Self { policies, scene, conditional, permits: OnceLock::new() }
+    fn new(number: u64, rules: &[&Rule], scene: Scene) -> Result<Self, UnusablePolicy> {
+        let (mut policies, mut obligations, mut not_understood) = (PolicySet::new(), BTreeMap::new(), Vec::new());
+        for rule in rules {
+            let id = rule.policy.id().to_string();
+            match &rule.obligations {
+                Err(error) if rule.policy.effect() == Effect::Permit => {
+                    let condition = "its annotations".to_owned();
+                    not_understood.push(Nearest { policy: id, condition, error: Some(error.to_string()) });
+                    continue;
+                }
+                Ok(demands) if !demands.is_empty() => drop(obligations.insert(id.clone(), demands.clone())),
+                _ => {}
+            }
+            policies.add(rule.policy.clone()).map_err(|error| UnusablePolicy::Syntax { id, detail: error.to_string() })?;
+        }
+        let looks = Looks::of(policies.policies());
+        Ok(Self { number, policies, scene, looks, obligations, not_understood, only: OnceLock::new(), permits: OnceLock::new() })
     }
 
     /// How many policies could match.
@@ -371,42 +429,51 @@ impl Slice {
             reasons.extend(failed_forbids);
         } else if response.decision() == Decision::Allow {
             reasons.sort_unstable();
-            return Ok(Verdict::Allowed(reasons));
+            let mut obligations = Obligations::default();
+            reasons.iter().filter_map(|id| self.obligations.get(id)).for_each(|demands| obligations.add(demands.clone()));
+            return Ok(Verdict::Allowed(reasons, obligations));
         }
         if reasons.is_empty() {
             let permits = self.permits.get_or_init(|| self.policies.policies().filter_map(explain::Permit::read).collect());
-            return Ok(Verdict::NothingAllows(explain::nearest(permits, &request, &entities)));
+            let nearest = explain::nearest(permits, &request, &entities);
+            return Ok(Verdict::NothingAllows(nearest.or_else(|| self.not_understood.first().cloned())));
         }
         reasons.sort_unstable();
         Ok(Verdict::Forbidden(reasons))
     }
 
+    /// The request as far as the policies look at it: nothing else can take part in the answer.
     fn question(&self, moment: &Moment<'_>) -> Result<(Request, Entities), UnusablePolicy> {
         let scene = &self.scene;
         let fault = |detail: String| UnusablePolicy::Entity { id: "the request".to_owned(), detail };
-        let (context, entities) = if self.conditional {
-            let mut pairs = Vec::with_capacity(6);
+        let looks = &self.looks;
+        let mut pairs = Vec::with_capacity(6);
+        if looks.anywhere() {
             pairs.push(("encryption".to_owned(), RestrictedExpression::new_entity_uid(scene.encryption.clone())));
+        }
+        if looks.time {
             pairs.push(("time".to_owned(), RestrictedExpression::new_datetime(cedar_time(moment.time))));
+        }
+        if looks.address {
             pairs.push(("address".to_owned(), RestrictedExpression::new_ip(moment.address.to_canonical().to_string())));
+        }
+        if looks.statements {
             pairs.push(("statements".to_owned(), RestrictedExpression::new_string(moment.statements.to_owned())));
-            if let Some(size) = moment.size {
-                pairs.push(("size".to_owned(), RestrictedExpression::new_long(i64::try_from(size).unwrap_or(i64::MAX))));
-            }
-            if let Some(version) = moment.version {
-                pairs.push(("version".to_owned(), RestrictedExpression::new_long(version.into())));
-            }
-            let context = Context::from_pairs(pairs).map_err(|error| fault(error.to_string()))?;
-            let entities = if moment.context.is_empty() {
-                scene.entities.clone()
-            } else {
-                let tags = moment.context.pairs().iter().map(|(key, value)| (key.clone(), RestrictedExpression::new_string(value.clone())));
-                let encryption = Entity::new_with_tags(scene.encryption.clone(), [], [], tags).map_err(|error| fault(error.to_string()))?;
-                scene.entities.clone().add_entities([encryption], None).map_err(|error| fault(error.to_string()))?
-            };
-            (context, entities)
+        }
+        if let Some(size) = moment.size.filter(|_| looks.size) {
+            pairs.push(("size".to_owned(), RestrictedExpression::new_long(i64::try_from(size).unwrap_or(i64::MAX))));
+        }
+        if let Some(version) = moment.version.filter(|_| looks.version) {
+            pairs.push(("version".to_owned(), RestrictedExpression::new_long(version.into())));
+        }
+        let context = Context::from_pairs(pairs).map_err(|error| fault(error.to_string()))?;
+        let mut tags = looked_at(looks, moment).peekable();
+        let entities = if tags.peek().is_none() {
+            scene.entities.clone()
         } else {
-            (Context::empty(), scene.entities.clone())
+            let tags = tags.map(|(key, value)| (key.to_owned(), RestrictedExpression::new_string(value.to_owned())));
+            let encryption = Entity::new_with_tags(scene.encryption.clone(), [], [], tags).map_err(|error| fault(error.to_string()))?;
+            scene.entities.clone().add_entities([encryption], None).map_err(|error| fault(error.to_string()))?
         };
         let request = Request::new(scene.principal.clone(), scene.action.clone(), scene.resource.clone(), context, None)
             .map_err(|error| fault(error.to_string()))?;
@@ -480,6 +547,19 @@ mod tests {
         Moment { context, time, address: IpAddr::V4(Ipv4Addr::LOCALHOST), size: Some(100), version: Some(1), statements: "fresh" }
     }
 
+    /// Moments that differ from this one in one fact each.
+    fn others<'a>(moment: &Moment<'a>) -> [Moment<'a>; 5] {
+        static OTHER: OnceLock<EncryptionContext> = OnceLock::new();
+        let context = OTHER.get_or_init(|| EncryptionContext::new([("tenant".to_owned(), "8".to_owned())].into()).unwrap());
+        [
+            Moment { context, ..*moment },
+            Moment { time: Timestamp::from_micros(1), ..*moment },
+            Moment { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), ..*moment },
+            Moment { size: Some(10), ..*moment },
+            Moment { statements: "stale", ..*moment },
+        ]
+    }
+
     fn some_scope() -> impl Strategy<Value = Scope> {
         prop_oneof![Just(Scope::Tenant), Just(Scope::Site(SITE)), Just(Scope::Project(PROJECTS[0])), Just(Scope::Project(PROJECTS[1])),]
     }
@@ -549,21 +629,25 @@ mod tests {
             let found = index.slice((id, &caller), operation, target).unwrap().decide(&moment(&context)).unwrap();
 
             // The whole set: every policy that reaches the resource, none left out for its scope.
-            let mut whole = PolicySet::new();
-            for rule in &index.rules {
-                if !matches!(rule.scope, Scope::Project(of) if project != Some(of)) {
-                    whole.add(rule.policy.clone()).unwrap();
-                }
-            }
+            let whole: Vec<&Rule> =
+                index.rules.iter().filter(|rule| !matches!(rule.scope, Scope::Project(of) if project != Some(of))).collect();
             let scene = Scene::of((id, &caller), operation, target).unwrap();
-            let expected = Slice::new(whole, scene).decide(&moment(&context)).unwrap();
+            let mut expected = Slice::new(0, &whole, scene).unwrap();
+            expected.looks = Looks::EVERYWHERE;
+            let expected = expected.decide(&moment(&context)).unwrap();
             match (&found, &expected) {
                 // The whole set also holds permits whose scope does not match: they explain nothing.
                 (Verdict::NothingAllows(_), Verdict::NothingAllows(_)) => {}
                 _ => prop_assert_eq!(&found, &expected),
             }
-            // And once more, from the slices that are kept.
-            prop_assert_eq!(&index.slice((id, &caller), operation, target).unwrap().decide(&moment(&context)).unwrap(), &found);
+            // And once more: made, and kept, with other requests in between.
+            for _ in 0..2 {
+                prop_assert_eq!(&*index.decide((id, &caller), operation, target, &moment(&context)).unwrap(), &found);
+                for other in others(&moment(&context)) {
+                    let fresh = index.slice((id, &caller), operation, target).unwrap().decide(&other).unwrap();
+                    prop_assert_eq!(&*index.decide((id, &caller), operation, target, &other).unwrap(), &fresh);
+                }
+            }
         }
     }
 
