@@ -84,7 +84,8 @@ impl Obligations {
                 Ok(Self { max_bytes: Some(bytes), ..Self::default() })
             }
             "mask" => {
-                let mask = value.parse().map_err(|()| wrong("mask", "\"all\", or \"keep-last-\" and a number from 1 to 16: \"keep-last-4\""))?;
+                let mask =
+                    value.parse().map_err(|()| wrong("mask", "\"all\", or \"keep-last-\" and a number from 1 to 16: \"keep-last-4\""))?;
                 Ok(Self { mask: Some(mask), ..Self::default() })
             }
             other => Err(InvalidObligation::Unknown(other.to_owned())),
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn annotations_are_read_and_the_strictest_holds() {
-        let mut first = read(&[("id", "a"), ("require_context", "purpose, ticket"), ("max_bytes", "100"), ("mask", "keep-last-4")]).unwrap();
+        let mut first =
+            read(&[("id", "a"), ("require_context", "purpose, ticket"), ("max_bytes", "100"), ("mask", "keep-last-4")]).unwrap();
         first.add(read(&[("require_context", "tenant"), ("max_bytes", "50"), ("mask", "keep-last-2")]).unwrap());
         first.add(read(&[("description", "whatever")]).unwrap());
         let expected = r#"{"require_context":["purpose","tenant","ticket"],"max_bytes":"50","mask":"keep-last-2"}"#;

@@ -97,7 +97,15 @@ fn measure(shape: &str, scoped: bool, count: usize) -> anyhow::Result<Value> {
     let now: Timestamp = NOW.parse()?;
     let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now };
     let context = EncryptionContext::new(BTreeMap::from([("purpose".to_owned(), "bench".to_owned())]))?;
-    let ask = Ask { caller: CALLER, operation: Operation::Encrypt, context: &context, address: [127, 0, 0, 1].into(), size: Some(1024), anew: false, masks: false };
+    let ask = Ask {
+        caller: CALLER,
+        operation: Operation::Encrypt,
+        context: &context,
+        address: [127, 0, 0, 1].into(),
+        size: Some(1024),
+        anew: false,
+        masks: false,
+    };
     let reference: KeyReference = KEY.to_string().parse()?;
     let mut rounds: Vec<f64> = (0..30)
         .map(|_| {

@@ -113,7 +113,11 @@ impl PolicyIndex {
                     .map_err(|error| UnusablePolicy::Syntax { id: id.clone(), detail: error.to_string() })?;
                 let obligations = Obligations::read(policy.effect() == Effect::Permit, policy.annotations());
                 if let Err(error) = &obligations {
-                    tracing::warn!(policy = id, error = error as &dyn std::error::Error, "a policy has an annotation that is not understood");
+                    tracing::warn!(
+                        policy = id,
+                        error = error as &dyn std::error::Error,
+                        "a policy has an annotation that is not understood"
+                    );
                 }
                 rules.push(Rule { policy, scope, obligations });
             }
