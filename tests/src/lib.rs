@@ -1,3 +1,4 @@
 //! Whole-system journeys, attacks and benchmarks of Freehold.
 
 pub mod database;
+pub mod hostile;

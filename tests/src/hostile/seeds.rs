@@ -1,0 +1,150 @@
+//! What each parser is known to read: golden files where there are some, and the rest made here.
+
+use data_plane_agent::message::file::chunks::ChunkSealer;
+use schema::{
+    clock::ManualIds,
+    encoding::base64url,
+    token::{Token, TokenKind},
+};
+use trust::{
+    accept::{Confirmed, accept},
+    testing::World,
+};
+
+/// Bytes known beforehand.
+macro_rules! golden {
+    ($($path:literal),+ $(,)?) => { vec![$(include_bytes!(concat!("../../../schema/golden/", $path)).to_vec()),+] };
+}
+
+pub(super) const CHUNK_KEY: [u8; 32] = [7; 32];
+pub(super) const CHUNK_CONTEXT: [u8; 32] = [9; 32];
+
+pub(super) fn jwe() -> Vec<Vec<u8>> {
+    golden!["formats/a256kw-v1.jwe", "formats/hpke-9-ke-v1.jwe", "formats/data-key-v1.jwe", "formats/two-recipients-v1.json"]
+}
+
+pub(super) fn jws() -> Vec<Vec<u8>> {
+    let mut seeds = golden!["formats/two-signatures-v1.json"];
+    let part = |text: &str| base64url(text.as_bytes());
+    seeds.push(format!("{}.{}.{}", part(r#"{"alg":"EdDSA"}"#), part("what was signed"), base64url(&[3; 64])).into_bytes());
+    seeds.push(format!("{}..{}", part(r#"{"alg":"ML-DSA-65","kid":"x"}"#), base64url(&[3; 64])).into_bytes());
+    seeds
+}
+
+pub(super) fn jose_header() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"alg":"A256KW","kid":"key_01h2xcejqtf2nbrexx3vqjhp41/3","enc":"A256GCM","ctx":"AAAA"}"#,
+        r#"{"alg":"EdDSA","crit":["b64"],"b64":false}"#,
+        r#"{"alg":"HPKE-9-KE","ek":"AAAA","draft":"draft-ietf-jose-hpke-pq-pqt-01"}"#,
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+pub(super) fn file() -> Vec<Vec<u8>> {
+    golden!["formats/file-v1.fhf1"]
+}
+
+/// Three chunks and a little more.
+pub(super) fn chunk_plaintext() -> Vec<u8> {
+    (0..3 * 16 * 1024 + 100).map(|place: u32| (place % 251) as u8).collect()
+}
+
+pub(super) fn chunks() -> Vec<Vec<u8>> {
+    let sealed = || {
+        let mut out = Vec::new();
+        let mut sealer = ChunkSealer::new(&CHUNK_KEY, [1; 24], &CHUNK_CONTEXT).ok()?;
+        sealer.push(&chunk_plaintext(), &mut out).ok()?;
+        sealer.finish(&mut out).ok()?;
+        Some(out)
+    };
+    sealed().into_iter().collect()
+}
+
+pub(super) fn context() -> Vec<Vec<u8>> {
+    [r#"{}"#, r#"{"app":"golden","table":"people"}"#, r#"{"":"x"}"#].map(|text| text.as_bytes().to_vec()).into()
+}
+
+pub(super) fn requests() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"key":"billing/cards","plaintext":"AAAA","context":{"a":"b"},"format":"json"}"#,
+        r#"{"message":"a.b.c.d.e","context":{}}"#,
+        r#"{"key":"billing/invoices","payload":"AAAA","detached":true}"#,
+        r#"{"signature":"a.b.c","payload":"AAAA","key":"billing/invoices"}"#,
+        r#"{"bytes":32}"#,
+        r#"{"key":"billing/cards"}"#,
+        r#"{"version_records":[],"holder_reports":[],"vouches":[],"enforced_heartbeat":"3"}"#,
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+pub(super) fn references() -> Vec<Vec<u8>> {
+    ["billing/cards", "key_01h2xcejqtf2nbrexx3vqjhp41", "key_01h2xcejqtf2nbrexx3vqjhp41/3"].map(|text| text.as_bytes().to_vec()).into()
+}
+
+pub(super) fn tokens() -> Vec<Vec<u8>> {
+    let ids = ManualIds::seeded(5);
+    let kinds = [TokenKind::Api, TokenKind::Enrolment, TokenKind::Caller];
+    kinds.map(|kind| Token::generate(kind, &ids).reveal().as_bytes().to_vec()).into()
+}
+
+pub(super) fn statements() -> Vec<Vec<u8>> {
+    golden![
+        "statements/root.v1.json",
+        "statements/policy-tenant.v1.json",
+        "statements/policy-project.v1.json",
+        "statements/state.v1.json",
+        "statements/heartbeat.v1.json",
+        "statements/roster-entry.v1.json",
+        "statements/version-record.v1.json",
+        "statements/receipt-batch.v1.json",
+    ]
+}
+
+pub(super) fn sets() -> Vec<Vec<u8>> {
+    serde_json::to_vec(&World::new().set()).into_iter().collect()
+}
+
+/// The payloads that [`World::set`] signs.
+pub(super) fn signed_statements() -> Vec<String> {
+    let set = World::new().set();
+    set.roots.iter().chain(&set.policies).chain(&set.state).chain(&set.heartbeat).map(super::targets::payload).collect()
+}
+
+pub(super) fn accepted_sets() -> Vec<Vec<u8>> {
+    let world = World::new();
+    let accepted = accept(None, &world.set(), &world.identity(), &Confirmed::default(), world.now());
+    accepted.into_iter().map(|set| set.to_bytes()).collect()
+}
+
+pub(super) fn records() -> Vec<Vec<u8>> {
+    golden!["records/1.json"]
+}
+
+pub(super) fn certificate_requests() -> Vec<Vec<u8>> {
+    let made = || {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).ok()?;
+        let parameters = rcgen::CertificateParams::new(vec!["agent.example".to_owned()]).ok()?;
+        parameters.serialize_request(&key).ok()?.pem().ok()
+    };
+    made().into_iter().map(String::into_bytes).collect()
+}
+
+pub(super) fn agent_configuration() -> Vec<Vec<u8>> {
+    vec![
+        include_bytes!("../../../data-plane-agent/src/config/example.toml").to_vec(),
+        b"data_dir = \"/tmp/a\"\n[server]\nlisten = \"127.0.0.1:0\"\n[vault]\nkind = \"file\"\nkey_file = \"/tmp/k\"\n".to_vec(),
+    ]
+}
+
+pub(super) fn control_plane_configuration() -> Vec<Vec<u8>> {
+    vec![b"data_dir = \"/tmp/a\"\ndevelopment = true\n[server]\nlisten = \"127.0.0.1:0\"\n[agents]\nlisten = \"127.0.0.1:0\"\n".to_vec()]
+}
+
+pub(super) fn cedar() -> Vec<Vec<u8>> {
+    let texts = [
+        "@id(\"a\")\npermit (principal == Caller::\"clr_0mqn0ky5g9xxs6c0x8eqkn3gbt\", action in [Action::\"encrypt\"], resource) when { context.size < 50 };",
+        "forbid (principal, action, resource) unless { context.encryption.hasTag(\"purpose\") };",
+        "permit (principal is Caller, action, resource is Key) when { context.time > datetime(\"2020-01-01\") && context.address.isLoopback() };",
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
