@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_plane_agent::{
     algorithm::{self, ContentEncryption, aes_gcm::Aes256Gcm},
     message::file::chunks::{CHUNK_BYTES, ChunkOpener, ChunkSealer},
-    vault::secret::{ContentKey, SecretBytes},
+    vault::secret::ContentKey,
 };
 use schema::{
     catalogue::Algorithm,
@@ -62,8 +62,8 @@ fn uses(c: &mut Criterion) {
     let mut group = c.benchmark_group("one use");
     for algorithm in Algorithm::all() {
         let serving = algorithm::serve(algorithm);
-        let seed = SecretBytes::random(serving.seed_bytes(algorithm), &ManualIds::seeded(1));
-        let key = serving.load(algorithm, &seed).expect("a key");
+        let secret = serving.generate(algorithm, &ManualIds::seeded(1)).expect("a secret");
+        let key = serving.load(algorithm, &secret).expect("a key");
         if algorithm.serves(Purpose::Sign) {
             let public_key = key.public_key().expect("a public key").to_vec();
             let message = [7; 1024];

@@ -45,8 +45,7 @@ impl SelfTests {
 fn test(algorithm: Algorithm, ids: &dyn Ids) -> Result<(), String> {
     let serving = algorithm::serve(algorithm);
     serving.self_test(algorithm, ids)?;
-    let seed = crate::vault::secret::SecretBytes::random(serving.seed_bytes(algorithm), ids);
-    let key = serving.load(algorithm, &seed).map_err(|error| error.to_string())?;
+    let key = serving.generate(algorithm, ids).and_then(|secret| serving.load(algorithm, &secret)).map_err(|error| error.to_string())?;
     algorithm::pairwise(key.as_ref(), ids).map_err(|error| error.to_string())
 }
 

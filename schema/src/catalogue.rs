@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::key::{Purpose, UnknownWord, words};
+use crate::key::{Operation, Purpose, UnknownWord, words};
 
 words! {
     /// Whether an algorithm should be chosen today.
@@ -36,6 +36,16 @@ words! {
     }
 }
 
+words! {
+    /// How content is encrypted under a key.
+    Sealing {
+        /// Each message or file has a content key of its own, which is wrapped for each recipient.
+        ContentKey = "content-key",
+        /// The content itself, for one recipient: no files, and only messages.
+        Direct = "direct",
+    }
+}
+
 /// One row of the catalogue.
 #[derive(Debug)]
 pub struct Entry {
@@ -51,8 +61,12 @@ pub struct Entry {
     pub parameters: &'static str,
     /// What a key of this algorithm may be for.
     pub purposes: &'static [Purpose],
-    /// The JOSE `alg`.
-    pub jose_alg: &'static str,
+    /// How it encrypts content, where that is what it is for.
+    pub sealing: Option<Sealing>,
+    /// How many bytes it signs as a ready digest, where it does.
+    pub digest_bytes: Option<u16>,
+    /// The JOSE `alg`, where there is one.
+    pub jose_alg: Option<&'static str>,
     /// The JOSE `enc`, where there is one.
     pub jose_enc: Option<&'static str>,
     /// The JOSE `kty` of its keys.
@@ -83,8 +97,10 @@ pub const CATALOGUE: &[Entry] = &[
         family: Family::AesKeyWrap,
         standard: "RFC 3394, SP 800-38D, RFC 7518",
         parameters: "256-bit key",
-        purposes: &[Purpose::Encrypt],
-        jose_alg: "A256KW",
+        purposes: &[Purpose::Encrypt, Purpose::Wrap],
+        sealing: Some(Sealing::ContentKey),
+        digest_bytes: None,
+        jose_alg: Some("A256KW"),
         jose_enc: Some("A256GCM"),
         jose_kty: "oct",
         oid: Some("2.16.840.1.101.3.4.1.45"),
@@ -103,7 +119,9 @@ pub const CATALOGUE: &[Entry] = &[
         standard: "RFC 9180, draft-ietf-jose-hpke-pq-pqt-01",
         parameters: "KEM 0x647a, HPKE suite of the draft; A256GCM content encryption",
         purposes: &[Purpose::Encrypt],
-        jose_alg: "HPKE-9-KE",
+        sealing: Some(Sealing::ContentKey),
+        digest_bytes: None,
+        jose_alg: Some("HPKE-9-KE"),
         jose_enc: Some("A256GCM"),
         jose_kty: "AKP",
         oid: None,
@@ -122,7 +140,9 @@ pub const CATALOGUE: &[Entry] = &[
         standard: "RFC 8032, FIPS 186-5, RFC 8037",
         parameters: "Ed25519",
         purposes: &[Purpose::Sign],
-        jose_alg: "EdDSA",
+        sealing: None,
+        digest_bytes: None,
+        jose_alg: Some("EdDSA"),
         jose_enc: None,
         jose_kty: "OKP",
         oid: Some("1.3.101.112"),
@@ -141,7 +161,9 @@ pub const CATALOGUE: &[Entry] = &[
         standard: "FIPS 204, RFC 9964",
         parameters: "ML-DSA-65",
         purposes: &[Purpose::Sign],
-        jose_alg: "ML-DSA-65",
+        sealing: None,
+        digest_bytes: None,
+        jose_alg: Some("ML-DSA-65"),
         jose_enc: None,
         jose_kty: "AKP",
         oid: Some("2.16.840.1.101.3.4.3.18"),
@@ -178,6 +200,22 @@ impl Algorithm {
     /// Whether a key of this algorithm may have this purpose.
     pub fn serves(self, purpose: Purpose) -> bool {
         self.0.purposes.contains(&purpose)
+    }
+
+    /// Whether a key of this algorithm and purpose does this.
+    pub fn does(self, purpose: Purpose, operation: Operation) -> bool {
+        match operation {
+            Operation::Encrypt | Operation::Decrypt | Operation::GenerateDataKey | Operation::ReEncrypt => purpose == Purpose::Encrypt,
+            Operation::Sign | Operation::Verify | Operation::ReSign => purpose == Purpose::Sign,
+            Operation::SignDigest | Operation::VerifyDigest => purpose == Purpose::SignDigest,
+            Operation::Mac | Operation::VerifyMac => purpose == Purpose::Mac,
+            Operation::Wrap | Operation::Unwrap => purpose == Purpose::Wrap,
+            Operation::Rewrap => matches!(purpose, Purpose::Encrypt | Purpose::Wrap),
+            Operation::Agree | Operation::Encapsulate | Operation::Decapsulate => purpose == Purpose::Agree,
+            Operation::Derive => purpose == Purpose::Derive,
+            Operation::PublicKey => self.0.asymmetric,
+            Operation::Random => false,
+        }
     }
 }
 

@@ -196,8 +196,34 @@ words! {
         Sign = "sign",
         /// Verify a signature over a message.
         Verify = "verify",
-        /// Make a data key and hand it out in clear and sealed.
+        /// Make a data key and hand it out sealed, and in clear where that is asked for.
         GenerateDataKey = "generate-data-key",
+        /// Sign a ready digest.
+        SignDigest = "sign-digest",
+        /// Verify a signature over a ready digest.
+        VerifyDigest = "verify-digest",
+        /// Authenticate a message with a shared key.
+        Mac = "mac",
+        /// Verify the authentication of a message.
+        VerifyMac = "verify-mac",
+        /// Wrap a bare key.
+        Wrap = "wrap",
+        /// Unwrap a bare key.
+        Unwrap = "unwrap",
+        /// Protect with the newest version of a key what an older version of it protects.
+        Rewrap = "rewrap",
+        /// Open with this key what another key seals again; asked of the first key, while the other is asked to encrypt.
+        ReEncrypt = "re-encrypt",
+        /// Verify with this key what another key signs again; asked of the first key, while the other is asked to sign.
+        ReSign = "re-sign",
+        /// Agree on a secret with the holder of another key.
+        Agree = "agree",
+        /// Make a secret and encapsulate it for the holder of the key.
+        Encapsulate = "encapsulate",
+        /// Take an encapsulated secret out.
+        Decapsulate = "decapsulate",
+        /// Derive a key.
+        Derive = "derive",
         /// Make random bytes.
         Random = "random",
         /// Read a public key.
@@ -207,8 +233,12 @@ words! {
 
 impl Operation {
     /// Whether it makes newly protected data, so that the version must be active.
+    ///
+    /// Of `rewrap`, `re-encrypt` and `re-sign` this tells what the version that is read must be; the version that
+    /// protects anew must be active. What agreeing and deriving are for, nobody can tell: they are needed to read what is
+    /// old, so a deactivated version still does them.
     pub const fn protects(self) -> bool {
-        matches!(self, Self::Encrypt | Self::Sign | Self::GenerateDataKey)
+        matches!(self, Self::Encrypt | Self::Sign | Self::GenerateDataKey | Self::SignDigest | Self::Mac | Self::Wrap | Self::Encapsulate)
     }
 
     /// Whether it names a key.

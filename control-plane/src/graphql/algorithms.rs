@@ -25,8 +25,8 @@ pub struct AlgorithmNode {
     pub classical_bits: u16,
     /// Strength against a quantum attacker: the NIST category (1 to 5), or 0 for none.
     pub quantum_category: u8,
-    /// The JOSE `alg`.
-    pub jose_alg: &'static str,
+    /// The JOSE `alg`, where there is one.
+    pub jose_alg: Option<&'static str>,
     /// The JOSE `enc`, where there is one.
     pub jose_enc: Option<&'static str>,
     /// The object identifier, where there is one.

@@ -170,8 +170,34 @@ mirror! {
         Sign,
         /// Verify a signature over a message.
         Verify,
-        /// Make a data key and hand it out in clear and sealed.
+        /// Make a data key and hand it out sealed, and in clear where that is asked for.
         GenerateDataKey,
+        /// Sign a ready digest.
+        SignDigest,
+        /// Verify a signature over a ready digest.
+        VerifyDigest,
+        /// Authenticate a message with a shared key.
+        Mac,
+        /// Verify the authentication of a message.
+        VerifyMac,
+        /// Wrap a bare key.
+        Wrap,
+        /// Unwrap a bare key.
+        Unwrap,
+        /// Protect with the newest version of a key what an older version of it protects.
+        Rewrap,
+        /// Open with this key what another key seals again.
+        ReEncrypt,
+        /// Verify with this key what another key signs again.
+        ReSign,
+        /// Agree on a secret with the holder of another key.
+        Agree,
+        /// Make a secret and encapsulate it for the holder of the key.
+        Encapsulate,
+        /// Take an encapsulated secret out.
+        Decapsulate,
+        /// Derive a key.
+        Derive,
         /// Make random bytes.
         Random,
         /// Read a public key.

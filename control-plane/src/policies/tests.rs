@@ -173,6 +173,14 @@ fn a_type_error_is_pointed_at_and_names_its_policy() {
 }
 
 #[test]
+fn every_operation_of_an_agent_is_an_action() {
+    for operation in schema::key::Operation::ALL {
+        let text = format!("@id(\"a\") permit (principal, action == Action::\"{operation}\", resource);");
+        assert!(cedar::check(&text).is_ok(), "{operation}");
+    }
+}
+
+#[test]
 fn unknown_actions_are_errors_and_unscoped_forbids_are_not() {
     assert!(problems("permit (principal, action == Action::\"shred\", resource);").iter().any(cedar::Problem::is_error));
     assert!(cedar::check("forbid (principal, action, resource);").is_ok());

@@ -31,8 +31,8 @@ struct Key {
 }
 
 impl Implementation for Hpke {
-    fn seed_bytes(&self, _algorithm: Algorithm) -> usize {
-        32
+    fn generate(&self, _algorithm: Algorithm, ids: &dyn Ids) -> Result<SecretBytes, AlgorithmError> {
+        Ok(SecretBytes::random(32, ids))
     }
 
     fn load(&self, algorithm: Algorithm, seed: &SecretBytes) -> Result<Box<dyn LoadedKey>, AlgorithmError> {
@@ -61,7 +61,7 @@ impl Implementation for Hpke {
             &mut Random(ids),
         )
         .map_err(|_| AlgorithmError::Failed { algorithm, act: "sealing a key" })?;
-        Ok(WrappedKey { encapsulated: Some(encapsulated.to_bytes().to_vec()), encrypted_key })
+        Ok(WrappedKey { encapsulated: Some(encapsulated.to_bytes().to_vec()), encrypted_key, ..WrappedKey::default() })
     }
 
     fn self_test(&self, algorithm: Algorithm, ids: &dyn Ids) -> Result<(), String> {
@@ -138,7 +138,7 @@ fn known_answer(algorithm: Algorithm) -> Result<(), String> {
     let mut field = || fields.next().and_then(Result::ok).ok_or_else(|| "the vector file is incomplete".to_owned());
     let seed = SecretBytes::new(field()?);
     let public_key_sha256 = field()?;
-    let wrapped = WrappedKey { encapsulated: Some(field()?), encrypted_key: field()? };
+    let wrapped = WrappedKey { encapsulated: Some(field()?), encrypted_key: field()?, ..WrappedKey::default() };
     let content_key_sha256 = field()?;
     let key = Hpke.load(algorithm, &seed).map_err(|error| error.to_string())?;
     let opened = key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).map_err(|error| error.to_string())?;

@@ -18,8 +18,8 @@ struct Key {
 }
 
 impl Implementation for MlDsa {
-    fn seed_bytes(&self, _algorithm: Algorithm) -> usize {
-        32
+    fn generate(&self, _algorithm: Algorithm, ids: &dyn Ids) -> Result<SecretBytes, AlgorithmError> {
+        Ok(SecretBytes::random(32, ids))
     }
 
     fn load(&self, algorithm: Algorithm, seed: &SecretBytes) -> Result<Box<dyn LoadedKey>, AlgorithmError> {

@@ -17,8 +17,9 @@ pub struct Jwk {
     pub kty: &'static str,
     /// `key_…/3`.
     pub kid: String,
-    /// The one algorithm of the key.
-    pub alg: &'static str,
+    /// The one algorithm of the key, where JOSE has a name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alg: Option<&'static str>,
     /// `sig` or `enc`.
     #[serde(rename = "use")]
     pub usage: &'static str,
@@ -69,7 +70,7 @@ mod tests {
         let version = KeyVersion::new(schema::id::KeyId::from_bits(7), 2);
         let x = schema::encoding::from_base64url("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
         let key = jwk(version, algorithm, &x).unwrap();
-        assert_eq!((key.kty, key.crv, key.alg, key.usage), ("OKP", Some("Ed25519"), "EdDSA", "sig"));
+        assert_eq!((key.kty, key.crv, key.alg, key.usage), ("OKP", Some("Ed25519"), Some("EdDSA"), "sig"));
         assert_eq!(key.x.as_deref(), Some("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"));
         assert_eq!(key.kid, version.to_string());
         // RFC 8410, section 10.1.
@@ -83,9 +84,9 @@ mod tests {
     fn post_quantum_keys_are_akp() {
         let version = KeyVersion::new(schema::id::KeyId::from_bits(7), 1);
         let ml_dsa = jwk(version, "ML-DSA-65".parse().unwrap(), &[1; 1952]).unwrap();
-        assert_eq!((ml_dsa.kty, ml_dsa.alg, ml_dsa.usage, ml_dsa.x), ("AKP", "ML-DSA-65", "sig", None));
+        assert_eq!((ml_dsa.kty, ml_dsa.alg, ml_dsa.usage, ml_dsa.x), ("AKP", Some("ML-DSA-65"), "sig", None));
         let hpke = jwk(version, "HPKE-9-KE".parse().unwrap(), &[1; 1216]).unwrap();
-        assert_eq!((hpke.kty, hpke.alg, hpke.usage), ("AKP", "HPKE-9-KE", "enc"));
+        assert_eq!((hpke.kty, hpke.alg, hpke.usage), ("AKP", Some("HPKE-9-KE"), "enc"));
         assert!(pem("HPKE-9-KE".parse().unwrap(), &[1; 1216]).is_err());
         assert!(jwk(version, "A256KW+A256GCM".parse().unwrap(), &[1; 32]).is_err());
     }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use schema::id::KeyVersion;
+use schema::{catalogue::Algorithm, id::KeyVersion};
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess},
@@ -46,6 +46,11 @@ impl Header {
     /// Which of our key versions `kid` names, if it names one.
     pub fn key_version(&self) -> Option<KeyVersion> {
         self.kid.as_deref()?.parse().ok()
+    }
+
+    /// Whether it names this algorithm.
+    pub fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.alg.is_some() && self.alg.as_deref() == algorithm.entry().jose_alg
     }
 
     /// The header of one recipient or signature: this and the unprotected ones together. A name may stand in one only;

@@ -181,7 +181,7 @@ fn push_member(out: &mut String, name: &str, bytes: &[u8]) {
 pub(super) fn recipient_members(writer: HeaderWriter, recipient: &Recipient, with_ek: bool) -> HeaderWriter {
     let encapsulated = recipient.wrapped.encapsulated.as_ref().filter(|_| with_ek);
     let ek = encapsulated.map(|bytes| schema::encoding::base64url(bytes));
-    writer.member("alg", recipient.algorithm.entry().jose_alg).member("kid", recipient.permit_version).optional("ek", ek)
+    writer.optional("alg", recipient.algorithm.entry().jose_alg).member("kid", recipient.permit_version).optional("ek", ek)
 }
 
 /// The draft a recipient's algorithm follows.
@@ -361,9 +361,9 @@ impl Jwe {
             None => None,
         };
         if encapsulated.is_some() != entry.asymmetric {
-            return Err(MessageError::Malformed { what: WHAT, detail: format!("\"ek\" does not go with {}", entry.jose_alg) });
+            return Err(MessageError::Malformed { what: WHAT, detail: format!("\"ek\" does not go with {}", entry.name) });
         }
-        let wrapped = WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.clone() };
+        let wrapped = WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.clone(), ..WrappedKey::default() };
         let typ = recipient.header.typ.clone();
         let key = unwrap(vault, permit, &wrapped, ContentEncryption::A256Gcm).await?;
         Ok(Opened { plaintext: self.open(&key)?, typ })
@@ -398,7 +398,7 @@ impl Jwe {
 /// A key pins `alg`, `enc` and the draft.
 fn pinned(permit: &UsePermit, header: &Header) -> Result<(), MessageError> {
     let entry = permit.algorithm().entry();
-    if header.alg.as_deref() != Some(entry.jose_alg) || header.enc.as_deref() != entry.jose_enc {
+    if !header.is_for(permit.algorithm()) || header.enc.as_deref() != entry.jose_enc {
         let (alg, enc) = (header.alg.as_deref().unwrap_or("none"), header.enc.as_deref().unwrap_or("none"));
         return Err(MessageError::OtherAlgorithm {
             version: permit.version(),

@@ -86,7 +86,7 @@ pub async fn sign(
     for permit in permits {
         let ctx = context.commit(schema::clock::random(ids));
         let header = HeaderWriter::new()
-            .member("alg", permit.algorithm().entry().jose_alg)
+            .optional("alg", permit.algorithm().entry().jose_alg)
             .member("kid", permit.version())
             .optional("ctx", ctx)
             .json();
@@ -255,13 +255,13 @@ impl Jws {
     /// Verifies one signature, by its place. `held` is what the key's vault, or its signed version record, says of it;
     /// no secret is needed.
     pub fn verify(&self, index: usize, permit: UsePermit, held: &Held, context: &EncryptionContext) -> Result<(), MessageError> {
-        spend(&permit, held, &[Operation::Verify], "verify")?;
+        spend(&permit, held, &[Operation::Verify, Operation::ReSign], "verify")?;
         let signature = self.signatures.get(index).ok_or(MessageError::Recipients)?;
         let entry = held.algorithm.entry();
         if signature.header.kid.is_some() && signature.header.key_version() != Some(held.version) {
             return Err(MessageError::OtherKey(held.version));
         }
-        if signature.header.alg.as_deref() != Some(entry.jose_alg) {
+        if !signature.header.is_for(held.algorithm) {
             let alg = signature.header.alg.as_deref().unwrap_or("none");
             return Err(MessageError::OtherAlgorithm {
                 version: held.version,

@@ -22,12 +22,12 @@ pub mod header;
 pub mod jwe;
 pub mod jws;
 
-use schema::{clock::Ids, id::KeyVersion};
+use schema::{catalogue::Sealing, clock::Ids, id::KeyVersion};
 
 use crate::{
-    algorithm::{self, ContentEncryption, WrappedKey},
+    algorithm::{ContentEncryption, WrappedKey},
     policy::permit::UsePermit,
-    vault::{Vault, VaultError, secret::ContentKey},
+    vault::{Vault, VaultError, public, secret::ContentKey},
 };
 
 /// The most bytes of a message in clear.
@@ -121,7 +121,7 @@ impl MessageError {
     /// Whether the data is to blame, rather than the agent or its vault.
     pub fn is_the_callers(&self) -> bool {
         !matches!(self, Self::Failed(_))
-            && !matches!(self, Self::Vault(error) if !matches!(error.code(), "not_genuine" | "operation_not_served"))
+            && !matches!(self, Self::Vault(error) if !matches!(error.code(), "not_genuine" | "operation_not_served" | "unfit_input"))
     }
 }
 
@@ -151,36 +151,17 @@ pub(crate) async fn wrap_for(
     let mut recipients = Vec::with_capacity(permits.len());
     for permit in permits {
         let (permit_version, algorithm) = (permit.version(), permit.algorithm());
-        if algorithm.entry().jose_enc.is_none() {
+        if algorithm.entry().sealing != Some(Sealing::ContentKey) {
             return Err(MessageError::OtherAlgorithm {
                 version: permit_version,
                 algorithm: algorithm.name(),
-                detail: "it does not encrypt".to_owned(),
+                detail: "it does not encrypt content keys".to_owned(),
             });
         }
-        let wrapped = if algorithm.entry().asymmetric {
-            seal_to_public_key(vault, ids, permit, key, content).await?
-        } else {
-            vault.wrap_key(permit, key, content).await?
-        };
+        let wrapped = public::wrap_key(vault, ids, permit, key, content).await?;
         recipients.push(Recipient { permit_version, algorithm, wrapped });
     }
     Ok(recipients)
-}
-
-/// Spends the permit without the vault: only the public key is needed.
-async fn seal_to_public_key(
-    vault: &dyn Vault,
-    ids: &dyn Ids,
-    permit: UsePermit,
-    key: &ContentKey,
-    content: ContentEncryption,
-) -> Result<WrappedKey, MessageError> {
-    use schema::key::Operation;
-    let held = vault.held(permit.version()).await?;
-    crate::vault::spend(&permit, &held, &[Operation::Encrypt, Operation::GenerateDataKey], "seal a key")?;
-    let public_key = held.public_key.as_deref().unwrap_or_default();
-    Ok(algorithm::serve(held.algorithm).seal_key(held.algorithm, public_key, key, content, ids).map_err(VaultError::from)?)
 }
 
 /// Unwraps a content key. What is wrong with the data is [`MessageError::NotGenuine`] whoever found it.

@@ -295,13 +295,7 @@ fn serial_of(policy: &Policy) -> StatementSerial {
     StatementSerial { scope, serial: policy.head.serial }
 }
 
-/// The operations that a purpose serves.
+/// Whether a key does this at all: its algorithm and its one purpose say so.
 pub(crate) fn serves(definition: &KeyDefinition, operation: Operation) -> bool {
-    use schema::key::Purpose;
-    match operation {
-        Operation::Encrypt | Operation::Decrypt | Operation::GenerateDataKey => definition.purpose == Purpose::Encrypt,
-        Operation::Sign | Operation::Verify => definition.purpose == Purpose::Sign,
-        Operation::PublicKey => definition.algorithm.entry().asymmetric,
-        Operation::Random => false,
-    }
+    definition.algorithm.does(definition.purpose, operation)
 }

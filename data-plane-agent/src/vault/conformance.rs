@@ -3,13 +3,16 @@
 use std::future::Future;
 
 use schema::{
-    catalogue::Algorithm,
+    catalogue::{Algorithm, Sealing},
     clock::ManualIds,
     id::{KeyId, KeyVersion},
     key::{Operation, Purpose},
 };
 
-use super::{Vault, secret::ContentKey};
+use super::{
+    Vault, VaultError, public,
+    secret::{ContentKey, SecretBytes},
+};
 use crate::{
     algorithm::{self, ContentEncryption},
     policy::permit::UsePermit,
@@ -78,31 +81,113 @@ async fn using(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {
     let ids = ManualIds::seeded(8);
     let permit = |operation| UsePermit::for_test(version, operation, algorithm);
     let held = vault.held(version).await.unwrap();
-    if algorithm.serves(Purpose::Encrypt) {
-        let key = ContentKey::random(&ids);
-        let wrapped = match &held.public_key {
-            Some(public_key) => algorithm::serve(algorithm).seal_key(algorithm, public_key, &key, CONTENT, &ids).unwrap(),
-            None => vault.wrap_key(permit(Operation::Encrypt), &key, CONTENT).await.unwrap(),
-        };
-        let opened = vault.unwrap_key(permit(Operation::Decrypt), &wrapped, CONTENT).await.unwrap();
-        assert!(opened.expose() == key.expose());
-        let mut changed = wrapped.clone();
-        changed.encrypted_key[5] ^= 1;
-        let error = vault.unwrap_key(permit(Operation::Decrypt), &changed, CONTENT).await.err().unwrap();
-        assert_eq!(error.code(), "not_genuine");
-        let refused = vault.unwrap_key(permit(Operation::Encrypt), &wrapped, CONTENT).await.err().unwrap();
-        assert_eq!(refused.code(), "permit_other_operation");
-        let refused = vault.sign(permit(Operation::Sign), b"x").await.unwrap_err();
-        assert_eq!(refused.code(), "operation_not_served");
+    let serving = algorithm::serve(algorithm);
+    let held_key = || held.public_key.as_ref().unwrap();
+    for purpose in algorithm.entry().purposes {
+        match purpose {
+            Purpose::Encrypt if algorithm.entry().sealing == Some(Sealing::Direct) => sealing_content(vault, &ids, permit).await,
+            Purpose::Encrypt => wrapping_content_keys(vault, &ids, permit).await,
+            Purpose::Sign => {
+                let signature = vault.sign(permit(Operation::Sign), b"message").await.unwrap();
+                serving.verify(algorithm, held_key(), b"message", &signature).unwrap();
+                serving.verify(algorithm, held_key(), b"massage", &signature).unwrap_err();
+                assert_eq!(vault.sign(permit(Operation::Verify), b"x").await.unwrap_err().code(), "permit_other_operation");
+            }
+            Purpose::SignDigest => {
+                let mut digest = vec![7; algorithm.entry().digest_bytes.unwrap().into()];
+                let signature = vault.sign_digest(permit(Operation::SignDigest), &digest).await.unwrap();
+                public::verify_digest(vault, permit(Operation::VerifyDigest), &digest, &signature).await.unwrap();
+                assert_eq!(refusal(vault.sign_digest(permit(Operation::SignDigest), b"short").await), "unfit_input");
+                assert_eq!(refusal(vault.sign_digest(permit(Operation::Sign), &digest).await), "permit_other_operation");
+                digest[0] ^= 1;
+                let changed = public::verify_digest(vault, permit(Operation::VerifyDigest), &digest, &signature).await;
+                assert_eq!(refusal(changed), "not_genuine");
+            }
+            Purpose::Mac => {
+                let tag = vault.mac(permit(Operation::Mac), b"message").await.unwrap();
+                vault.verify_mac(permit(Operation::VerifyMac), b"message", &tag).await.unwrap();
+                for (message, tag) in [(b"massage", tag.as_slice()), (b"message", &tag[..16]), (b"message", &[])] {
+                    assert_eq!(refusal(vault.verify_mac(permit(Operation::VerifyMac), message, tag).await), "not_genuine");
+                }
+                assert_eq!(refusal(vault.mac(permit(Operation::VerifyMac), b"message").await), "permit_other_operation");
+            }
+            Purpose::Wrap => {
+                let key = SecretBytes::random(24, &ids);
+                let mut wrapped = public::wrap_bytes(vault, &ids, permit(Operation::Wrap), &key).await.unwrap();
+                let opened = vault.unwrap_bytes(permit(Operation::Unwrap), &wrapped).await.unwrap();
+                assert!(opened.expose() == key.expose());
+                assert_eq!(refusal(vault.unwrap_bytes(permit(Operation::Wrap), &wrapped).await), "permit_other_operation");
+                let huge = SecretBytes::random(8 * 1024, &ids);
+                assert_eq!(refusal(public::wrap_bytes(vault, &ids, permit(Operation::Wrap), &huge).await), "unfit_input");
+                wrapped[5] ^= 1;
+                assert_eq!(refusal(vault.unwrap_bytes(permit(Operation::Unwrap), &wrapped).await), "not_genuine");
+            }
+            Purpose::Agree if algorithm.does(Purpose::Agree, Operation::Encapsulate) => {
+                let made = public::encapsulate(vault, &ids, permit(Operation::Encapsulate)).await.unwrap();
+                let taken = vault.decapsulate(permit(Operation::Decapsulate), &made.ciphertext).await.unwrap();
+                assert!(taken.expose() == made.secret.expose());
+                assert_eq!(refusal(vault.decapsulate(permit(Operation::Decapsulate), b"short").await), "not_genuine");
+                assert_eq!(refusal(vault.decapsulate(permit(Operation::Agree), &made.ciphertext).await), "permit_other_operation");
+            }
+            Purpose::Agree => {
+                let other = serving.load(algorithm, &serving.generate(algorithm, &ids).unwrap()).unwrap();
+                let agreed = vault.agree(permit(Operation::Agree), other.public_key().unwrap()).await.unwrap();
+                assert!(agreed.expose() == other.agree(held_key()).unwrap().expose());
+                assert_eq!(refusal(vault.agree(permit(Operation::Agree), b"short").await), "malformed_key");
+                assert_eq!(refusal(vault.agree(permit(Operation::Derive), held_key()).await), "permit_other_operation");
+            }
+            Purpose::Derive => {
+                let derived = vault.derive(permit(Operation::Derive), b"salt", b"info", 48).await.unwrap();
+                let other = vault.derive(permit(Operation::Derive), b"salt", b"other", 48).await.unwrap();
+                assert!(derived.len() == 48 && derived.expose() != other.expose());
+                assert_eq!(refusal(vault.derive(permit(Operation::Derive), b"", b"", usize::MAX).await), "unfit_input");
+            }
+        }
     }
-    if algorithm.serves(Purpose::Sign) {
-        let public_key = held.public_key.as_ref().unwrap();
-        let signature = vault.sign(permit(Operation::Sign), b"message").await.unwrap();
-        algorithm::serve(algorithm).verify(algorithm, public_key, b"message", &signature).unwrap();
-        algorithm::serve(algorithm).verify(algorithm, public_key, b"massage", &signature).unwrap_err();
-        assert_eq!(vault.sign(permit(Operation::Verify), b"x").await.unwrap_err().code(), "permit_other_operation");
-        let error = vault.wrap_key(permit(Operation::Encrypt), &ContentKey::random(&ids), CONTENT).await.err().unwrap();
-        assert_eq!(error.code(), "operation_not_served");
+    not_served(vault, &ids, algorithm, permit).await;
+}
+
+fn refusal<T>(result: Result<T, VaultError>) -> &'static str {
+    result.err().expect("a refusal").code()
+}
+
+async fn wrapping_content_keys(vault: &dyn Vault, ids: &ManualIds, permit: impl Fn(Operation) -> UsePermit) {
+    let key = ContentKey::random(ids);
+    let wrapped = public::wrap_key(vault, ids, permit(Operation::Encrypt), &key, CONTENT).await.unwrap();
+    for opening in [Operation::Decrypt, Operation::Rewrap, Operation::ReEncrypt] {
+        assert!(vault.unwrap_key(permit(opening), &wrapped, CONTENT).await.unwrap().expose() == key.expose());
+    }
+    assert_eq!(refusal(vault.unwrap_key(permit(Operation::Encrypt), &wrapped, CONTENT).await), "permit_other_operation");
+    let mut changed = wrapped.clone();
+    changed.encrypted_key[5] ^= 1;
+    assert_eq!(refusal(vault.unwrap_key(permit(Operation::Decrypt), &changed, CONTENT).await), "not_genuine");
+}
+
+async fn sealing_content(vault: &dyn Vault, ids: &ManualIds, permit: impl Fn(Operation) -> UsePermit) {
+    let sealed = public::seal_content(vault, ids, permit(Operation::Encrypt), b"header", b"plaintext").await.unwrap();
+    let opened = vault.open_content(permit(Operation::Decrypt), b"header", &sealed).await.unwrap();
+    assert_eq!(opened.expose(), b"plaintext");
+    assert_eq!(refusal(vault.open_content(permit(Operation::Encrypt), b"header", &sealed).await), "permit_other_operation");
+    assert_eq!(refusal(vault.open_content(permit(Operation::Decrypt), b"heading", &sealed).await), "not_genuine");
+    let mut changed = sealed.clone();
+    changed.ciphertext[0] ^= 1;
+    assert_eq!(refusal(vault.open_content(permit(Operation::Decrypt), b"header", &changed).await), "not_genuine");
+}
+
+/// What an algorithm does not do is refused as such, with the right permit too.
+async fn not_served(vault: &dyn Vault, ids: &ManualIds, algorithm: Algorithm, permit: impl Fn(Operation) -> UsePermit) {
+    if !algorithm.serves(Purpose::Sign) {
+        assert_eq!(refusal(vault.sign(permit(Operation::Sign), b"x").await), "operation_not_served");
+    }
+    if !algorithm.serves(Purpose::Mac) {
+        assert_eq!(refusal(vault.mac(permit(Operation::Mac), b"x").await), "operation_not_served");
+    }
+    if !algorithm.serves(Purpose::Derive) {
+        assert_eq!(refusal(vault.derive(permit(Operation::Derive), b"", b"", 32).await), "operation_not_served");
+    }
+    if algorithm.entry().sealing != Some(Sealing::ContentKey) || algorithm.entry().asymmetric {
+        let wrapped = vault.wrap_key(permit(Operation::Encrypt), &ContentKey::random(ids), CONTENT).await;
+        assert_eq!(refusal(wrapped), "operation_not_served");
     }
 }
 

@@ -27,11 +27,12 @@ pub use self::unlock::Unlock;
 use self::{store::Store, unlock::RootKey};
 use super::{
     Description, Held, Vault, VaultError,
+    public::{OPENING, SEALING},
     secret::{ContentKey, SecretBytes},
     spend,
 };
 use crate::{
-    algorithm::{self, ContentEncryption, LoadedKey, WrappedKey},
+    algorithm::{self, ContentEncryption, LoadedKey, SealedContent, WrappedKey},
     policy::permit::UsePermit,
 };
 
@@ -133,13 +134,13 @@ fn read_version(store: &Store, root: &RootKey, version: KeyVersion) -> Result<Lo
 impl Inner {
     fn generate(&self, version: KeyVersion, algorithm: Algorithm) -> Result<Loaded, VaultError> {
         let serving = algorithm::serve(algorithm);
-        let seed = SecretBytes::random(serving.seed_bytes(algorithm), self.ids.as_ref());
-        let key = serving.load(algorithm, &seed)?;
+        let secret = serving.generate(algorithm, self.ids.as_ref())?;
+        let key = serving.load(algorithm, &secret)?;
         algorithm::pairwise(key.as_ref(), self.ids.as_ref())?;
         let public_key = key.public_key().map(<[u8]>::to_vec);
-        let fingerprint = algorithm::fingerprint(algorithm, public_key.as_deref(), &seed);
+        let fingerprint = algorithm::fingerprint(algorithm, public_key.as_deref(), &secret);
         let held = Held { version, algorithm, fingerprint, public_key };
-        self.store.write_version(&self.root, &held, &seed, self.ids.as_ref())?;
+        self.store.write_version(&self.root, &held, &secret, self.ids.as_ref())?;
         read_version(&self.store, &self.root, version)
     }
 }
@@ -201,13 +202,13 @@ impl Vault for FileVault {
 
     async fn wrap_key(&self, permit: UsePermit, key: &ContentKey, content: ContentEncryption) -> Result<WrappedKey, VaultError> {
         let loaded = self.loaded(permit.version())?;
-        spend(&permit, &loaded.held, &[Operation::Encrypt, Operation::GenerateDataKey], "wrap a key")?;
+        spend(&permit, &loaded.held, SEALING, "wrap a key")?;
         Ok(loaded.key.wrap_key(key, content)?)
     }
 
     async fn unwrap_key(&self, permit: UsePermit, wrapped: &WrappedKey, content: ContentEncryption) -> Result<ContentKey, VaultError> {
         let loaded = self.loaded(permit.version())?;
-        spend(&permit, &loaded.held, &[Operation::Decrypt], "unwrap a key")?;
+        spend(&permit, &loaded.held, OPENING, "unwrap a key")?;
         Ok(loaded.key.unwrap_key(wrapped, content)?)
     }
 
@@ -219,6 +220,70 @@ impl Vault for FileVault {
         }
         let message = message.to_vec();
         blocking(move || Ok(loaded.key.sign(&message)?)).await
+    }
+
+    async fn seal_content(&self, permit: UsePermit, associated: &[u8], plaintext: &[u8]) -> Result<SealedContent, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, SEALING, "encrypt")?;
+        Ok(loaded.key.seal_content(associated, plaintext, self.0.ids.as_ref())?)
+    }
+
+    async fn open_content(&self, permit: UsePermit, associated: &[u8], sealed: &SealedContent) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, OPENING, "decrypt")?;
+        Ok(loaded.key.open_content(associated, sealed)?)
+    }
+
+    async fn sign_digest(&self, permit: UsePermit, digest: &[u8]) -> Result<Vec<u8>, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::SignDigest], "sign a digest")?;
+        if !loaded.key.is_slow() {
+            return Ok(loaded.key.sign_digest(digest)?);
+        }
+        let digest = digest.to_vec();
+        blocking(move || Ok(loaded.key.sign_digest(&digest)?)).await
+    }
+
+    async fn mac(&self, permit: UsePermit, message: &[u8]) -> Result<Vec<u8>, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Mac], "authenticate a message")?;
+        Ok(loaded.key.mac(message)?)
+    }
+
+    async fn verify_mac(&self, permit: UsePermit, message: &[u8], tag: &[u8]) -> Result<(), VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::VerifyMac], "verify the authentication of a message")?;
+        Ok(loaded.key.verify_mac(message, tag)?)
+    }
+
+    async fn wrap_bytes(&self, permit: UsePermit, key: &SecretBytes) -> Result<Vec<u8>, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Wrap, Operation::Rewrap], "wrap a bare key")?;
+        Ok(loaded.key.wrap_bytes(key)?)
+    }
+
+    async fn unwrap_bytes(&self, permit: UsePermit, wrapped: &[u8]) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Unwrap, Operation::Rewrap], "unwrap a bare key")?;
+        Ok(loaded.key.unwrap_bytes(wrapped)?)
+    }
+
+    async fn agree(&self, permit: UsePermit, public_key: &[u8]) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Agree], "agree on a secret")?;
+        Ok(loaded.key.agree(public_key)?)
+    }
+
+    async fn decapsulate(&self, permit: UsePermit, ciphertext: &[u8]) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Decapsulate], "decapsulate a secret")?;
+        Ok(loaded.key.decapsulate(ciphertext)?)
+    }
+
+    async fn derive(&self, permit: UsePermit, salt: &[u8], info: &[u8], length_bytes: usize) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        spend(&permit, &loaded.held, &[Operation::Derive], "derive a key")?;
+        Ok(loaded.key.derive(salt, info, length_bytes)?)
     }
 
     async fn named_secret(&self, name: &Name) -> Result<SecretBytes, VaultError> {

@@ -2,12 +2,14 @@
 //! (`docs/adding-a-vault.md`). Every use takes a [`UsePermit`] by value: using a key without a decision does not compile.
 //!
 //! - [`secret`]: bytes that do not print or copy, and a hardened process.
+//! - [`public`]: what needs only the public key of a version.
 //! - [`file`]: keys sealed in a directory, used in the agent's memory.
 //! - [`conformance`]: what every vault must do, as one suite of tests.
 
 #[cfg(test)]
 pub mod conformance;
 pub mod file;
+pub mod public;
 pub mod secret;
 
 use std::{path::PathBuf, sync::Arc};
@@ -17,7 +19,7 @@ use schema::{catalogue::Algorithm, encoding::Digest, id::KeyVersion, key::Operat
 
 use self::secret::{ContentKey, SecretBytes};
 use crate::{
-    algorithm::{AlgorithmError, ContentEncryption, WrappedKey},
+    algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey},
     policy::permit::UsePermit,
 };
 
@@ -79,6 +81,38 @@ pub trait Vault: Send + Sync + 'static {
 
     /// Signs a message.
     async fn sign(&self, permit: UsePermit, message: &[u8]) -> Result<Vec<u8>, VaultError>;
+
+    /// Encrypts content directly under a symmetric key; the vault makes the nonce. (Sealing to a public key needs no
+    /// vault: [`public`].)
+    async fn seal_content(&self, permit: UsePermit, associated: &[u8], plaintext: &[u8]) -> Result<SealedContent, VaultError>;
+
+    /// Decrypts content that was encrypted directly, also to a public key.
+    async fn open_content(&self, permit: UsePermit, associated: &[u8], sealed: &SealedContent) -> Result<SecretBytes, VaultError>;
+
+    /// Signs a ready digest.
+    async fn sign_digest(&self, permit: UsePermit, digest: &[u8]) -> Result<Vec<u8>, VaultError>;
+
+    /// Authenticates a message with a shared key.
+    async fn mac(&self, permit: UsePermit, message: &[u8]) -> Result<Vec<u8>, VaultError>;
+
+    /// Checks the authentication of a message.
+    async fn verify_mac(&self, permit: UsePermit, message: &[u8], tag: &[u8]) -> Result<(), VaultError>;
+
+    /// Wraps a bare key under a symmetric key. (To a public key: [`public::wrap_bytes`].)
+    async fn wrap_bytes(&self, permit: UsePermit, key: &SecretBytes) -> Result<Vec<u8>, VaultError>;
+
+    /// Unwraps a bare key.
+    async fn unwrap_bytes(&self, permit: UsePermit, wrapped: &[u8]) -> Result<SecretBytes, VaultError>;
+
+    /// Agrees on a secret with the holder of a public key, which is encoded as the algorithm's standard says. The secret
+    /// is as it comes out of the curve: derive keys from it.
+    async fn agree(&self, permit: UsePermit, public_key: &[u8]) -> Result<SecretBytes, VaultError>;
+
+    /// Takes an encapsulated secret out. (Encapsulating needs no vault: [`public::encapsulate`].)
+    async fn decapsulate(&self, permit: UsePermit, ciphertext: &[u8]) -> Result<SecretBytes, VaultError>;
+
+    /// Derives `length_bytes` from a key.
+    async fn derive(&self, permit: UsePermit, salt: &[u8], info: &[u8], length_bytes: usize) -> Result<SecretBytes, VaultError>;
 
     /// A 256-bit secret of the agent itself (not a customer's key), made at its first use: for example the key of the
     /// HMACs in receipts.
@@ -168,6 +202,7 @@ impl VaultError {
             Self::OtherOperation { .. } => "permit_other_operation",
             Self::Algorithm(AlgorithmError::NotGenuine { .. }) => "not_genuine",
             Self::Algorithm(AlgorithmError::NotServed { .. }) => "operation_not_served",
+            Self::Algorithm(AlgorithmError::Unfit { .. }) => "unfit_input",
             Self::Algorithm(AlgorithmError::MalformedKey { .. }) => "malformed_key",
             Self::Algorithm(AlgorithmError::Failed { .. }) => "algorithm_failed",
             Self::WrongSecret(_) => "vault_wrong_secret",

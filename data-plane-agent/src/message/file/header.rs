@@ -213,7 +213,7 @@ impl FileHeader {
             .ok_or(MessageError::OtherKey(version))?;
         let algorithm: Algorithm = permit.algorithm();
         let entry = algorithm.entry();
-        if recipient.header.alg.as_deref() != Some(entry.jose_alg) || recipient.header.ek.is_some() != entry.asymmetric {
+        if !recipient.header.is_for(permit.algorithm()) || recipient.header.ek.is_some() != entry.asymmetric {
             let detail = format!("the file has alg {:?} for it", recipient.header.alg.as_deref().unwrap_or("none"));
             return Err(MessageError::OtherAlgorithm { version, algorithm: entry.name, detail });
         }
@@ -224,7 +224,7 @@ impl FileHeader {
             Some(ek) => Some(read_base64url(WHAT, "\"ek\"", ek.as_bytes())?),
             None => None,
         };
-        Ok(WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.0.clone() })
+        Ok(WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.0.clone(), ..WrappedKey::default() })
     }
 
     /// Checks the header under the content key.

@@ -191,7 +191,8 @@ fn messages_of_jwcrypto_open() {
         assert_eq!(message.key_version().unwrap(), SYMMETRIC);
         assert!(message.matches(&EncryptionContext::default()));
         pinned(&permit(SYMMETRIC, Operation::Decrypt), &message.recipients[0].header).unwrap();
-        let wrapped = WrappedKey { encapsulated: None, encrypted_key: message.recipients[0].encrypted_key.clone() };
+        let wrapped =
+            WrappedKey { encapsulated: None, encrypted_key: message.recipients[0].encrypted_key.clone(), ..WrappedKey::default() };
         let content = key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).unwrap();
         assert_eq!(message.open(&content).unwrap().expose(), b"sealed by another program");
     }
@@ -210,6 +211,7 @@ fn hpke_9_ke_of_the_draft() {
     let wrapped = WrappedKey {
         encapsulated: Some(from_base64url(recipient.header.ek.as_ref().unwrap()).unwrap()),
         encrypted_key: recipient.encrypted_key.clone(),
+        ..WrappedKey::default()
     };
     let content = key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).unwrap();
     assert!(key.unwrap_key(&wrapped, ContentEncryption::Cobblestone256).is_err());
