@@ -1,6 +1,10 @@
 //! One test for each attack on what an agent believes, named after it. Each first shows that the honest set is believed,
 //! or changes one thing in a set that otherwise would be.
 
+mod attacks {
+    mod rotation;
+}
+
 use std::{collections::BTreeMap, time::Duration};
 
 use schema::{

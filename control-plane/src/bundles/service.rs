@@ -289,23 +289,28 @@ impl Statements {
     async fn publish_all(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
         let started = Instant::now();
         self.roots(tenant, shelf).await?;
+        let asked = self.0.clock.now();
         let facts = self.0.facts.facts(tenant).await?;
         if shelf.as_ref().is_some_and(|shelf| shelf.policies.is_empty()) {
             self.fetch(tenant, &facts, shelf).await?;
         }
         let Some(shelf) = shelf else { return Err(StatementsError::Missing) };
         let Content { policies, states } = compile(&facts, &shelf.as_published());
+        // Agents judge the time of a version by policy and state: a policy is not older than what it was compiled from, and a
+        // state not younger.
+        let newest = states.values().map(Headed::newest).max().unwrap_or_default();
+        let compiled = self.0.clock.now().max(newest);
         let mut count = 0;
         for (scope, content) in policies {
             let last = shelf.policies.get(&scope);
-            if let Some(next) = self.publish_changed(tenant, scope, content, last, &shelf.roots).await? {
+            if let Some(next) = self.publish_changed(tenant, scope, content, last, &shelf.roots, compiled).await? {
                 shelf.policies.insert(scope, next);
                 count += 1;
             }
         }
         for (site, content) in states {
             let last = shelf.states.get(&site);
-            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, &shelf.roots).await? {
+            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, &shelf.roots, asked).await? {
                 shelf.states.insert(site, next);
                 count += 1;
             }
@@ -341,8 +346,8 @@ impl Statements {
         content: S,
         last: Option<&(S, Member)>,
         roots: &[Member],
+        now: Timestamp,
     ) -> Result<Option<(S, Member)>, StatementsError> {
-        let now = self.0.clock.now();
         let root = roots.last().ok_or(StatementsError::Missing)?;
         if let Some((last, member)) = last
             && last.blank() == content

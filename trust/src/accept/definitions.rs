@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
+    clock::Timestamp,
     id::{KeyId, ProjectId, SiteId},
     name::Name,
 };
@@ -59,6 +60,17 @@ pub(super) fn judge(
         remember(*key, definition, memory)?;
     }
     Ok(definitions)
+}
+
+/// When the policy was signed that says how a key rotates: its project's, or the one with the template it follows.
+pub(super) fn ruled_since(key: KeyId, definition: &KeyDefinition, policies: &BTreeMap<Scope, &Policy>, state: &State) -> Timestamp {
+    let own = policies.get(&Scope::Project(definition.project)).filter(|policy| policy.keys.contains_key(&key));
+    let templated = || {
+        let name = &state.templated.get(&key)?.template;
+        let has = |policy: &&&Policy| policy.templates.get(name).is_some_and(|template| template.project == definition.project);
+        policies.values().find(has)
+    };
+    own.or_else(templated).map_or(Timestamp::default(), |policy| policy.head.issued)
 }
 
 /// A project's policy reaches only its own resources; keys and callers are defined by projects only.

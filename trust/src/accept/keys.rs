@@ -9,14 +9,15 @@ use schema::{
 };
 
 use super::{
-    Identity, Rejection,
+    AcceptedSet, Identity, Rejection, definitions,
     memory::{Memory, VersionMemory},
     roster::Roster,
 };
 use crate::{
     document::{self, Document, HolderReport, HolderStatus, VersionRecord},
     statement::{
-        policy::KeyDefinition,
+        Scope,
+        policy::{KeyDefinition, Policy},
         state::{KeyState, State, Subject, VersionEntry},
     },
 };
@@ -24,6 +25,7 @@ use crate::{
 /// What keys are judged by.
 pub(super) struct KeyRules<'a> {
     pub(super) identity: &'a Identity,
+    pub(super) policies: &'a BTreeMap<Scope, &'a Policy>,
     pub(super) definitions: &'a BTreeMap<KeyId, KeyDefinition>,
     pub(super) roster: &'a Roster,
     /// Versions whose compromise or destruction policy has confirmed.
@@ -31,10 +33,12 @@ pub(super) struct KeyRules<'a> {
     /// Whether nothing was ever accepted before: then versions made before this agent came cannot be held to rules of
     /// timing and eligibility that may have changed since.
     pub(super) newcomer: bool,
+    /// The set this one follows: what was known of rotation rules before.
+    pub(super) previous: Option<&'a AcceptedSet>,
 }
 
 /// What policy says of irreversible states.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Confirmations {
     pub(super) compromises: BTreeSet<KeyVersion>,
     pub(super) destructions: BTreeSet<KeyVersion>,
@@ -52,7 +56,7 @@ pub(super) fn judge(state: &State, rules: &KeyRules<'_>, memory: &mut Memory) ->
         for (number, entry) in &key_state.versions {
             let version = KeyVersion::new(*key, *number);
             if !rules.newcomer && !memory.versions.contains_key(&version) {
-                interval(version, entry, before, definition, state)?;
+                interval(version, entry, before, definition, state, rules)?;
             }
             generator(version, entry, definition, rules, memory)?;
             let fingerprint = proofs(version, entry, definition, rules, memory)?;
@@ -88,17 +92,33 @@ fn numbers(key: KeyId, state: &KeyState, memory: &mut Memory) -> Result<(), Reje
     Ok(())
 }
 
-/// A new version is not older than the state says time is, and not sooner after the last than the rule allows.
+/// A new version is not younger than the state that names it, and not sooner after the last than the rule of its time allows:
+///
+/// - made after the policy in force was signed: the rule of that policy;
+/// - made before the state that was accepted last was signed: the rule of then, or the one of now when that is shorter;
+/// - made in between, while this agent may have missed any number of rules: not judged by when it came.
 fn interval(
     version: KeyVersion,
     entry: &VersionEntry,
     before: Option<&VersionEntry>,
     definition: &KeyDefinition,
     state: &State,
+    rules: &KeyRules<'_>,
 ) -> Result<(), Rejection> {
-    let earliest = before.map(|before| before.created.plus(definition.rotation.min_interval()));
-    let too_soon = earliest.is_some_and(|earliest| entry.created < earliest);
-    if too_soon || entry.created > state.head.issued { Err(Rejection::TooSoon(version)) } else { Ok(()) }
+    if entry.created > state.head.issued {
+        return Err(Rejection::TooSoon(version));
+    }
+    let Some(before) = before else { return Ok(()) };
+    let present = definition.rotation.min_interval();
+    let earlier = rules.previous.filter(|previous| entry.created <= previous.state().head.issued);
+    let least = if entry.created > definitions::ruled_since(version.key, definition, rules.policies, state) {
+        present
+    } else if let Some(earlier) = earlier {
+        earlier.definitions.get(&version.key).map_or(present, |held| held.rotation.min_interval().min(present))
+    } else {
+        return Ok(());
+    };
+    if entry.created < before.created.plus(least) { Err(Rejection::TooSoon(version)) } else { Ok(()) }
 }
 
 /// A version that is yet to be made, or that others made since, is made by an eligible agent of the site.

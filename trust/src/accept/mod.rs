@@ -34,6 +34,7 @@ use schema::{
 use serde::{Deserialize, Serialize};
 
 use self::{
+    keys::Confirmations,
     memory::scope_name,
     read::{Read, ReadSet},
     roots::Chain,
@@ -92,6 +93,7 @@ pub struct AcceptedSet {
     /// Policies that came by another path and are newer than the heartbeat's.
     ahead: BTreeSet<Scope>,
     definitions: BTreeMap<KeyId, KeyDefinition>,
+    confirmations: Confirmations,
     roster: Roster,
     memory: Memory,
 }
@@ -258,7 +260,15 @@ fn judge(
     let rules =
         roster::RosterRules { identity, confirmed, vouching: &vouching, tenant_signers: Some(policy_role).filter(|role| role.tenant_held) };
     let roster = roster::judge(state, &rules, &mut memory)?;
-    let rules = keys::KeyRules { identity, definitions: &definitions, roster: &roster, confirmed: &confirmations, newcomer };
+    let rules = keys::KeyRules {
+        identity,
+        policies: &by_scope,
+        definitions: &definitions,
+        roster: &roster,
+        confirmed: &confirmations,
+        newcomer,
+        previous: current,
+    };
     keys::judge(state, &rules, &mut memory)?;
 
     // 10
@@ -273,6 +283,7 @@ fn judge(
         heartbeat: candidate.heartbeat,
         ahead,
         definitions,
+        confirmations,
         roster,
         memory,
     })

@@ -9,7 +9,7 @@ use schema::{
     key::{KeyReference, RevocationReason, VersionState},
 };
 
-use super::{AcceptedSet, Identity, Memory, Restriction, keys::settles, restrictions};
+use super::{AcceptedSet, Identity, Memory, Restriction, keys::settles};
 use crate::{
     pair::PublicPair,
     statement::{
@@ -142,9 +142,7 @@ impl AcceptedSet {
         let (definition, key) = self.key(version.key)?;
         let entry = key.versions.get(&version.number)?;
         let settled = self.memory.versions.get(&version).map_or(VersionState::PreActivation, |held| held.settled);
-        let by_scope = self.policies().collect();
-        let confirmed = restrictions::confirmations(&by_scope, &self.definitions);
-        let said = settles(version, entry.state, key.primary, &confirmed, &self.memory).unwrap_or(settled);
+        let said = settles(version, entry.state, key.primary, &self.confirmations, &self.memory).unwrap_or(settled);
         let subjects = [Subject::Version(version), Subject::Key(version.key), Subject::Project(definition.project)];
         let held = subjects.iter().filter_map(|subject| self.memory.restrictions.get(subject));
         Some(held.fold(said, restricted))
