@@ -253,16 +253,28 @@ impl Running {
     }
 }
 
-/// Compiles an accepted set and swaps it in. A set whose policies cannot be used changes nothing.
+/// Compiles an accepted set and swaps it in. Of a set whose policies cannot be used, only what it restricts takes effect.
 pub(crate) fn put_in_force(current: &Current, client_roots: &ClientRoots, set: &AcceptedSet) -> Result<Arc<InForce>, UnusablePolicy> {
-    let in_force = Arc::new(InForce::compile(Believed::of(set))?);
+    match InForce::compile(Believed::of(set)) {
+        Ok(in_force) => Ok(swap(current, client_roots, in_force)),
+        Err(unusable) => {
+            if let Some(former) = current.load() {
+                swap(current, client_roots, former.restricted_by(&Believed::of(set)));
+            }
+            Err(unusable)
+        }
+    }
+}
+
+fn swap(current: &Current, client_roots: &ClientRoots, in_force: InForce) -> Arc<InForce> {
+    let in_force = Arc::new(in_force);
     let authorities = in_force.caller_authorities.values().map(|der| CertificateDer::from(der.clone())).collect();
     if let Err(error) = client_roots.set(authorities) {
         let error: &TlsError = &error;
         tracing::error!(error = error as &dyn std::error::Error, "an authority of callers cannot be used: the former ones stay");
     }
     current.swap(in_force.clone());
-    Ok(in_force)
+    in_force
 }
 
 /// Opens the vault that the settings name, or makes it.

@@ -102,10 +102,11 @@ impl Membership {
         })?;
 
         let pair = Arc::new(Pair::from_seeds(&keys.pair.to_seeds()));
-        let rejections = current.clone();
+        let (enforced, rejections) = (current.clone(), current.clone());
         let reporter = Reporter {
             connection: connection.clone(),
             accepted: sync.follow(),
+            enforced: Box::new(move || enforced.load().map(|set| (set.heartbeat_serial, set.state_serial))),
             rejection: Box::new(move || rejections.rejection()),
             about: About { vault: vault.description().kind.to_owned(), failed_self_tests },
             work: KeyWork { current, vault, pair: pair.clone(), clock: clock.clone(), reconciler: Reconciler::default() },

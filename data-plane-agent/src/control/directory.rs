@@ -5,6 +5,7 @@
 //! identity.json      who the agent is, what it pinned, its sealed keys
 //! certificate.json   its certificate and the authorities of the agent listener
 //! statements.json    the accepted set: exact bytes, and what must never be forgotten
+//! granting.json      the set before it whose policies go on granting, while those of the accepted set cannot be used
 //! time.json          the last signed time
 //! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin
 //! ```
@@ -157,6 +158,19 @@ impl ControlDirectory {
         Ok(write_atomic(&self.0.join("statements.json"), bytes, OWNER_ONLY)?)
     }
 
+    /// The set whose policies grant, while those of the accepted one cannot be used.
+    pub fn granting(&self) -> Result<Option<Vec<u8>>, KeepError> {
+        self.read_bytes("granting.json")
+    }
+
+    /// Keeps that set; none when the accepted set grants by itself.
+    pub fn keep_granting(&self, bytes: Option<&[u8]>) -> Result<(), KeepError> {
+        match bytes {
+            Some(bytes) => Ok(write_atomic(&self.0.join("granting.json"), bytes, OWNER_ONLY)?),
+            None => self.remove("granting.json"),
+        }
+    }
+
     /// The last signed time.
     pub fn time(&self) -> Result<Option<StoredTime>, KeepError> {
         self.read("time.json")
@@ -180,14 +194,7 @@ impl ControlDirectory {
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
-        for name in ["certificate.json", "statements.json", "identity.json"] {
-            let path = self.0.join(name);
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(KeepError::Read { path, source: error }),
-                _ => {}
-            }
-        }
-        Ok(())
+        ["certificate.json", "statements.json", "granting.json", "identity.json"].into_iter().try_for_each(|name| self.remove(name))
     }
 
     /// Makes the keys of a new agent and keeps them, before anybody hears of them.
@@ -256,6 +263,14 @@ impl ControlDirectory {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(KeepError::Read { path, source }),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), KeepError> {
+        let path = self.0.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KeepError::Read { path, source: error }),
+            _ => Ok(()),
         }
     }
 

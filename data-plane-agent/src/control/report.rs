@@ -60,7 +60,9 @@ pub struct Reporter<W> {
     pub connection: Arc<Connection>,
     /// The accepted set, and every one that follows (`StatementSync::follow`).
     pub accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
-    /// Why the newest set was not accepted, if it was not.
+    /// The serials of heartbeat and state whose policies are enforced.
+    pub enforced: Box<dyn Fn() -> Option<(u64, u64)> + Send + Sync>,
+    /// Why the newest set was not accepted or cannot be used, if so.
     pub rejection: Box<dyn Fn() -> Option<Rejected> + Send + Sync>,
     /// Makes what there is to say.
     pub work: W,
@@ -126,12 +128,13 @@ impl<W: Work> Reporter<W> {
 
     fn report(&self, documents: Documents) -> Report {
         let accepted = self.accepted.borrow().clone();
+        let enforced = (self.enforced)();
         Report {
             version_records: documents.version_records,
             holder_reports: documents.holder_reports,
             vouches: documents.vouches,
-            enforced_heartbeat: accepted.as_ref().map(|set| set.heartbeat().head.serial),
-            enforced_state: accepted.as_ref().map(|set| set.state().head.serial),
+            enforced_heartbeat: enforced.map(|(heartbeat, _)| heartbeat),
+            enforced_state: enforced.map(|(_, state)| state),
             epoch: accepted.as_ref().map(|set| set.root().head.epoch),
             rejection: (self.rejection)(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -27,7 +27,7 @@ const KEEP_TIME_EVERY: Duration = Duration::from_secs(60);
 /// The least time between two polls, when the control plane answers at once with nothing.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Puts an accepted set in force; or says why its policies cannot be used, and then the former set stays.
+/// Puts an accepted set in force; or says why its policies cannot be used, and then only what it restricts takes effect.
 pub type PutInForce = Box<dyn Fn(&AcceptedSet) -> Result<(), Rejected> + Send + Sync>;
 
 /// Notes why the newest set was not accepted, for status and reports.
@@ -73,19 +73,26 @@ pub struct StatementSync {
     parts: SyncParts,
     etag: Option<String>,
     accepted: watch::Sender<Option<Arc<AcceptedSet>>>,
+    /// The set whose policies grant: the accepted one, unless they cannot be used.
+    granting: Option<Arc<AcceptedSet>>,
 }
 
 impl StatementSync {
     /// Begins with what was kept: verified again, and put in force if it still holds. A cache that does not hold is not used,
     /// and the next set is judged as if there were none.
     pub fn start(parts: SyncParts) -> Result<Self, KeepError> {
-        let sync = Self { parts, etag: None, accepted: watch::Sender::new(None) };
+        let mut sync = Self { parts, etag: None, accepted: watch::Sender::new(None), granting: None };
+        sync.resume_granting()?;
         if let Some(bytes) = sync.parts.directory.statements()? {
             match restore(&bytes, &sync.parts.identity) {
                 Ok(set) => {
                     sync.parts.clock.heard(set.told());
-                    if let Err(rejected) = sync.enforce(set) {
-                        tracing::error!(code = rejected.code, detail = rejected.detail, "the kept statements cannot be used");
+                    match sync.enforce(set) {
+                        Err(SyncError::Keep(error)) => return Err(error),
+                        Err(SyncError::Unusable(rejected)) => {
+                            tracing::error!(code = rejected.code, detail = rejected.detail, "the policies of the kept statements cannot be used");
+                        }
+                        _ => {}
                     }
                 }
                 Err(rejection) => {
@@ -177,22 +184,53 @@ impl StatementSync {
         self.parts.directory.keep_statements(&set.to_bytes())?;
         self.parts.clock.heard(set.told());
         self.parts.directory.keep_time(&self.parts.clock.stored())?;
-        self.enforce(set).map_err(SyncError::Unusable)?;
+        self.enforce(set)?;
         // Only a set in force is not asked for again.
         self.etag = served.etag;
         Ok(true)
     }
 
-    /// What was accepted is remembered even when its policies cannot be used: nothing older may follow it.
-    fn enforce(&self, set: AcceptedSet) -> Result<(), Rejected> {
+    /// What was accepted is remembered even when its policies cannot be used: nothing older may follow it. Then the set before
+    /// it goes on granting, under what this one restricts, also after a start.
+    fn enforce(&mut self, set: AcceptedSet) -> Result<(), SyncError> {
         let set = Arc::new(set);
         let usable = (self.parts.put_in_force)(&set);
-        if let Err(rejected) = &usable {
-            (self.parts.note_rejection)(rejected.clone());
-        }
         tracing::debug!(statements = set.serials(), usable = usable.is_ok(), "statements were accepted");
-        self.accepted.send_replace(Some(set));
-        usable
+        let was_granting = self.accepted.send_replace(Some(set.clone())).is_some_and(|accepted| self.grants(&accepted));
+        match usable {
+            Ok(()) => {
+                if !was_granting {
+                    self.parts.directory.keep_granting(None)?;
+                }
+                self.granting = Some(set);
+                Ok(())
+            }
+            Err(rejected) => {
+                (self.parts.note_rejection)(rejected.clone());
+                if let Some(granting) = self.granting.as_ref().filter(|_| was_granting) {
+                    self.parts.directory.keep_granting(Some(&granting.to_bytes()))?;
+                }
+                Err(SyncError::Unusable(rejected))
+            }
+        }
+    }
+
+    fn grants(&self, set: &AcceptedSet) -> bool {
+        self.granting.as_ref().is_some_and(|granting| granting.digest() == set.digest())
+    }
+
+    /// Puts the set in force that granted when the agent stopped, if that was not the accepted one: what the accepted one
+    /// restricts is applied to it next.
+    fn resume_granting(&mut self) -> Result<(), KeepError> {
+        let Some(bytes) = self.parts.directory.granting()? else { return Ok(()) };
+        match restore(&bytes, &self.parts.identity) {
+            Ok(set) if (self.parts.put_in_force)(&set).is_ok() => self.granting = Some(Arc::new(set)),
+            Ok(_) => {}
+            Err(rejection) => {
+                tracing::error!(code = rejection.code(), "the set that granted before the newest does not hold and is not used");
+            }
+        }
+        Ok(())
     }
 
     fn rejected(&self, rejection: &Rejection) -> Rejected {
@@ -217,5 +255,104 @@ async fn keep_time(directory: ControlDirectory, clock: Arc<AgentClock>, stopping
         if let Err(error) = directory.keep_time(&clock.stored()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the time could not be kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{
+        clock::{ManualClock, ManualIds},
+        key::RevocationReason,
+    };
+    use service::{config::OutgoingConfig, tls::client_roots::ClientRoots};
+    use trust::{
+        statement::{
+            Scope,
+            state::{Revocation, Subject},
+        },
+        testing::{CALLER, PROJECT, START, World},
+    };
+
+    use super::*;
+    use crate::{
+        app::put_in_force,
+        control::{client::ControlClient, time::SystemBootClock},
+        policy::{current::Current, in_force::InForce},
+    };
+
+    /// An agent's sync on a directory, as after a start.
+    fn sync(world: &World, directory: &std::path::Path) -> (StatementSync, Arc<Current>) {
+        service::tls::install_provider();
+        let (clock, ids) = (Arc::new(ManualClock::at(START)), Arc::new(ManualIds::seeded(1)));
+        let (current, roots) = (Arc::new(Current::default()), ClientRoots::optional());
+        let (in_force, noted, now) = (current.clone(), current.clone(), clock.clone());
+        let client = ControlClient::unknown("https://localhost:1", None, &OutgoingConfig::default()).unwrap();
+        let parts = SyncParts {
+            connection: Connection::new(client),
+            directory: ControlDirectory::open(directory).unwrap(),
+            identity: world.identity(),
+            clock: AgentClock::new(clock, Box::new(SystemBootClock::new(&*ids)), None),
+            ids,
+            put_in_force: Box::new(move |set| {
+                let unusable = |error: crate::policy::slice::UnusablePolicy| Rejected {
+                    code: "policies_unusable".to_owned(),
+                    detail: error.to_string(),
+                    at: now.now(),
+                };
+                put_in_force(&in_force, &roots, set).map(drop).map_err(unusable)
+            }),
+            note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
+        };
+        (StatementSync::start(parts).unwrap(), current)
+    }
+
+    fn served(world: &World) -> Served {
+        Served { etag: Some(world.heartbeat.head.serial.to_string()), set: world.set() }
+    }
+
+    fn held(in_force: &InForce) -> bool {
+        in_force.is_held(Subject::Caller(CALLER))
+    }
+
+    #[test]
+    fn what_a_set_restricts_holds_at_once_though_its_policies_cannot_be_used() {
+        let (mut world, directory) = (World::new(), tempfile::tempdir().unwrap());
+        let (mut sync_, current) = sync(&world, directory.path());
+        assert!(sync_.take(served(&world)).unwrap());
+
+        world.project_policy().cedar.insert("pol_test/1".to_owned(), "permit (a language of next year);".to_owned());
+        world.tick_policy(Scope::Project(PROJECT));
+        let revoked = Revocation { subject: Subject::Caller(CALLER), reason: RevocationReason::KeyCompromise, at: START };
+        world.state.revocations.push(revoked);
+        world.tick();
+        let outcome = sync_.take(served(&world));
+        assert!(matches!(outcome, Err(SyncError::Unusable(_))), "{outcome:?}");
+        let in_force = current.load().unwrap();
+        assert!(held(&in_force) && in_force.caller(CALLER).is_some() && in_force.key_count() == 1);
+        assert_eq!((in_force.heartbeat_serial, in_force.state_serial), (1, 1), "its policies are as old as they are");
+        assert_eq!(current.rejection().unwrap().code, "policies_unusable");
+        assert!(!sync_.take(served(&world)).unwrap(), "the same set says nothing new");
+        assert_eq!(current.rejection().unwrap().code, "policies_unusable");
+
+        // Another start finds both: what grants, and what restricts it.
+        drop(sync_);
+        let (mut sync_, current) = sync(&world, directory.path());
+        let in_force = current.load().unwrap();
+        assert!(held(&in_force) && in_force.key_count() == 1);
+        assert_eq!((in_force.heartbeat_serial, current.rejection().unwrap().code.as_str()), (1, "policies_unusable"));
+        world.tick();
+        assert!(sync_.take(served(&world)).is_err());
+
+        // Policies that can be used again bring the agent up to date.
+        world.project_policy().cedar.remove("pol_test/1");
+        world.tick_policy(Scope::Project(PROJECT));
+        world.tick();
+        assert!(sync_.take(served(&world)).unwrap());
+        let in_force = current.load().unwrap();
+        assert!(held(&in_force) && in_force.heartbeat_serial == 4 && current.rejection().is_none());
+        drop(sync_);
+        let (_sync, current) = sync(&world, directory.path());
+        assert!(current.load().unwrap().heartbeat_serial == 4 && current.rejection().is_none());
+        assert!(!directory.path().join("control/granting.json").exists());
     }
 }

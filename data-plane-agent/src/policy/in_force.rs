@@ -79,6 +79,7 @@ impl<'a> Believed<'a> {
 }
 
 /// A set of statements in force.
+#[derive(Clone)]
 pub struct InForce {
     /// The tenant.
     pub tenant: TenantId,
@@ -101,18 +102,18 @@ pub struct InForce {
     /// Certificate authorities of callers, DER, by the SHA-256 that caller definitions name.
     pub caller_authorities: BTreeMap<Digest, Vec<u8>>,
     /// The Cedar policies.
-    pub policies: PolicyIndex,
-    keys: HashMap<KeyId, Arc<KeyInForce>>,
-    names: HashMap<(Name, Name), KeyId>,
-    callers: HashMap<CallerId, CallerDefinition>,
-    certificates: HashMap<(String, String), CallerId>,
-    caller_names: HashMap<(ProjectId, Name), CallerId>,
-    projects: HashMap<Name, ProjectId>,
-    held: BTreeSet<Subject>,
+    pub policies: Arc<PolicyIndex>,
+    pub(super) keys: HashMap<KeyId, Arc<KeyInForce>>,
+    pub(super) names: HashMap<(Name, Name), KeyId>,
+    pub(super) callers: HashMap<CallerId, CallerDefinition>,
+    pub(super) certificates: HashMap<(String, String), CallerId>,
+    pub(super) caller_names: HashMap<(ProjectId, Name), CallerId>,
+    pub(super) projects: HashMap<Name, ProjectId>,
+    pub(super) held: BTreeSet<Subject>,
 }
 
 /// A key that is placed at this site, and its versions.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeyInForce {
     /// Its id.
     pub id: KeyId,
@@ -125,7 +126,7 @@ pub struct KeyInForce {
 }
 
 /// One version.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct VersionInForce {
     /// What it is treated as, with everything that holds it back.
     pub state: VersionState,
@@ -154,7 +155,8 @@ impl KeyInForce {
 }
 
 impl InForce {
-    /// Builds the view. Fails when a Cedar policy cannot be used: then the whole set must be refused.
+    /// Builds the view. Fails when a Cedar policy cannot be used: then nothing of the set may grant anything, and what it
+    /// restricts is applied to the set before it ([`Self::restricted_by`]).
     pub fn compile(believed: Believed<'_>) -> Result<Self, UnusablePolicy> {
         let mut view = Self {
             tenant: believed.tenant,
@@ -167,7 +169,7 @@ impl InForce {
             serials: believed.serials.as_str().into(),
             offline: believed.offline.clone(),
             caller_authorities: BTreeMap::new(),
-            policies: PolicyIndex::compile(believed.policies.iter().map(|policy| (policy.scope(), &policy.cedar)))?,
+            policies: Arc::new(PolicyIndex::compile(believed.policies.iter().map(|policy| (policy.scope(), &policy.cedar)))?),
             keys: HashMap::new(),
             names: HashMap::new(),
             callers: HashMap::new(),

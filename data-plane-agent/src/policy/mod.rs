@@ -1,7 +1,7 @@
 //! What is allowed, and the proof that it was decided.
 //!
 //! - [`current`]: the set in force; until there is one, nothing is allowed.
-//! - [`in_force`]: a set as requests see it.
+//! - [`in_force`]: a set as requests see it; `restricted`: what a newer one takes away whose policies cannot be used.
 //! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`].
 //! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
 //! - `looks`, `kept`: what policies look at in a request, and decisions that need not be made again.
@@ -14,6 +14,7 @@ mod kept;
 mod looks;
 pub mod permit;
 pub mod refusal;
+mod restricted;
 pub mod slice;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -113,7 +113,11 @@ impl SetBuilder {
     }
 
     pub(crate) fn compile(&self) -> InForce {
-        let believed = Believed {
+        InForce::compile(self.believed()).unwrap()
+    }
+
+    pub(crate) fn believed(&self) -> Believed<'_> {
+        Believed {
             tenant: TENANT,
             site: SITE,
             agent: AGENT,
@@ -125,8 +129,7 @@ impl SetBuilder {
             offline: OfflineRule::default(),
             held: self.held.clone(),
             versions: self.versions.clone(),
-        };
-        InForce::compile(believed).unwrap()
+        }
     }
 }
 
