@@ -90,7 +90,11 @@ impl StatementSync {
                     match sync.enforce(set) {
                         Err(SyncError::Keep(error)) => return Err(error),
                         Err(SyncError::Unusable(rejected)) => {
-                            tracing::error!(code = rejected.code, detail = rejected.detail, "the policies of the kept statements cannot be used");
+                            tracing::error!(
+                                code = rejected.code,
+                                detail = rejected.detail,
+                                "the policies of the kept statements cannot be used"
+                            );
                         }
                         _ => {}
                     }

@@ -125,9 +125,8 @@ mod tests {
     #[test]
     fn what_a_newer_set_takes_away_is_gone_at_once() {
         let former = builder().compile();
-        let encrypt = |newer: &SetBuilder, caller| {
-            attempt(&former.restricted_by(&newer.believed()), caller, Operation::Encrypt, "billing/cards")
-        };
+        let encrypt =
+            |newer: &SetBuilder, caller| attempt(&former.restricted_by(&newer.believed()), caller, Operation::Encrypt, "billing/cards");
         assert_eq!(encrypt(&builder(), CALLER), None);
 
         let mut newer = builder();
