@@ -111,7 +111,15 @@ mod tests {
     fn attempt(set: &InForce, caller: CallerId, operation: Operation, reference: &str) -> Option<&'static str> {
         let enabled: BTreeSet<Algorithm> = Algorithm::all().collect();
         let context = EncryptionContext::default();
-        let ask = Ask { caller, operation, context: &context, address: std::net::Ipv4Addr::LOCALHOST.into(), size: Some(1) };
+        let ask = Ask {
+            caller,
+            operation,
+            context: &context,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            size: Some(1),
+            anew: false,
+            masks: false,
+        };
         let grounds = Grounds { in_force: Some(set), enabled: &enabled, now: NOW };
         decide(&grounds, &ask, &reference.parse().unwrap()).err().map(|refused| refused.refusal.code())
     }
