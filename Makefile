@@ -21,7 +21,7 @@ setup: ## Install what building needs (a C compiler, a Rust toolchain's partner 
 	@deploy/setup.sh build
 
 .PHONY: setup-test
-setup-test: ## Install what the tests need beside that (PostgreSQL)
+setup-test: ## Install what the tests need beside that (PostgreSQL, programs of others)
 	@deploy/setup.sh test
 
 .PHONY: build

@@ -1,0 +1,160 @@
+"""The Python side of the checks against other programs: one JSON request a line in, one JSON answer a line out.
+
+    {"op": "open", "with": "jwcrypto", "key": {JWK}, "message": "..."}  ->  {"ok": true, "plaintext": "..."}
+                                                                        or  {"ok": false, "unknown": "HPKE-9-KE"}
+                                                                        or  {"ok": false, "refused": "..."}
+
+`with` is a library: `cryptography` (through formats.py) or `jwcrypto`. Bytes are base64url."""
+
+import json, pathlib, sys, traceback
+from importlib.metadata import version
+
+import formats
+from formats import Unknown, decode, encode
+from jwcrypto import jwa, jwe, jwk, jws
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "schema/golden/formats"
+GOLDEN_CONTEXT = {"app": "golden", "table": "people"}
+
+
+def versions(request):
+    return {name: version(name) for name in ("cryptography", "jwcrypto")}
+
+
+def vault(request):
+    return {"keys": formats.open_vault(request["directory"], key_file=request["key_file"])}
+
+
+def private(request):
+    return {"key": formats.private(request["key"], decode(request["seed"]))}
+
+
+def pem(request):
+    """A private key as PKCS#8."""
+    return {"pem": formats.private_pem(request["key"])}
+
+
+def golden(request):
+    """Opens all of schema/golden/formats; answers with the names of what was opened."""
+    keys = {}
+    for kid, held in formats.open_vault(GOLDEN / "vault-v1", passphrase=b"golden passphrase").items():
+        algorithm, public_key = held["algorithm"], held["public_key"]
+        if algorithm == "A256KW+A256GCM":
+            public = {"kty": "oct", "alg": "A256KW"}
+        elif algorithm == "Ed25519":
+            public = {"kty": "OKP", "alg": "EdDSA", "crv": "Ed25519", "x": public_key}
+        else:
+            public = {"kty": "AKP", "alg": algorithm, "pub": public_key}
+        keys[algorithm] = formats.private({**public, "kid": kid}, decode(held["seed"]))
+    read = lambda name: (GOLDEN / name).read_text()
+    plaintext = b"what was sealed once is opened for ever"
+    for name in ("a256kw-v1.jwe", "hpke-9-ke-v1.jwe", "two-recipients-v1.json"):
+        for key in (keys["A256KW+A256GCM"], keys["HPKE-9-KE"]):
+            if name.startswith("two") or name.startswith(key["alg"].lower()):
+                assert formats.open_jwe(key, read(name), GOLDEN_CONTEXT)[1] == plaintext, name
+    header, data_key = formats.open_jwe(keys["A256KW+A256GCM"], read("data-key-v1.jwe"), GOLDEN_CONTEXT)
+    assert (header["typ"], len(data_key)) == ("freehold-data-key", 32)
+    for algorithm in ("Ed25519", "ML-DSA-65"):
+        assert formats.verify_jws(keys[algorithm], read("two-signatures-v1.json"), None, GOLDEN_CONTEXT) == plaintext
+    file = (GOLDEN / "file-v1.fhf1").read_bytes()
+    for algorithm in ("A256KW+A256GCM", "HPKE-9-KE"):
+        assert formats.open_file(keys[algorithm], file, GOLDEN_CONTEXT) == bytes(i % 251 for i in range(20_000))
+    return {"vault": sorted(keys)}
+
+
+def known_to_jwcrypto(*names):
+    for name in names:
+        if name not in jwa.JWA.algorithms_registry:
+            raise Unknown(name)
+
+
+def jwcrypto_key(key):
+    known_to_jwcrypto(key["alg"])
+    return jwk.JWK(**key)
+
+
+def open_message(request):
+    key, message = request["key"], request["message"]
+    if request["with"] == "jwcrypto":
+        opened = jwe.JWE(algs=[key["alg"], "A256GCM"])
+        opened.deserialize(message, key=jwcrypto_key(key))
+        return {"plaintext": encode(opened.payload)}
+    return {"plaintext": encode(formats.open_jwe(key, message, request["context"])[1])}
+
+
+def seal_message(request):
+    key, plaintext, form = request["key"], decode(request["plaintext"]), request["form"]
+    if request["with"] != "jwcrypto":
+        return {"message": formats.seal_jwe(key, plaintext, form, request["context"])}
+    key_of = jwcrypto_key(key)
+    protected, own = {"enc": "A256GCM"}, {"alg": key["alg"], "kid": key["kid"]}
+    if form != "general":
+        protected, own = {**own, **protected}, None
+    sealed = jwe.JWE(plaintext, json.dumps(protected), algs=[key["alg"], "A256GCM"])
+    sealed.add_recipient(key_of, json.dumps(own) if own else None)
+    text = sealed.serialize(compact=form == "compact")
+    if form == "general" and "recipients" not in (parts := json.loads(text)):
+        recipient = {name: parts.pop(name) for name in ("header", "encrypted_key") if name in parts}
+        text = json.dumps({**parts, "recipients": [recipient]})
+    return {"message": text}
+
+
+def verify_signature(request):
+    key, message, payload = request["key"], request["signature"], request.get("payload")
+    payload = None if payload is None else decode(payload)
+    if request["with"] != "jwcrypto":
+        return {"payload": encode(formats.verify_jws(key, message, payload, request["context"]))}
+    signed = jws.JWS()
+    signed.allowed_algs = [key["alg"]]
+    signed.deserialize(message)
+    signed.verify(jwcrypto_key(key), detached_payload=payload)
+    return {"payload": encode(signed.payload if payload is None else payload)}
+
+
+def make_signature(request):
+    key, payload, form = request["key"], decode(request["payload"]), request["form"]
+    if request["with"] != "jwcrypto":
+        return {"signature": formats.sign_jws(key, payload, form, request["context"])}
+    signed = jws.JWS(payload)
+    signed.allowed_algs = [key["alg"]]
+    signed.add_signature(jwcrypto_key(key), None, json.dumps({"alg": key["alg"], "kid": key["kid"]}))
+    if form == "detached":
+        signed.detach_payload()
+    text = signed.serialize(compact=form in ("compact", "detached"))
+    if form == "general" and "signatures" not in (parts := json.loads(text)):
+        signature = {name: parts.pop(name) for name in ("protected", "signature")}
+        text = json.dumps({**parts, "signatures": [signature]})
+    return {"signature": text}
+
+
+def open_file(request):
+    return {"plaintext": encode(formats.open_file(request["key"], decode(request["file"]), request["context"]))}
+
+
+def seal_file(request):
+    return {"file": encode(formats.seal_file(request["key"], decode(request["plaintext"]), request["context"]))}
+
+
+OPERATIONS = {
+    "versions": versions,
+    "vault": vault,
+    "private": private,
+    "pem": pem,
+    "golden": golden,
+    "open": open_message,
+    "seal": seal_message,
+    "verify": verify_signature,
+    "sign": make_signature,
+    "open_file": open_file,
+    "seal_file": seal_file,
+}
+
+for line in sys.stdin:
+    request = json.loads(line)
+    try:
+        answer = {"ok": True, **OPERATIONS[request["op"]](request)}
+    except Unknown as unknown:
+        answer = {"ok": False, "unknown": str(unknown)}
+    except Exception as error:
+        answer = {"ok": False, "refused": "".join(traceback.format_exception(error)[-3:])}
+    print(json.dumps(answer), flush=True)

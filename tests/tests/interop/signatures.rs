@@ -1,0 +1,79 @@
+//! Signatures, attached and detached.
+
+use schema::encoding::base64url;
+use serde_json::json;
+
+use crate::{
+    messages::{changed, context, payloads},
+    peer::{Answer, Peers},
+    site::{Key, Site},
+    table::{Made, Program, Table, What},
+};
+
+pub async fn check(site: &Site, peers: &mut Peers, key: &Key, table: &mut Table) {
+    for program in [Program::Cryptography, Program::Jwcrypto, Program::Jose] {
+        for what in [What::Signature, What::DetachedSignature] {
+            ours(site, peers, key, (program, what), table).await;
+            theirs(site, peers, key, (program, what), table).await;
+        }
+    }
+}
+
+async fn ours(site: &Site, peers: &mut Peers, key: &Key, (program, what): (Program, What), table: &mut Table) {
+    let (name, detached) = (key.algorithm, what == What::DetachedSignature);
+    for payload in payloads().map(|payload| base64url(&payload)) {
+        for format in if detached { ["compact"].as_slice() } else { &["compact", "json"] } {
+            let body = json!({ "key": key.name, "payload": payload, "context": context(), "detached": detached, "format": format });
+            let signature = site.call("/v1/sign", body).await["signature"].as_str().unwrap().to_owned();
+            let request = |signature: &str| {
+                let mut request = json!({ "op": "verify", "key": key.jwk, "signature": signature, "context": context() });
+                if detached {
+                    request["payload"] = payload.clone().into();
+                }
+                request
+            };
+            match peers.ask(program, request(&signature)).await {
+                Answer::Done(verified) => assert_eq!(verified["payload"], payload, "{name} {program:?} {format}"),
+                Answer::Unknown => return table.unknown(name, what, program, Made::ByUs),
+                Answer::Refused(why) => panic!("{name} {program:?} {format}: {why}"),
+            }
+            if *format == "compact" {
+                let answer = peers.ask(program, request(&changed(&signature, 2))).await;
+                assert!(matches!(answer, Answer::Refused(_)), "{name} {program:?}: a changed signature was accepted: {answer:?}");
+            }
+        }
+    }
+    table.checked(name, what, program, Made::ByUs);
+}
+
+async fn theirs(site: &Site, peers: &mut Peers, key: &Key, (program, what): (Program, What), table: &mut Table) {
+    let (name, detached) = (key.algorithm, what == What::DetachedSignature);
+    let context = if program == Program::Cryptography { context() } else { json!({}) };
+    for payload in payloads().map(|payload| base64url(&payload)) {
+        for form in if detached { ["detached"].as_slice() } else { &["compact", "flattened", "general"] } {
+            let request = json!({ "op": "sign", "key": key.private, "payload": payload, "form": form, "context": context });
+            let signature = match peers.ask(program, request).await {
+                Answer::Done(signed) => signed["signature"].as_str().unwrap().to_owned(),
+                Answer::Unknown => return table.unknown(name, what, program, Made::ByThem),
+                Answer::Refused(why) => panic!("{name} {program:?} {form}: {why}"),
+            };
+            let body = |signature: &str| {
+                let mut body = json!({ "signature": signature, "context": context });
+                if detached {
+                    body["payload"] = payload.clone().into();
+                }
+                body
+            };
+            let verified = site.call("/v1/verify", body(&signature)).await;
+            assert_eq!(verified["valid"], true, "{name} {program:?} {form}: {verified}");
+            if !detached {
+                assert_eq!(verified["payload"], payload);
+            }
+            if matches!(*form, "compact" | "detached") {
+                let verified = site.call("/v1/verify", body(&changed(&signature, 2))).await;
+                assert_eq!(verified["reason"], "not_genuine", "{name} {program:?} {form}: {verified}");
+            }
+        }
+    }
+    table.checked(name, what, program, Made::ByThem);
+}
