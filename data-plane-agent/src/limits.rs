@@ -25,8 +25,19 @@ impl Limits {
 
     /// Counts a request of a caller.
     pub fn admit(&self, caller: CallerId) -> Result<(), Problem> {
+        self.admit_many(caller, NonZeroU32::MIN)
+    }
+
+    /// Counts a batch of a caller: as many requests as it has items.
+    pub fn admit_many(&self, caller: CallerId, items: NonZeroU32) -> Result<(), Problem> {
         let Some(limiter) = &self.callers else { return Ok(()) };
-        limiter.check_key(&caller).map_err(|_| too_many("this caller sends more requests than limits.requests_per_second allows"))
+        match limiter.check_key_n(&caller, items) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(too_many("this caller sends more requests than limits.requests_per_second allows")),
+            Err(_) => Err(too_many(&format!(
+                "a batch counts as many requests as it has items, and {items} are more than limits.requests_per_second ever allows at once"
+            ))),
+        }
     }
 
     /// Counts a request that proved no caller.
@@ -56,6 +67,10 @@ mod tests {
         assert!(limits.admit(a).is_ok() && limits.admit(a).is_ok());
         assert_eq!(limits.admit(a).unwrap_err().code, "too_many_requests");
         assert!(limits.admit(b).is_ok());
+        let c = CallerId::from_bits(3);
+        assert!(limits.admit_many(c, NonZeroU32::new(3).unwrap()).unwrap_err().detail.contains("ever allows"));
+        assert!(limits.admit_many(c, two).is_ok());
+        assert!(limits.admit(c).is_err());
         let address = Ipv4Addr::LOCALHOST.into();
         assert!(limits.unproved(address).is_ok() && limits.unproved(address).is_ok());
         assert_eq!(limits.unproved(address).unwrap_err().status, 429);

@@ -7,7 +7,7 @@
 //! [`Pipeline::begin`] goes as far as the durable intent; only then is there a permit to use a key with. Whoever has begun
 //! says how it ended; an operation that is dropped on the way is recorded as aborted.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use aws_lc_rs::hmac;
 use schema::{
@@ -17,6 +17,7 @@ use schema::{
     encoding::base64url,
     id::CallerId,
     key::{KeyReference, Operation},
+    obligation::Obligations,
     wire::{
         agent::{Intent, OutcomeResult},
         operation::{Used, Warning},
@@ -30,8 +31,9 @@ use crate::{
     limits::Limits,
     policy::{
         current::Current,
-        decide::{Ask, Grounds, Refused, decide, decide_keyless},
+        decide::{Allowed, Ask, Grounds, Refused, decide, decide_keyless},
         in_force::{InForce, KeyInForce},
+        once::Once,
         permit::UsePermit,
         refusal::Refusal,
     },
@@ -58,7 +60,24 @@ pub struct Request<'a> {
     pub context: &'a EncryptionContext,
     /// Bytes of plaintext or ciphertext, when known beforehand.
     pub size: Option<u64>,
+    /// Whether the version is to protect anew, though the operation is one that also reads what is old.
+    pub anew: bool,
+    /// Whether the answer can be masked.
+    pub masks: bool,
 }
+
+impl<'a> Request<'a> {
+    /// A request of the ordinary kind.
+    pub fn new(by: Proven, operation: Operation, context: &'a EncryptionContext, size: Option<u64>) -> Self {
+        Self { by, operation, context, size, anew: false, masks: false }
+    }
+}
+
+/// One use of a key: what is asked, and of which.
+pub type Use<'a> = (Request<'a>, &'a KeyReference);
+
+/// The right to use a key once, and the operation it is for.
+pub type Granted = (UsePermit, Begun);
 
 /// An operation that may now happen, and is on record.
 #[must_use = "an operation ends with an outcome; dropping it records it as aborted"]
@@ -67,6 +86,8 @@ pub struct Begun {
     pub key: Arc<KeyInForce>,
     /// What the answer says of the decision.
     pub used: Used,
+    /// What the permitting policies demand of the answer.
+    pub obligations: Obligations,
     operation: Operation,
     ticket: Ticket,
 }
@@ -109,21 +130,45 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// From a proven caller to a durable intent.
-    pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(UsePermit, Begun), Problem> {
+    pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<Granted, Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
         let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
-        let intent = Intent {
-            key_version: Some(allowed.version),
-            algorithm: Some(allowed.key.algorithm().name().to_owned()),
-            policies: allowed.policies.clone(),
-            ..self.intent(request, &in_force)
-        };
-        let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
-        let algorithm = allowed.key.algorithm().name().to_owned();
-        let used = Used { key_version: allowed.version, algorithm, policies: allowed.policies, warnings: allowed.warnings };
-        Ok((allowed.permit, Begun { key: allowed.key, used, operation: request.operation, ticket }))
+        let ticket = self.journal.intent(self.allowed_intent(request, &in_force, &allowed)).await.map_err(no_journal)?;
+        Ok(begun(allowed, (request, reference), ticket))
+    }
+
+    /// The same for several groups of uses at once: of a group all are allowed, or none happens. What is asked twice is decided
+    /// once, every use has an intent of its own, and all are waited for together.
+    pub async fn begin_all(&self, by: Proven, groups: &[Vec<Use<'_>>]) -> Result<Vec<Result<Vec<Granted>, Problem>>, Problem> {
+        let items = u32::try_from(groups.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        self.limits.admit_many(by.caller, items)?;
+        let in_force = self.current.load();
+        let grounds = self.grounds(in_force.as_deref());
+        let mut once = Once::default();
+        let mut decided = Vec::with_capacity(groups.len());
+        let mut intents = Vec::with_capacity(groups.len());
+        for group in groups {
+            let mut allowed: Result<Vec<Allowed>, Problem> = Ok(Vec::with_capacity(group.len()));
+            for (request, reference) in group {
+                match (once.decide(&grounds, &ask(request), reference), &mut allowed) {
+                    (Ok(one), Ok(allowed)) => allowed.push(one),
+                    (Err(refused), Ok(_)) => allowed = Err(self.refuse(request, &in_force, refused)),
+                    (_, Err(_)) => break,
+                }
+            }
+            if let Ok(allowed) = &allowed {
+                intents.extend(group.iter().zip(allowed).map(|((request, _), allowed)| self.allowed_intent(request, &in_force, allowed)));
+            }
+            decided.push(allowed);
+        }
+        let mut tickets = self.journal.intents(intents).await.map_err(no_journal)?.into_iter();
+        let granted = groups.iter().zip(decided).map(|(group, allowed)| {
+            let each = group.iter().zip(allowed?).zip(&mut tickets);
+            Ok(each.map(|(((request, reference), allowed), ticket)| begun(allowed, (request, reference), ticket)).collect())
+        });
+        Ok(granted.collect())
     }
 
     /// The same for what needs no key: random bytes. They are made after the intent, by `make`.
@@ -151,6 +196,15 @@ impl Pipeline {
 
     fn grounds<'a>(&'a self, in_force: Option<&'a InForce>) -> Grounds<'a> {
         Grounds { in_force, enabled: &self.enabled, now: self.time.now() }
+    }
+
+    fn allowed_intent(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>, allowed: &Allowed) -> Intent {
+        Intent {
+            key_version: Some(allowed.version),
+            algorithm: Some(allowed.key.algorithm().name().to_owned()),
+            policies: allowed.policies.clone(),
+            ..self.intent(request, in_force)
+        }
     }
 
     fn refuse(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>, refused: Refused) -> Problem {
@@ -185,6 +239,13 @@ impl Pipeline {
     }
 }
 
+fn begun(allowed: Allowed, (request, reference): (&Request<'_>, &KeyReference), ticket: Ticket) -> Granted {
+    let Allowed { permit, key, version, policies, obligations, warnings } = allowed;
+    let algorithm = key.algorithm().name().to_owned();
+    let used = Used { asked_for: reference.to_string(), key_version: version, algorithm, policies, warnings };
+    (permit, Begun { key, used, obligations, operation: request.operation, ticket })
+}
+
 fn count(operation: Operation, result: &'static str) {
     metrics::counter!("freehold_operations_total", "operation" => operation.as_str(), "result" => result).increment(1);
 }
@@ -196,8 +257,8 @@ fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
         context: request.context,
         address: request.by.address,
         size: request.size,
-        anew: false,
-        masks: false,
+        anew: request.anew,
+        masks: request.masks,
     }
 }
 

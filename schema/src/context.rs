@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 8 * 1024;
 
 /// Associated data: 0 to 32 pairs of UTF-8 strings, at most 8 KiB of canonical bytes. Not secret, but never stored in
 /// clear by Freehold. Empty and absent are the same.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 

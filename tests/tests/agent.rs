@@ -1,5 +1,9 @@
 //! An agent over real HTTP, with a real vault and journal, and statements that are really signed and accepted.
 
+mod agent {
+    mod operations;
+}
+
 use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};
 
 use data_plane_agent::{
@@ -20,6 +24,7 @@ use sha2::Digest as _;
 use trust::{
     accept::{AcceptedSet, accept},
     statement::{
+        Scope,
         policy::{CallerDefinition, CallerKind},
         state::{KeyState, Revocation, Subject},
     },
@@ -104,17 +109,33 @@ impl Site {
 
     /// Makes version 1 of a key in the vault, and says so in state.
     async fn make(&mut self, key: KeyId, algorithm: &str) {
-        let version = KeyVersion::new(key, 1);
+        self.world.state.keys.insert(key, KeyState { primary: 1, versions: Default::default() });
+        self.rotate(key, 1, algorithm).await;
+    }
+
+    /// Writes a key into policy, and makes its first version.
+    async fn define(&mut self, key: KeyId, name: &str, algorithm: &str, purpose: Purpose) {
+        let mut defined = definition();
+        (defined.name, defined.algorithm, defined.purpose) = (name.parse().unwrap(), algorithm.parse().unwrap(), purpose);
+        self.world.project_policy().keys.insert(key, defined);
+        self.make(key, algorithm).await;
+    }
+
+    /// Makes the next version of a key, and says in state that it is the primary one.
+    async fn rotate(&mut self, key: KeyId, number: u32, algorithm: &str) {
+        let version = KeyVersion::new(key, number);
         let held = self.agent().vault().generate(version, algorithm.parse().unwrap()).await.unwrap();
-        let mut entry = self.world.version(1, VersionState::Active, START);
-        let mut record = self.world.record(1, held.fingerprint);
+        let mut entry = self.world.version(number, VersionState::Active, START);
+        let mut record = self.world.record(number, held.fingerprint);
         (record.version, record.algorithm) = (version, held.algorithm);
         record.public_key = held.public_key.clone().map(Into::into);
-        let mut report = self.world.report(1, held.fingerprint);
+        let mut report = self.world.report(number, held.fingerprint);
         report.version = version;
         entry.record = Some(trust::dsse::sign_document(&record, &[&self.world.agent]).into());
         entry.ready = [(trust::testing::AGENT, trust::dsse::sign_document(&report, &[&self.world.agent]).into())].into();
-        self.world.state.keys.insert(key, KeyState { primary: 1, versions: [(1, entry)].into() });
+        let state = self.world.state.keys.get_mut(&key).unwrap();
+        state.primary = number;
+        state.versions.insert(number, entry);
     }
 
     fn agent(&self) -> &Running {
@@ -126,6 +147,13 @@ impl Site {
         let set = accept(self.set.as_ref(), &self.world.set(), &self.world.identity(), &Default::default(), self.world.now()).unwrap();
         self.agent().put_in_force(&set).unwrap();
         self.set = Some(set);
+    }
+
+    /// The same with the next serials.
+    fn republish(&mut self) {
+        self.world.tick_policy(Scope::Project(PROJECT));
+        self.world.tick();
+        self.publish();
     }
 
     fn post(&self, path: &str, token: &str) -> RequestBuilder {

@@ -327,7 +327,7 @@ impl Shared {
         self.segment_bytes - SEGMENT_HEADER_BYTES as u64
     }
 
-    fn append_intent(self: &Arc<Self>, intent: &Intent) -> Result<Durability, JournalError> {
+    fn append_intent(self: &Arc<Self>, intent: &Intent) -> Result<Durability<Ticket>, JournalError> {
         let time = self.clock.now();
         SCRATCH.with_borrow_mut(|tail| {
             tail.clear();
@@ -345,8 +345,42 @@ impl Shared {
                 self.work.notify_one();
             }
             let outcomes: Arc<dyn Outcomes> = self.clone();
-            Ok(Durability { shared: self.clone(), seq, gate: None, ticket: Some(Ticket::new(seq, outcomes)) })
+            Ok(Durability { shared: self.clone(), seq, gate: None, tickets: Some(Ticket::new(seq, outcomes)) })
         })
+    }
+
+    /// Appends several next to each other, under one lock. The last one's being durable is that of all.
+    fn append_intents(self: &Arc<Self>, intents: &[Intent]) -> Result<Durability<Vec<Ticket>>, JournalError> {
+        let time = self.clock.now();
+        let mut tails = Vec::with_capacity(intents.len() * 384);
+        let mut ends = Vec::with_capacity(intents.len());
+        for intent in intents {
+            let start = tails.len();
+            record::intent(&mut tails, time, intent);
+            let size = tails.len() - start + 64;
+            if size > MAX_ENTRY_BYTES {
+                return Err(JournalError::TooLarge { size, limit: MAX_ENTRY_BYTES });
+            }
+            ends.push(tails.len());
+        }
+        let outcomes: Arc<dyn Outcomes> = self.clone();
+        let mut tickets = Vec::with_capacity(intents.len());
+        let mut inner = self.lock();
+        inner.admit(self, tails.len() as u64 + intents.len() as u64 * OUTCOME_BYTES)?;
+        let mut start = 0;
+        for end in ends {
+            let seq = inner.push(&tails[start..end]);
+            inner.open.insert(seq);
+            tickets.push(Ticket::new(seq, outcomes.clone()));
+            start = end;
+        }
+        let seq = inner.next_seq - 1;
+        let first = !std::mem::replace(&mut inner.urgent, true);
+        drop(inner);
+        if first {
+            self.work.notify_one();
+        }
+        Ok(Durability { shared: self.clone(), seq, gate: None, tickets: Some(tickets) })
     }
 
     /// What those who wait for this number are told, when there is something to tell.
@@ -485,6 +519,13 @@ impl Journal for DurableJournal {
         self.shared.append_intent(&intent)?.await
     }
 
+    async fn intents(&self, intents: Vec<Intent>) -> Result<Vec<Ticket>, JournalError> {
+        if intents.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.shared.append_intents(&intents)?.await
+    }
+
     fn refusal(&self, intent: Intent, code: &str) {
         let (now, time) = (Instant::now(), self.shared.clock.now());
         let mut inner = self.shared.lock();
@@ -521,15 +562,16 @@ impl Journal for DurableJournal {
     }
 }
 
-/// Waits until an entry is durable. Dropped before that, its operation counts as aborted.
-struct Durability {
+/// Waits until entries are durable. Dropped before that, their operations count as aborted.
+struct Durability<T> {
     shared: Arc<Shared>,
+    /// The last entry.
     seq: u64,
     gate: Option<Gate>,
-    ticket: Option<Ticket>,
+    tickets: Option<T>,
 }
 
-impl Durability {
+impl<T> Durability<T> {
     fn leave(&mut self) {
         if let Some(gate) = self.gate.take() {
             self.shared.gates.leave(gate, self.seq, self.shared.durable.load(Ordering::Acquire));
@@ -537,8 +579,8 @@ impl Durability {
     }
 }
 
-impl Future for Durability {
-    type Output = Result<Ticket, JournalError>;
+impl<T: Unpin> Future for Durability<T> {
+    type Output = Result<T, JournalError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut verdict = self.shared.verdict(self.seq);
@@ -550,12 +592,12 @@ impl Future for Durability {
         }
         let Some(verdict) = verdict else { return Poll::Pending };
         self.leave();
-        let ticket = self.ticket.take().ok_or(JournalError::Closed);
-        Poll::Ready(verdict.and(ticket))
+        let tickets = self.tickets.take().ok_or(JournalError::Closed);
+        Poll::Ready(verdict.and(tickets))
     }
 }
 
-impl Drop for Durability {
+impl<T> Drop for Durability<T> {
     fn drop(&mut self) {
         self.leave();
     }

@@ -38,6 +38,9 @@ pub trait Journal: Send + Sync + 'static {
     /// records the operation as aborted.
     async fn intent(&self, intent: Intent) -> Result<Ticket, JournalError>;
 
+    /// Records several intents and waits once, until all are durable. When one cannot be recorded, none is: nothing may happen.
+    async fn intents(&self, intents: Vec<Intent>) -> Result<Vec<Ticket>, JournalError>;
+
     /// Records what came of it. Rides with the next group; lost only in a crash, after which the intent is closed as
     /// `unknown`. `size` is in bytes of plaintext.
     fn outcome(&self, ticket: Ticket, result: OutcomeResult, code: Option<&str>, size: Option<u64>) {

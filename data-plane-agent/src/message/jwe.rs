@@ -50,7 +50,7 @@ pub async fn encrypt(
     seal(vault, ids, permits, plaintext, context, form, None).await
 }
 
-pub(super) async fn seal(
+pub(crate) async fn seal(
     vault: &dyn Vault,
     ids: &dyn Ids,
     permits: Vec<UsePermit>,

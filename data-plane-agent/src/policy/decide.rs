@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use schema::{
-    catalogue::Algorithm,
+    catalogue::{Algorithm, Status},
     clock::Timestamp,
     context::EncryptionContext,
     id::{CallerId, KeyVersion},
@@ -91,7 +91,7 @@ pub struct AllowedKeyless {
 }
 
 /// A request was turned down, and what was known of it by then.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     /// Why.
     pub refusal: Refusal,
@@ -155,6 +155,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
 
     check_version(grounds, ask, key, version, &mut warnings).map_err(refuse)?;
+    warn_of_algorithm(definition.algorithm, &mut warnings);
     if !grounds.enabled.contains(&definition.algorithm) {
         return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
     }
@@ -265,6 +266,13 @@ fn check_version(
         if let Some(limit_seconds) = limits.hard_seconds.filter(|limit| active_seconds >= *limit) {
             return Err(Refusal::HardTimeLimit { version, limit_seconds });
         }
+        if let Some(limit_seconds) = limits.hard_seconds
+            && let left = limit_seconds.saturating_sub(active_seconds)
+            && left <= limit_seconds / 10
+        {
+            let detail = format!("version {version} protects nothing new in {left} s, when its hard limit is reached: rotate the key");
+            warnings.push(Warning { code: "deactivation_ahead".to_owned(), detail });
+        }
         if let Some(limit) = limits.soft_seconds.filter(|limit| active_seconds >= *limit) {
             let detail =
                 format!("version {version} has been active for {active_seconds} s, past its soft limit of {limit} s: rotate the key");
@@ -276,6 +284,15 @@ fn check_version(
         }
     }
     Ok(())
+}
+
+fn warn_of_algorithm(algorithm: Algorithm, warnings: &mut Vec<Warning>) {
+    let (code, detail) = match algorithm.entry().status {
+        Status::Recommended | Status::Allowed => return,
+        Status::Legacy => ("algorithm_legacy", "is only for what is old: make a new key of a recommended algorithm"),
+        Status::Draft => ("algorithm_draft", "follows a draft: its format may still change"),
+    };
+    warnings.push(Warning { code: code.to_owned(), detail: format!("{algorithm} {detail}") });
 }
 
 #[cfg(test)]
@@ -348,6 +365,11 @@ mod tests {
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
         assert!(try_at(&set, Operation::Encrypt, "billing/cards", later(9)).unwrap().warnings.is_empty());
         assert_eq!(try_at(&set, Operation::Encrypt, "billing/cards", later(10)).unwrap().warnings[0].code, "soft_limit_time");
+        let codes = |seconds| -> Vec<String> {
+            let allowed = try_at(&set, Operation::Encrypt, "billing/cards", later(seconds)).unwrap();
+            allowed.warnings.into_iter().map(|warning| warning.code).collect()
+        };
+        assert_eq!(codes(18), ["deactivation_ahead", "soft_limit_time"]);
         assert_eq!(try_at(&set, Operation::Encrypt, "billing/cards", later(20)).unwrap_err(), "hard_limit_time");
         assert!(try_at(&set, Operation::Decrypt, "billing/cards", later(20)).is_ok());
     }

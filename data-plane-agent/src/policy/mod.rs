@@ -2,7 +2,7 @@
 //!
 //! - [`current`]: the set in force; until there is one, nothing is allowed.
 //! - [`in_force`]: a set as requests see it; `restricted`: what a newer one takes away whose policies cannot be used.
-//! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`].
+//! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`]. [`once`]: the same for a batch.
 //! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
 //! - `looks`, `kept`: what policies look at in a request, and decisions that need not be made again.
 
@@ -12,6 +12,7 @@ pub mod explain;
 pub mod in_force;
 mod kept;
 mod looks;
+pub mod once;
 pub mod permit;
 pub mod refusal;
 mod restricted;

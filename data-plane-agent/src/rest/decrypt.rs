@@ -1,43 +1,54 @@
 //! `POST /v1/decrypt`: open a message.
 
-use actix_web::{HttpResponse, web};
 use schema::{
     id::KeyVersion,
     key::{KeyReference, Operation},
     wire::{
-        operation::{DecryptAnswer, DecryptRequest, SecretBytes},
+        operation::{Batch, BatchAnswer, DecryptAnswer, DecryptRequest, SecretBytes},
         problem::Problem,
     },
 };
-use service::problem::HttpProblem;
 
-use super::{Shared, answer, problem};
-use crate::{
-    message::{MessageError, jwe::Jwe},
-    operation::{Proven, Request},
+use super::{
+    Shared,
+    act::{Act, Done, Grants, KeyUse, operation},
+    problem,
 };
+use crate::message::{MessageError, jwe::Jwe};
 
-/// Opens a message with the key it names. The encryption context must be the one it was sealed with.
-#[utoipa::path(post, path = "/v1/decrypt", tag = "messages", request_body = DecryptRequest, security(("caller" = [])), responses(
-    (status = 200, description = "The plaintext.", body = DecryptAnswer),
-    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
-))]
-pub async fn decrypt(by: Proven, shared: web::Data<Shared>, body: web::Json<DecryptRequest>) -> Result<HttpResponse, HttpProblem> {
-    let DecryptRequest { message, context } = body.into_inner();
-    let sealed = Jwe::parse(message.as_bytes()).map_err(|error| problem::of_message(&error))?;
-    let size = sealed.plaintext_bytes() as u64;
-    let version = one_of_ours(&shared, &sealed.key_versions())?;
-    let request = Request { by, operation: Operation::Decrypt, context: &context, size: Some(size) };
-    let (permit, begun) = shared.pipeline.begin(&request, &KeyReference::Version(version)).await?;
-    let opened = sealed.decrypt(&*shared.vault, permit, &context).await;
-    Ok(answer(begun, opened, size, |opened, used| DecryptAnswer {
-        plaintext: SecretBytes::from(opened.plaintext.expose().to_vec()),
-        used,
-    })?)
+operation! {
+    /// Opens a message with the key it names. The encryption context must be the one it was sealed with.
+    decrypt, decrypt_batch: DecryptRequest => DecryptAnswer, at "/v1/decrypt" and "/v1/batch/decrypt", "messages", "The plaintext."
+}
+
+impl Act for DecryptRequest {
+    type Work = Jwe;
+    type Answer = DecryptAnswer;
+
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Jwe), Problem> {
+        let sealed = Jwe::parse(self.message.as_bytes()).map_err(|error| problem::of_message(&error))?;
+        let version = one_of_ours(shared, &sealed.key_versions())?;
+        let opening = KeyUse::new(Operation::Decrypt, KeyReference::Version(version), self.context, sealed.plaintext_bytes());
+        Ok((vec![KeyUse { masks: true, ..opening }], sealed))
+    }
+
+    async fn run(shared: &Shared, sealed: Jwe, mut grants: Grants) -> Result<Done<DecryptAnswer>, MessageError> {
+        let grant = grants.take()?;
+        let opened = sealed.decrypt(&*shared.vault, grant.permit, &grant.context).await?;
+        let plaintext = match grant.obligations.mask {
+            Some(mask) => SecretBytes::from(mask.apply(opened.plaintext.expose())),
+            None => SecretBytes::from(opened.plaintext.expose().to_vec()),
+        };
+        let masked = grant.obligations.mask.map(|mask| mask.to_string());
+        Ok(Done::new(DecryptAnswer { plaintext, masked, used: grant.used }, grant.size))
+    }
 }
 
 /// Of several recipients the first whose key is at this site; else the first, so that the refusal names it.
 pub(super) fn one_of_ours(shared: &Shared, versions: &[KeyVersion]) -> Result<KeyVersion, Problem> {
+    if let [only] = versions {
+        return Ok(*only);
+    }
     let in_force = shared.pipeline.current.load();
     let known = |version: &&KeyVersion| in_force.as_ref().is_some_and(|set| set.key(&KeyReference::Version(**version)).is_some());
     versions.iter().find(known).or(versions.first()).copied().ok_or_else(|| problem::of_message(&MessageError::NoKey))

@@ -1,31 +1,66 @@
 //! `POST /v1/encrypt`: seal a message.
 
-use actix_web::{HttpResponse, web};
 use schema::{
     key::Operation,
     wire::{
-        operation::{EncryptAnswer, EncryptRequest},
+        operation::{Batch, BatchAnswer, EncryptAnswer, EncryptRequest, Format, SecretBytes},
         problem::Problem,
     },
 };
-use service::problem::HttpProblem;
 
-use super::{Shared, answer, jwe_form, key_reference};
-use crate::{
-    message::jwe,
-    operation::{Proven, Request},
+use super::{
+    Shared,
+    act::{Act, Done, Grants, KeyUse, operation},
+};
+use crate::message::{
+    MAX_RECIPIENTS, MessageError,
+    jwe::{self, Form},
 };
 
-/// Seals a message of at most 1 MiB under a key, bound to an encryption context.
-#[utoipa::path(post, path = "/v1/encrypt", tag = "messages", request_body = EncryptRequest, security(("caller" = [])), responses(
-    (status = 200, description = "The sealed message.", body = EncryptAnswer),
-    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
-))]
-pub async fn encrypt(by: Proven, shared: web::Data<Shared>, body: web::Json<EncryptRequest>) -> Result<HttpResponse, HttpProblem> {
-    let EncryptRequest { key, plaintext, context, format } = body.into_inner();
-    let size = plaintext.0.len() as u64;
-    let request = Request { by, operation: Operation::Encrypt, context: &context, size: Some(size) };
-    let (permit, begun) = shared.pipeline.begin(&request, &key_reference(&key)?).await?;
-    let sealed = jwe::encrypt(&*shared.vault, &*shared.ids, vec![permit], &plaintext.0, &context, jwe_form(format)).await;
-    Ok(answer(begun, sealed, size, |message, used| EncryptAnswer { message, used })?)
+operation! {
+    /// Seals a message of at most 1 MiB under a key, bound to an encryption context.
+    encrypt, encrypt_batch: EncryptRequest => EncryptAnswer, at "/v1/encrypt" and "/v1/batch/encrypt", "messages", "The sealed message."
+}
+
+impl Act for EncryptRequest {
+    type Work = (SecretBytes, Form);
+    type Answer = EncryptAnswer;
+
+    fn plan(self, _: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
+        let Self { key, also_for, plaintext, context, format } = self;
+        let form = match (also_for.len(), format) {
+            (0, format) => jwe_form(format),
+            (1..MAX_RECIPIENTS, None | Some(Format::Json)) => Form::General,
+            (1..MAX_RECIPIENTS, Some(Format::Compact)) => {
+                let detail = "a message for several keys is JSON: leave format out, or also_for";
+                return Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("format"));
+            }
+            _ => {
+                let detail = format!("a message is for at most {MAX_RECIPIENTS} keys");
+                return Err(Problem::new(400, "recipient_count", "Too many recipients", detail).field("also_for"));
+            }
+        };
+        let size = plaintext.0.len();
+        let uses = std::iter::once(&key).chain(&also_for);
+        let uses = uses.map(|key| KeyUse::of(Operation::Encrypt, key, context.clone(), size)).collect::<Result<_, _>>()?;
+        Ok((uses, (plaintext, form)))
+    }
+
+    async fn run(shared: &Shared, (plaintext, form): Self::Work, mut grants: Grants) -> Result<Done<EncryptAnswer>, MessageError> {
+        let first = grants.take()?;
+        let (mut permits, mut also_for) = (vec![first.permit], Vec::new());
+        while let Ok(next) = grants.take() {
+            permits.push(next.permit);
+            also_for.push(next.used);
+        }
+        let message = jwe::encrypt(&*shared.vault, &*shared.ids, permits, &plaintext.0, &first.context, form).await?;
+        Ok(Done::new(EncryptAnswer { message, also_for, used: first.used }, first.size))
+    }
+}
+
+pub(super) const fn jwe_form(format: Option<Format>) -> Form {
+    match format {
+        None | Some(Format::Compact) => Form::Compact,
+        Some(Format::Json) => Form::Flattened,
+    }
 }

@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+use super::{anew, bare, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,10 +17,41 @@ use super::{data_key, decrypt, encrypt, public_key, random, sign, status, stream
     servers((url = "https://127.0.0.1:7410", description = "An agent on this host.")),
     paths(
         encrypt::encrypt,
+        encrypt::encrypt_batch,
         decrypt::decrypt,
+        decrypt::decrypt_batch,
         data_key::generate_data_key,
+        data_key::generate_data_key_batch,
+        anew::rewrap,
+        anew::rewrap_batch,
+        anew::re_encrypt,
+        anew::re_encrypt_batch,
         sign::sign,
+        sign::sign_batch,
         verify::verify,
+        verify::verify_batch,
+        anew::re_sign,
+        anew::re_sign_batch,
+        bare::sign_digest,
+        bare::sign_digest_batch,
+        bare::verify_digest,
+        bare::verify_digest_batch,
+        bare::mac,
+        bare::mac_batch,
+        bare::verify_mac,
+        bare::verify_mac_batch,
+        bare::wrap,
+        bare::wrap_batch,
+        bare::unwrap,
+        bare::unwrap_batch,
+        bare::agree,
+        bare::agree_batch,
+        bare::encapsulate,
+        bare::encapsulate_batch,
+        bare::decapsulate,
+        bare::decapsulate_batch,
+        bare::derive,
+        bare::derive_batch,
         stream::encrypt,
         stream::decrypt,
         public_key::by_id,

@@ -74,7 +74,7 @@ pub async fn by_name(
 
 fn read(by: Proven, shared: &Shared, key: &str, format: KeyFormat) -> Result<HttpResponse, HttpProblem> {
     let context = EncryptionContext::default();
-    let request = Request { by, operation: Operation::PublicKey, context: &context, size: None };
+    let request = Request::new(by, Operation::PublicKey, &context, None);
     let (key, number) = shared.pipeline.public_key(&request, &key_reference(key)?)?;
     let version = KeyVersion::new(key.id, number);
     let public_key = key.public_key(number).ok_or_else(|| {

@@ -11,7 +11,7 @@ use schema::{
 };
 use service::problem::HttpProblem;
 
-use super::{Shared, warn};
+use super::{Shared, act::warn};
 use crate::operation::{Proven, Request};
 
 /// The most bytes of one answer.
@@ -29,7 +29,7 @@ pub async fn random(by: Proven, shared: web::Data<Shared>, body: web::Json<Rando
         return Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("bytes").into());
     }
     let context = EncryptionContext::default();
-    let request = Request { by, operation: Operation::Random, context: &context, size: Some(wanted.into()) };
+    let request = Request::new(by, Operation::Random, &context, Some(wanted.into()));
     let make = || {
         let mut bytes = vec![0; wanted as usize];
         shared.ids.fill(&mut bytes);

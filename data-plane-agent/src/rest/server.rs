@@ -19,7 +19,7 @@ use service::{
     tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
 };
 
-use super::{Shared, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+use super::{Shared, anew, bare, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
 use crate::config::Config;
 
 /// How long a client may take to send the head of a request.
@@ -133,11 +133,32 @@ fn routes(config: &mut ServiceConfig) {
     let mut post = |at: &str, route: actix_web::Route| {
         config.service(web::resource(at).route(route).default_service(web::to(wrong_method)));
     };
-    post(path::ENCRYPT, web::post().to(encrypt::encrypt));
-    post(path::DECRYPT, web::post().to(decrypt::decrypt));
-    post(path::SIGN, web::post().to(sign::sign));
-    post(path::VERIFY, web::post().to(verify::verify));
-    post(path::GENERATE_DATA_KEY, web::post().to(data_key::generate_data_key));
+    macro_rules! operations {
+        ($($name:literal => ($one:path, $many:path);)*) => {
+            $(post(concat!("/v1/", $name), web::post().to($one));
+            post(concat!("/v1/batch/", $name), web::post().to($many));)*
+        };
+    }
+    operations! {
+        "encrypt" => (encrypt::encrypt, encrypt::encrypt_batch);
+        "decrypt" => (decrypt::decrypt, decrypt::decrypt_batch);
+        "generate-data-key" => (data_key::generate_data_key, data_key::generate_data_key_batch);
+        "rewrap" => (anew::rewrap, anew::rewrap_batch);
+        "re-encrypt" => (anew::re_encrypt, anew::re_encrypt_batch);
+        "sign" => (sign::sign, sign::sign_batch);
+        "verify" => (verify::verify, verify::verify_batch);
+        "re-sign" => (anew::re_sign, anew::re_sign_batch);
+        "sign-digest" => (bare::sign_digest, bare::sign_digest_batch);
+        "verify-digest" => (bare::verify_digest, bare::verify_digest_batch);
+        "mac" => (bare::mac, bare::mac_batch);
+        "verify-mac" => (bare::verify_mac, bare::verify_mac_batch);
+        "wrap" => (bare::wrap, bare::wrap_batch);
+        "unwrap" => (bare::unwrap, bare::unwrap_batch);
+        "agree" => (bare::agree, bare::agree_batch);
+        "encapsulate" => (bare::encapsulate, bare::encapsulate_batch);
+        "decapsulate" => (bare::decapsulate, bare::decapsulate_batch);
+        "derive" => (bare::derive, bare::derive_batch);
+    }
     post(path::RANDOM, web::post().to(random::random));
     post(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
     post(path::STREAM_DECRYPT, web::post().to(stream::decrypt));

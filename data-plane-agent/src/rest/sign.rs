@@ -1,40 +1,52 @@
 //! `POST /v1/sign`: sign a message.
 
-use actix_web::{HttpResponse, web};
 use schema::{
     key::Operation,
     wire::{
-        operation::{Format, SignAnswer, SignRequest},
+        operation::{Batch, BatchAnswer, Format, SecretBytes, SignAnswer, SignRequest},
         problem::Problem,
     },
 };
-use service::problem::HttpProblem;
 
-use super::{Shared, answer, key_reference};
-use crate::{
-    message::jws::{self, Form},
-    operation::{Proven, Request},
+use super::{
+    Shared,
+    act::{Act, Done, Grants, KeyUse, operation},
+};
+use crate::message::{
+    MessageError,
+    jws::{self, Form},
 };
 
-/// Signs a message of at most 1 MiB.
-#[utoipa::path(post, path = "/v1/sign", tag = "signatures", request_body = SignRequest, security(("caller" = [])), responses(
-    (status = 200, description = "The signature.", body = SignAnswer),
-    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
-))]
-pub async fn sign(by: Proven, shared: web::Data<Shared>, body: web::Json<SignRequest>) -> Result<HttpResponse, HttpProblem> {
-    let SignRequest { key, payload, context, detached, format } = body.into_inner();
-    let form = match (detached, format) {
-        (false, None | Some(Format::Compact)) => Form::Compact,
-        (false, Some(Format::Json)) => Form::Flattened,
-        (true, None | Some(Format::Compact)) => Form::Detached,
+operation! {
+    /// Signs a message of at most 1 MiB.
+    sign, sign_batch: SignRequest => SignAnswer, at "/v1/sign" and "/v1/batch/sign", "signatures", "The signature."
+}
+
+impl Act for SignRequest {
+    type Work = (SecretBytes, Form);
+    type Answer = SignAnswer;
+
+    fn plan(self, _: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
+        let Self { key, payload, context, detached, format } = self;
+        let form = jws_form(detached, format)?;
+        Ok((vec![KeyUse::of(Operation::Sign, &key, context, payload.0.len())?], (payload, form)))
+    }
+
+    async fn run(shared: &Shared, (payload, form): Self::Work, mut grants: Grants) -> Result<Done<SignAnswer>, MessageError> {
+        let grant = grants.take()?;
+        let signature = jws::sign(&*shared.vault, &*shared.ids, vec![grant.permit], &payload.0, &grant.context, form).await?;
+        Ok(Done::new(SignAnswer { signature, used: grant.used }, grant.size))
+    }
+}
+
+pub(super) fn jws_form(detached: bool, format: Option<Format>) -> Result<Form, Problem> {
+    match (detached, format) {
+        (false, None | Some(Format::Compact)) => Ok(Form::Compact),
+        (false, Some(Format::Json)) => Ok(Form::Flattened),
+        (true, None | Some(Format::Compact)) => Ok(Form::Detached),
         (true, Some(Format::Json)) => {
             let detail = "a detached signature is compact: leave format out, or detached";
-            return Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("format").into());
+            Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("format"))
         }
-    };
-    let size = payload.0.len() as u64;
-    let request = Request { by, operation: Operation::Sign, context: &context, size: Some(size) };
-    let (permit, begun) = shared.pipeline.begin(&request, &key_reference(&key)?).await?;
-    let signed = jws::sign(&*shared.vault, &*shared.ids, vec![permit], &payload.0, &context, form).await;
-    Ok(answer(begun, signed, size, |signature, used| SignAnswer { signature, used })?)
+    }
 }

@@ -24,7 +24,7 @@ use schema::{
 use serde::Deserialize;
 use service::problem::HttpProblem;
 
-use super::{Shared, decrypt::one_of_ours, key_reference, problem, warn};
+use super::{Shared, act::warn, decrypt::one_of_ours, key_reference, problem};
 use crate::{
     message::{
         MessageError,
@@ -111,7 +111,7 @@ pub async fn decrypt(
 
 async fn begin_sealing(by: Proven, shared: &Shared, seal_with: &SealWith, request: &HttpRequest) -> Result<(FileSealer, Begun), Problem> {
     let context = context_of(request)?;
-    let asked = Request { by, operation: Operation::Encrypt, context: &context, size: content_length(request) };
+    let asked = Request::new(by, Operation::Encrypt, &context, content_length(request));
     let (permit, begun) = shared.pipeline.begin(&asked, &key_reference(&seal_with.key)?).await?;
     match FileSealer::begin(&*shared.vault, &*shared.ids, vec![permit], &context).await {
         Ok(sealer) => Ok((sealer, begun)),
@@ -169,7 +169,7 @@ async fn begin_opening(by: Proven, shared: &Shared, request: &HttpRequest, body:
         }
     };
     let version = one_of_ours(shared, &file.key_versions())?;
-    let asked = Request { by, operation: Operation::Decrypt, context: &context, size: content_length(request) };
+    let asked = Request::new(by, Operation::Decrypt, &context, content_length(request));
     let (permit, begun) = shared.pipeline.begin(&asked, &KeyReference::Version(version)).await?;
     match file.open(&*shared.vault, permit, &context).await {
         Ok(opener) => Ok((opener, begun, rest)),

@@ -1,55 +1,79 @@
 //! `POST /v1/verify`: verify a signature. One that is not genuine is an answer, not an error.
 
-use actix_web::{HttpResponse, web};
 use schema::{
     id::KeyVersion,
     key::{KeyReference, Operation},
     wire::{
-        operation::{SecretBytes, VerifyAnswer, VerifyRequest},
+        operation::{Batch, BatchAnswer, SecretBytes, VerifyAnswer, VerifyRequest},
         problem::Problem,
     },
 };
-use service::problem::HttpProblem;
 
-use super::{Shared, key_reference, problem, warn};
+use super::{
+    Shared,
+    act::{Act, Done, Grant, Grants, KeyUse, operation, verdict},
+    key_reference, problem,
+};
 use crate::{
     message::{MessageError, jws::Jws},
-    operation::{Proven, Request},
     policy::refusal::Refusal,
 };
 
-/// Verifies a signature with the key it names, or with the key that must have made it.
-#[utoipa::path(post, path = "/v1/verify", tag = "signatures", request_body = VerifyRequest, security(("caller" = [])), responses(
-    (status = 200, description = "Whether it is genuine.", body = VerifyAnswer),
-    (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
-))]
-pub async fn verify(by: Proven, shared: web::Data<Shared>, body: web::Json<VerifyRequest>) -> Result<HttpResponse, HttpProblem> {
-    let VerifyRequest { signature, payload, context, key } = body.into_inner();
-    let detached = payload.is_some();
-    let read = Jws::parse(signature.as_bytes(), payload.as_ref().map(|payload| payload.0.as_slice()));
-    let signed = read.map_err(|error| problem::of_message(&error))?;
-    let (index, reference) = chosen(&shared, &signed, key.as_deref())?;
-    let size = signed.payload().len() as u64;
-    let request = Request { by, operation: Operation::Verify, context: &context, size: Some(size) };
-    let (permit, begun) = shared.pipeline.begin(&request, &reference).await?;
-    let verified = match shared.vault.held(permit.version()).await {
-        Ok(held) => signed.verify(index, permit, &held, &context),
-        Err(error) => Err(error.into()),
-    };
-    let reason = match verified {
-        Ok(()) => None,
-        Err(error @ (MessageError::NotGenuine | MessageError::OtherContext)) => Some(error.code()),
-        Err(error) => {
-            begun.failed(error.code());
-            return Err(problem::of_message(&error).into());
-        }
-    };
-    let used = begun.judged(reason, size);
-    let valid = reason.is_none();
-    let payload = (valid && !detached).then(|| SecretBytes::from(signed.payload().to_vec()));
-    let mut response = HttpResponse::Ok();
-    warn(&mut response, &used.warnings);
-    Ok(response.json(VerifyAnswer { valid, reason: reason.map(str::to_owned), payload, used }))
+operation! {
+    /// Verifies a signature with the key it names, or with the key that must have made it.
+    verify, verify_batch: VerifyRequest => VerifyAnswer, at "/v1/verify" and "/v1/batch/verify", "signatures", "Whether it is genuine."
+}
+
+/// A signature that was read.
+pub struct Read {
+    /// The message.
+    pub(super) signed: Jws,
+    /// Which of its signatures.
+    index: usize,
+    /// Whether the payload came beside it.
+    detached: bool,
+}
+
+impl Act for VerifyRequest {
+    type Work = Read;
+    type Answer = VerifyAnswer;
+
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Read), Problem> {
+        let Self { signature, payload, context, key } = self;
+        let (read, reference) = Read::of(shared, &signature, payload.as_ref(), key.as_deref())?;
+        let size = read.signed.payload().len();
+        Ok((vec![KeyUse::new(Operation::Verify, reference, context, size)], read))
+    }
+
+    async fn run(shared: &Shared, read: Read, mut grants: Grants) -> Result<Done<VerifyAnswer>, MessageError> {
+        let grant = grants.take()?;
+        let (size, used) = (grant.size, grant.used.clone());
+        let code = verdict(read.check(shared, grant).await)?;
+        let payload = (code.is_none() && !read.detached).then(|| SecretBytes::from(read.signed.payload().to_vec()));
+        let answer = VerifyAnswer { valid: code.is_none(), reason: code.map(str::to_owned), payload, used };
+        Ok(Done { answer, size, code })
+    }
+}
+
+impl Read {
+    /// Reads a signature; says with which key it is to be verified.
+    pub(super) fn of(
+        shared: &Shared,
+        signature: &str,
+        payload: Option<&SecretBytes>,
+        key: Option<&str>,
+    ) -> Result<(Self, KeyReference), Problem> {
+        let read = Jws::parse(signature.as_bytes(), payload.map(|payload| payload.0.as_slice()));
+        let signed = read.map_err(|error| problem::of_message(&error))?;
+        let (index, reference) = chosen(shared, &signed, key)?;
+        Ok((Self { signed, index, detached: payload.is_some() }, reference))
+    }
+
+    /// Verifies it. Only the public key is needed.
+    pub(super) async fn check(&self, shared: &Shared, grant: Grant) -> Result<(), MessageError> {
+        let held = shared.vault.held(grant.permit.version()).await?;
+        self.signed.verify(self.index, grant.permit, &held, &grant.context)
+    }
 }
 
 /// Which signature to verify, and with which key.

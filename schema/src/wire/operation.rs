@@ -3,6 +3,10 @@
 //! Keys are named by id (`key_…`), by id and version (`key_…/3`), or as `project/name`, where the name may be an alias.
 //! Bytes are base64url without padding. Unknown fields are refused, so that a mistyped `context` is never ignored.
 
+mod anew;
+mod bare;
+mod batch;
+
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -16,18 +20,13 @@ use crate::{
     key::words,
 };
 
+pub use self::{anew::*, bare::*, batch::*};
+
 /// Where the operations stand.
 pub mod path {
-    /// `POST` [`super::EncryptRequest`] -> [`super::EncryptAnswer`].
-    pub const ENCRYPT: &str = "/v1/encrypt";
-    /// `POST` [`super::DecryptRequest`] -> [`super::DecryptAnswer`].
-    pub const DECRYPT: &str = "/v1/decrypt";
-    /// `POST` [`super::SignRequest`] -> [`super::SignAnswer`].
-    pub const SIGN: &str = "/v1/sign";
-    /// `POST` [`super::VerifyRequest`] -> [`super::VerifyAnswer`].
-    pub const VERIFY: &str = "/v1/verify";
-    /// `POST` [`super::DataKeyRequest`] -> [`super::DataKeyAnswer`].
-    pub const GENERATE_DATA_KEY: &str = "/v1/generate-data-key";
+    /// `POST /v1/<operation>`, and `POST /v1/batch/<operation>` with a [`super::Batch`] of the same requests, for every
+    /// operation that uses a key: [`crate::key::Operation`] has their names.
+    pub const BATCH: &str = "/v1/batch";
     /// `POST` [`super::RandomRequest`] -> [`super::RandomAnswer`].
     pub const RANDOM: &str = "/v1/random";
     /// `POST` bytes -> a sealed file; `?key=` names the key.
@@ -121,6 +120,9 @@ pub struct EncryptRequest {
     /// The key: `key_…`, `key_…/3` or `project/name`.
     #[schema(example = "billing/cards")]
     pub key: String,
+    /// More keys: whoever may use any of them can open the message. It proves no origin, and is JSON.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_for: Vec<String>,
     /// The plaintext.
     #[schema(value_type = String, format = "base64url")]
     pub plaintext: SecretBytes,
@@ -136,6 +138,9 @@ pub struct EncryptRequest {
 /// What every answer says of the decision behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Used {
+    /// The key or key version that was asked for.
+    #[schema(example = "billing/cards")]
+    pub asked_for: String,
     /// The key version that was used.
     #[schema(value_type = String, example = "key_01h2xcejqtf2nbrexx3vqjhp41/3")]
     pub key_version: KeyVersion,
@@ -151,7 +156,8 @@ pub struct Used {
 /// Something to look at soon: the request was served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
-    /// A stable code: `statements_stale`, `statements_grace`, `soft_limit_time`, `older_version`.
+    /// A stable code: `statements_stale`, `statements_grace`, `soft_limit_time`, `deactivation_ahead`, `older_version`,
+    /// `algorithm_draft`, `algorithm_legacy`.
     #[schema(example = "statements_stale")]
     pub code: String,
     /// What it is and what to do.
@@ -163,6 +169,9 @@ pub struct Warning {
 pub struct EncryptAnswer {
     /// A JWE, compact or JSON.
     pub message: String,
+    /// How it was decided for the other keys, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_for: Vec<Used>,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,
@@ -186,6 +195,9 @@ pub struct DecryptAnswer {
     /// The plaintext.
     #[schema(value_type = String, format = "base64url")]
     pub plaintext: SecretBytes,
+    /// How policy had it masked, when it did: it is not the whole plaintext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<String>,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,
@@ -269,14 +281,18 @@ pub struct DataKeyRequest {
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
+    /// Give it only sealed: for whoever makes keys that others will open.
+    #[serde(default)]
+    pub without_plaintext: bool,
 }
 
 /// A new data key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DataKeyAnswer {
     /// The data key: 32 bytes. Use it and forget it.
-    #[schema(value_type = String, format = "base64url")]
-    pub plaintext: SecretBytes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub plaintext: Option<SecretBytes>,
     /// The sealed data key (a JWE of type `freehold-data-key`): keep it, and open it with `decrypt`.
     pub message: String,
     /// How it was decided.

@@ -1,0 +1,252 @@
+//! What every operation over JSON has in common: read it, have it decided, use the keys, answer. One by one, and as items of a
+//! batch (`docs/decisions/0142-batches.md`).
+//!
+//! An operation is an [`Act`] on its request, and a line of [`operation!`] that makes its two endpoints.
+
+use actix_web::{HttpResponse, http::header::HeaderValue};
+use futures::future::join_all;
+use schema::{
+    context::EncryptionContext,
+    key::{KeyReference, Operation},
+    obligation::Obligations,
+    wire::{
+        operation::{Batch, BatchAnswer, BatchItem, Used, Warning, header},
+        problem::Problem,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use service::problem::HttpProblem;
+
+use super::{Shared, key_reference, problem};
+use crate::{
+    message::MessageError,
+    operation::{Begun, Granted, Proven, Request},
+    policy::permit::UsePermit,
+};
+
+/// The most items of a batch. Its bytes are limited as those of every body.
+pub const MAX_ITEMS: usize = 1000;
+/// Items of a batch that are worked on together; then others get their turn.
+const TOGETHER: usize = 16;
+
+/// An operation: what it asks for, and what it does once that is allowed.
+pub(crate) trait Act: DeserializeOwned {
+    /// What was read of the request.
+    type Work;
+    /// The answer.
+    type Answer: Serialize;
+
+    /// Reads the request: the uses of keys it asks for, and the work. No key is touched: bad input ends here.
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem>;
+
+    /// Does it. There is one grant for each use.
+    async fn run(shared: &Shared, work: Self::Work, grants: Grants) -> Result<Done<Self::Answer>, MessageError>;
+}
+
+/// A use of a key that is asked for.
+pub(crate) struct KeyUse {
+    /// What for.
+    pub operation: Operation,
+    /// Which key.
+    pub key: KeyReference,
+    /// The encryption context.
+    pub context: EncryptionContext,
+    /// Bytes of plaintext or ciphertext.
+    pub size: u64,
+    /// Whether the version is to protect anew, though the operation also reads what is old.
+    pub anew: bool,
+    /// Whether the answer can be masked.
+    pub masks: bool,
+}
+
+impl KeyUse {
+    /// A use of the ordinary kind, of the key that this text names.
+    pub fn of(operation: Operation, key: &str, context: EncryptionContext, size: usize) -> Result<Self, Problem> {
+        Ok(Self::new(operation, key_reference(key)?, context, size))
+    }
+
+    /// A use of the ordinary kind.
+    pub fn new(operation: Operation, key: KeyReference, context: EncryptionContext, size: usize) -> Self {
+        Self { operation, key, context, size: size as u64, anew: false, masks: false }
+    }
+
+    fn request(&self, by: Proven) -> Request<'_> {
+        let Self { operation, key: _, ref context, size, anew, masks } = *self;
+        Request { by, operation, context, size: Some(size), anew, masks }
+    }
+}
+
+/// The right to use a key once.
+pub(crate) struct Grant {
+    /// To be spent.
+    pub permit: UsePermit,
+    /// What the answer says of the decision.
+    pub used: Used,
+    /// What the permitting policies demand of the answer.
+    pub obligations: Obligations,
+    /// The encryption context it was asked with.
+    pub context: EncryptionContext,
+    /// Bytes it was asked for.
+    pub size: u64,
+}
+
+/// One grant for each use, in their order.
+pub(crate) struct Grants(std::vec::IntoIter<Grant>);
+
+impl Grants {
+    /// The next.
+    pub fn take(&mut self) -> Result<Grant, MessageError> {
+        self.0.next().ok_or(MessageError::Failed("granting a use"))
+    }
+}
+
+/// It was done.
+pub(crate) struct Done<A> {
+    /// The answer.
+    pub answer: A,
+    /// Bytes of plaintext it was done over.
+    pub size: u64,
+    /// Why what was judged is not genuine.
+    pub code: Option<&'static str>,
+}
+
+impl<A> Done<A> {
+    /// It was done over so many bytes.
+    pub fn new(answer: A, size: u64) -> Self {
+        Self { answer, size, code: None }
+    }
+}
+
+/// What a check found: nothing wrong, or the code of why it is not genuine. Everything else stays an error.
+pub(crate) fn verdict(checked: Result<(), MessageError>) -> Result<Option<&'static str>, MessageError> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(error) if matches!(error.code(), "not_genuine" | "context_mismatch") => Ok(Some(error.code())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn one<A: Act>(by: Proven, shared: &Shared, request: A) -> Result<HttpResponse, HttpProblem> {
+    let (uses, work) = request.plan(shared)?;
+    let granted = match uses.as_slice() {
+        [only] => vec![shared.pipeline.begin(&only.request(by), &only.key).await?],
+        several => {
+            let group = several.iter().map(|each| (each.request(by), &each.key)).collect();
+            shared.pipeline.begin_all(by, &[group]).await?.pop().unwrap_or_else(|| Ok(Vec::new()))?
+        }
+    };
+    let mut response = HttpResponse::Ok();
+    for (_, begun) in &granted {
+        warn(&mut response, &begun.used.warnings);
+    }
+    let answer = spend::<A>(shared, work, uses, granted).await?;
+    Ok(response.json(answer))
+}
+
+/// Answers a batch: what is wrong with one item is said at that item.
+pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -> Result<HttpResponse, HttpProblem> {
+    let count = batch.items.len();
+    if count == 0 || count > MAX_ITEMS {
+        let detail = format!("a batch has 1 to {MAX_ITEMS} items, and this one has {count}");
+        return Err(Problem::new(400, "batch_size", "Not a batch", detail).field("items").into());
+    }
+    let mut planned: Vec<_> = batch.items.into_iter().map(|item| item.plan(shared)).collect();
+    let granted = {
+        let readable = planned.iter().flatten();
+        let groups: Vec<Vec<_>> = readable.map(|(uses, _)| uses.iter().map(|each| (each.request(by), &each.key)).collect()).collect();
+        shared.pipeline.begin_all(by, &groups).await?
+    };
+    // Every item that could be read has a verdict, in the same order.
+    let mut granted = granted.into_iter();
+    let mut response = HttpResponse::Ok();
+    let (mut items, mut warned) = (Vec::with_capacity(count), Vec::new());
+    while !planned.is_empty() {
+        let together = planned.drain(..planned.len().min(TOGETHER)).map(|item| {
+            let begun = item.and_then(|(uses, work)| Ok((granted.next().unwrap_or_else(|| Ok(Vec::new()))?, uses, work)));
+            for warning in begun.iter().flat_map(|(granted, _, _)| granted).flat_map(|(_, begun)| &begun.used.warnings) {
+                if !warned.contains(&warning.code) {
+                    warned.push(warning.code.clone());
+                    warn(&mut response, std::slice::from_ref(warning));
+                }
+            }
+            async move {
+                let (granted, uses, work) = begun?;
+                spend::<A>(shared, work, uses, granted).await
+            }
+        });
+        items.extend(join_all(together).await.into_iter().map(BatchItem::from));
+        tokio::task::yield_now().await;
+    }
+    let succeeded = items.iter().filter(|item| item.answer.is_some()).count();
+    Ok(response.json(BatchAnswer { items, succeeded, failed: count - succeeded }))
+}
+
+/// Spends what was granted, and says in the journal what came of it.
+async fn spend<A: Act>(shared: &Shared, work: A::Work, uses: Vec<KeyUse>, granted: Vec<Granted>) -> Result<A::Answer, Problem> {
+    let mut begun: Vec<Begun> = Vec::with_capacity(granted.len());
+    let grants: Vec<Grant> = granted
+        .into_iter()
+        .zip(uses)
+        .map(|((permit, mut one), KeyUse { context, size, .. })| {
+            let (used, obligations) = (one.used.clone(), std::mem::take(&mut one.obligations));
+            begun.push(one);
+            Grant { permit, used, obligations, context, size }
+        })
+        .collect();
+    match A::run(shared, work, Grants(grants.into_iter())).await {
+        Ok(Done { answer, size, code }) => {
+            for one in begun {
+                one.judged(code, size);
+            }
+            Ok(answer)
+        }
+        Err(error) => {
+            for one in begun {
+                one.failed(error.code());
+            }
+            Err(problem::of_message(&error))
+        }
+    }
+}
+
+/// Says warnings in headers as well, for those who do not read the body.
+pub(crate) fn warn(response: &mut actix_web::HttpResponseBuilder, warnings: &[Warning]) {
+    for warning in warnings {
+        if let Ok(value) = HeaderValue::from_str(&warning.code) {
+            response.append_header((header::WARNING, value));
+        }
+    }
+}
+
+/// The two endpoints of an operation: one request, and a batch of them. The file that uses it imports `Batch` and `BatchAnswer`.
+macro_rules! operation {
+    ($(#[$doc:meta])* $one:ident, $many:ident: $request:ty => $answer:ty, at $path:literal and $batch:literal, $tag:literal, $said:literal) => {
+        $(#[$doc])*
+        #[utoipa::path(post, path = $path, tag = $tag, request_body = $request, security(("caller" = [])), responses(
+            (status = 200, description = $said, body = $answer),
+            (status = "default", description = "Refused or failed.", body = schema::wire::problem::Problem, content_type = "application/problem+json"),
+        ))]
+        pub async fn $one(
+            by: $crate::operation::Proven,
+            shared: actix_web::web::Data<$crate::rest::Shared>,
+            body: actix_web::web::Json<$request>,
+        ) -> Result<actix_web::HttpResponse, service::problem::HttpProblem> {
+            $crate::rest::act::one(by, &shared, body.into_inner()).await
+        }
+
+        /// The same for up to 1000 requests at once. Items fail or succeed one by one: each has its status.
+        #[utoipa::path(post, path = $batch, tag = $tag, request_body = Batch<$request>, security(("caller" = [])), responses(
+            (status = 200, description = "One answer or problem for each item, in order.", body = BatchAnswer<$answer>),
+            (status = "default", description = "The batch as a whole was refused.", body = schema::wire::problem::Problem, content_type = "application/problem+json"),
+        ))]
+        pub async fn $many(
+            by: $crate::operation::Proven,
+            shared: actix_web::web::Data<$crate::rest::Shared>,
+            body: actix_web::web::Json<Batch<$request>>,
+        ) -> Result<actix_web::HttpResponse, service::problem::HttpProblem> {
+            $crate::rest::act::many(by, &shared, body.into_inner()).await
+        }
+    };
+}
+pub(crate) use operation;

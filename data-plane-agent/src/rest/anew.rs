@@ -1,0 +1,157 @@
+//! Protecting anew what is protected already, without handing it out: `POST /v1/rewrap`, `/v1/re-encrypt`, `/v1/re-sign`.
+//!
+//! The version that is read and the one that protects anew are decided each by itself, and both uses are on record.
+
+use schema::{
+    encoding::Base64,
+    key::{KeyReference, Operation},
+    wire::{
+        operation::{Batch, BatchAnswer, ReEncryptAnswer, ReEncryptRequest, ReSignAnswer, ReSignRequest, RewrapAnswer, RewrapRequest},
+        problem::Problem,
+    },
+};
+
+use super::{
+    Shared,
+    act::{Act, Done, Grants, KeyUse, operation},
+    decrypt::one_of_ours,
+    encrypt::jwe_form,
+    key_reference, problem,
+    sign::jws_form,
+    verify::Read,
+};
+use crate::{
+    message::{
+        MessageError,
+        jwe::{self, Form, Jwe},
+        jws,
+    },
+    vault::public,
+};
+
+operation! {
+    /// Protects with the newest version of a key what an older version protects: a message, or a wrapped key. The plaintext stays in the agent.
+    rewrap, rewrap_batch: RewrapRequest => RewrapAnswer, at "/v1/rewrap" and "/v1/batch/rewrap", "messages", "The message or wrapped key under the newest version."
+}
+
+operation! {
+    /// Opens a message with its key (which must allow `re-encrypt`) and seals it under another (which must allow `encrypt`). The plaintext stays in the agent.
+    re_encrypt, re_encrypt_batch: ReEncryptRequest => ReEncryptAnswer, at "/v1/re-encrypt" and "/v1/batch/re-encrypt", "messages", "The message under the other key."
+}
+
+operation! {
+    /// Verifies a signature with its key (which must allow `re-sign`) and signs the payload with another (which must allow `sign`).
+    re_sign, re_sign_batch: ReSignRequest => ReSignAnswer, at "/v1/re-sign" and "/v1/batch/re-sign", "signatures", "The signature of the other key."
+}
+
+/// What is rewrapped.
+pub enum Old {
+    /// A message.
+    Message(Box<Jwe>, Form),
+    /// A bare key.
+    Wrapped(Vec<u8>),
+}
+
+impl Act for RewrapRequest {
+    type Work = Old;
+    type Answer = RewrapAnswer;
+
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Old), Problem> {
+        let Self { message, wrapped, key, context, format } = self;
+        let (version, size, old) = match (message, wrapped, key) {
+            (Some(message), None, None) => {
+                let message = read_for_one(&message)?;
+                let version = one_of_ours(shared, &message.key_versions())?;
+                (version, message.plaintext_bytes(), Old::Message(Box::new(message), jwe_form(format)))
+            }
+            (None, Some(wrapped), Some(key)) => {
+                let KeyReference::Version(version) = key_reference(&key)? else {
+                    let detail = "name the version that wrapped it, key_…/3: it is the key_version of the answer to wrap";
+                    return Err(Problem::new(400, "invalid_key_reference", "This names no version", detail).field("key"));
+                };
+                (version, wrapped.0.len(), Old::Wrapped(wrapped.0))
+            }
+            _ => {
+                let detail = "give a message, or a wrapped key together with the key version that wrapped it";
+                return Err(Problem::new(400, "invalid_body", "Invalid body", detail));
+            }
+        };
+        let from = KeyUse::new(Operation::Rewrap, KeyReference::Version(version), context.clone(), size);
+        let to = KeyUse { anew: true, ..KeyUse::new(Operation::Rewrap, KeyReference::Id(version.key), context, size) };
+        Ok((vec![from, to], old))
+    }
+
+    async fn run(shared: &Shared, old: Old, mut grants: Grants) -> Result<Done<RewrapAnswer>, MessageError> {
+        let (from, to) = (grants.take()?, grants.take()?);
+        let vault = &*shared.vault;
+        let (message, wrapped) = match old {
+            Old::Message(sealed, form) => {
+                let opened = sealed.decrypt(vault, from.permit, &from.context).await?;
+                let typ = opened.typ.as_deref();
+                let sealed = jwe::seal(vault, &*shared.ids, vec![to.permit], opened.plaintext.expose(), &to.context, form, typ).await?;
+                (Some(sealed), None)
+            }
+            Old::Wrapped(wrapped) => {
+                let key = vault.unwrap_bytes(from.permit, &wrapped).await?;
+                (None, Some(Base64(public::wrap_bytes(vault, &*shared.ids, to.permit, &key).await?)))
+            }
+        };
+        Ok(Done::new(RewrapAnswer { message, wrapped, source: from.used, used: to.used }, from.size))
+    }
+}
+
+impl Act for ReEncryptRequest {
+    type Work = (Jwe, Form);
+    type Answer = ReEncryptAnswer;
+
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
+        let Self { message, context, key, new_context, format } = self;
+        let message = read_for_one(&message)?;
+        let (version, size) = (one_of_ours(shared, &message.key_versions())?, message.plaintext_bytes());
+        let new_context = new_context.unwrap_or_else(|| context.clone());
+        let from = KeyUse::new(Operation::ReEncrypt, KeyReference::Version(version), context, size);
+        Ok((vec![from, KeyUse::of(Operation::Encrypt, &key, new_context, size)?], (message, jwe_form(format))))
+    }
+
+    async fn run(shared: &Shared, (message, form): Self::Work, mut grants: Grants) -> Result<Done<ReEncryptAnswer>, MessageError> {
+        let (from, to) = (grants.take()?, grants.take()?);
+        let vault = &*shared.vault;
+        let opened = message.decrypt(vault, from.permit, &from.context).await?;
+        let (plaintext, typ) = (opened.plaintext.expose(), opened.typ.as_deref());
+        let message = jwe::seal(vault, &*shared.ids, vec![to.permit], plaintext, &to.context, form, typ).await?;
+        Ok(Done::new(ReEncryptAnswer { message, source: from.used, used: to.used }, from.size))
+    }
+}
+
+impl Act for ReSignRequest {
+    type Work = (Read, jws::Form);
+    type Answer = ReSignAnswer;
+
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
+        let Self { signature, payload, context, signed_by, key, new_context, detached, format } = self;
+        let (read, reference) = Read::of(shared, &signature, payload.as_ref(), signed_by.as_deref())?;
+        let size = read.signed.payload().len();
+        let new_context = new_context.unwrap_or_else(|| context.clone());
+        let from = KeyUse::new(Operation::ReSign, reference, context, size);
+        Ok((vec![from, KeyUse::of(Operation::Sign, &key, new_context, size)?], (read, jws_form(detached, format)?)))
+    }
+
+    async fn run(shared: &Shared, (read, form): Self::Work, mut grants: Grants) -> Result<Done<ReSignAnswer>, MessageError> {
+        let (from, to) = (grants.take()?, grants.take()?);
+        let (source, size) = (from.used.clone(), from.size);
+        read.check(shared, from).await?;
+        let payload = read.signed.payload();
+        let signature = jws::sign(&*shared.vault, &*shared.ids, vec![to.permit], payload, &to.context, form).await?;
+        Ok(Done::new(ReSignAnswer { signature, source, used: to.used }, size))
+    }
+}
+
+/// A message for several keys would lose the others: whoever sealed it seals it again.
+fn read_for_one(message: &str) -> Result<Jwe, Problem> {
+    let sealed = Jwe::parse(message.as_bytes()).map_err(|error| problem::of_message(&error))?;
+    if sealed.recipient_count() > 1 {
+        let detail = "the message is for several keys, and would be for one: open it and seal it for all of them again";
+        return Err(Problem::new(400, "recipient_count", "Several recipients", detail).field("message"));
+    }
+    Ok(sealed)
+}
