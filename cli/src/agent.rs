@@ -26,7 +26,7 @@ impl Client {
             Error::usage("no agent is named").hint("use --agent URL, or 'freehold profile set NAME --agent URL --caller-token-file FILE'")
         })?;
         let token = profile.caller_token_file.as_deref().map(|path: &Path| secret::read(path, "the caller token")).transpose()?;
-        Ok(Self { http: http::client(profile.agent_ca_file.as_deref())?, url: http::check_url(agent, "--agent")?, token })
+        Ok(Self { http: http::client(profile.agent_ca_file.as_deref(), None)?, url: http::check_url(agent, "--agent")?, token })
     }
 
     /// Posts JSON, reads JSON.

@@ -54,6 +54,9 @@ pub struct Global {
     /// File with the certificate authority of the control plane, PEM
     #[arg(long, global = true, env = "FREEHOLD_CA_FILE", value_name = "FILE", help_heading = "Connection")]
     pub ca_file: Option<PathBuf>,
+    /// HTTP or HTTPS proxy to the control plane, e.g. http://proxy:3128 [default: as HTTPS_PROXY says]
+    #[arg(long, global = true, env = "FREEHOLD_PROXY", value_name = "URL", help_heading = "Connection")]
+    pub proxy: Option<url::Url>,
     /// File with the API token
     #[arg(long, global = true, env = "FREEHOLD_TOKEN_FILE", value_name = "FILE", help_heading = "Connection")]
     pub token_file: Option<PathBuf>,
@@ -74,6 +77,7 @@ impl Global {
         Profile {
             server: self.server.clone(),
             ca_file: self.ca_file.clone(),
+            proxy: self.proxy.clone(),
             token_file: self.token_file.clone(),
             agent: self.agent.clone(),
             agent_ca_file: self.agent_ca_file.clone(),

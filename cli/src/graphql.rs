@@ -51,7 +51,11 @@ impl Client {
             Error::usage("no API token is named").hint("use --token-file FILE, or 'freehold profile set NAME --token-file FILE'")
         })?;
         let url = http::check_url(server, "--server")?.join("/graphql").map_err(|_| Error::usage("--server is not a URL"))?;
-        Ok(Self { http: http::client(profile.ca_file.as_deref())?, url, token: secret::read(token_file, "the API token")? })
+        Ok(Self {
+            http: http::client(profile.ca_file.as_deref(), profile.proxy.as_ref())?,
+            url,
+            token: secret::read(token_file, "the API token")?,
+        })
     }
 
     /// Runs one operation of a document and gives its `data`.

@@ -4,13 +4,17 @@ use std::{path::Path, time::Duration};
 
 use crate::error::{Error, Exit};
 
-/// A client for one server.
-pub fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, Error> {
+/// A client for one server. Without `proxy`, the proxy variables of the environment count.
+pub fn client(ca_file: Option<&Path>, proxy: Option<&url::Url>) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
         .min_tls_version(reqwest::tls::Version::TLS_1_3)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")));
+    if let Some(proxy) = proxy {
+        let unusable = |_| Error::usage(format!("--proxy: '{proxy}' is not a proxy like http://proxy:3128"));
+        builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(unusable)?);
+    }
     if let Some(path) = ca_file {
         let pem = std::fs::read(path)
             .map_err(|source| Error::fault(&format!("could not read the certificate authority {}", path.display()), source))?;

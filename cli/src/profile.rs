@@ -35,6 +35,10 @@ pub struct Profile {
     #[arg(long, env = "FREEHOLD_CA_FILE", value_name = "FILE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// HTTP or HTTPS proxy to the control plane, e.g. http://proxy:3128 [default: as HTTPS_PROXY says]
+    #[arg(long, env = "FREEHOLD_PROXY", value_name = "URL")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<url::Url>,
     /// File with the API token
     #[arg(long, env = "FREEHOLD_TOKEN_FILE", value_name = "FILE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +64,7 @@ impl Profile {
         Self {
             server: self.server.or(other.server),
             ca_file: self.ca_file.or(other.ca_file),
+            proxy: self.proxy.or(other.proxy),
             token_file: self.token_file.or(other.token_file),
             agent: self.agent.or(other.agent),
             agent_ca_file: self.agent_ca_file.or(other.agent_ca_file),

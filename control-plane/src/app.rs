@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix_web::{App as WebApp, HttpServer, dev::Server, middleware::from_fn, web};
+use rustls::server::ResolvesServerCert;
 use schema::{
     clock::{Clock, Ids, new_id},
     id::{PrincipalId, RequestId, ServiceAccountId, TokenId},
@@ -44,6 +45,7 @@ use crate::{
     callers::Caller,
     config::Config,
     database::{Database, Location, OpenError, is_damage},
+    deployment,
     eventing::{
         handler::{Handler, Options},
         reactor::{Reactor, Reactors},
@@ -225,12 +227,13 @@ impl App {
         operator(&ground, &operator_token).await?;
 
         let authority = Arc::new(agent_authority(&ground).await?);
+        let listener_authority = listener_authority(&config, &authority)?;
         let settings = EnrolmentSettings {
             public_url: match &config.agents.public_url {
                 Some(url) => url.as_str().trim_end_matches('/').to_owned(),
                 None => format!("https://{agents}"),
             },
-            listener_authority_pem: Some(authority.certificate_pem().to_owned()),
+            listener_authority_pem: listener_authority,
             certificate_life: DEFAULT_CERTIFICATE_LIFE,
         };
         let listener = AgentListener::new(&config, agents, authority.clone(), &ground)?;
@@ -245,7 +248,9 @@ impl App {
         let agent_server = listener
             .server(agents_socket, agent_api, request_ids.clone(), in_flight[1].clone(), &config)
             .map_err(failed("serving agents"))?;
-        work.push(background(listener.keep_fresh(ground.clock.clone(), ground.ids.clone()), &working));
+        if let Some(issued) = listener.issued {
+            work.push(background(issued.keep_fresh(ground.clock.clone(), ground.ids.clone()), &working));
+        }
 
         let (tls, authority_file) = graphql_tls(&config, graphql, &*ground.clock)?;
         let shared = Shared {
@@ -304,11 +309,21 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
         tracing::warn!(file = %key_file.display(), "made a sealing key: keep a copy elsewhere, without it the database cannot be read");
     }
     let keyring = Arc::new(Keyring::open(database.clone(), &sealing_key, clock.clone(), ids.clone()).await?);
+    let recorded = deployment::recorded(&database, &config.deployment).await.map_err(failed("reading the deployment's name"))?;
+    if recorded != config.deployment {
+        let problem = format!(
+            "setting deployment: the database belongs to the deployment \"{recorded}\", not to \"{}\"; a deployment keeps its name: \
+             set it back, or use another database",
+            config.deployment
+        );
+        return Err(ConfigError::Invalid { problems: vec![problem] }.into());
+    }
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
     let store = Arc::new(SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?);
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
     let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
+    let views = views.scan_limit(config.limits.scan as usize);
     Ok((Ground { clock, ids, database, keyring, secrets, store, handler, views, authorizer }, projector))
 }
 
@@ -423,6 +438,16 @@ fn graphql_tls(
     Ok((Some(tls::server_config(Arc::new(certificate), None)?), authority))
 }
 
+/// Whom agents are told to believe; none: their systems' authorities.
+fn listener_authority(config: &Config, own: &Authority) -> Result<Option<String>, StartError> {
+    let Some(path) = &config.agents.ca_file else {
+        return Ok(config.agents.tls.files()?.is_none().then(|| own.certificate_pem().to_owned()));
+    };
+    tls::certificates_from_file(path)?;
+    let pem = std::fs::read_to_string(path).map_err(|source| FileError::Io { act: "read", path: path.clone(), source })?;
+    Ok(Some(pem))
+}
+
 /// What a listener may be called by.
 fn names(listen: &str, address: SocketAddr) -> Vec<String> {
     let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).trim_matches(['[', ']']);
@@ -520,6 +545,7 @@ impl Parts {
             clock: ground.clock.clone(),
             ids: ground.ids.clone(),
             read_your_writes: config.limits.read_your_writes.0,
+            scan_limit: config.limits.scan as usize,
             statements: self.statements,
             enrolment: self.enrolment,
             reports: self.reports,
@@ -539,24 +565,31 @@ impl Parts {
 
 /// The agents' listener and its own certificate.
 struct AgentListener {
+    tls: rustls::ServerConfig,
+    /// What makes the next certificate; none when settings name files.
+    issued: Option<IssuedCertificate>,
+}
+
+/// A certificate of our own authority, made anew while the listener runs.
+struct IssuedCertificate {
     names: Vec<String>,
     authority: Arc<Authority>,
-    certificate: Arc<ServerCertificate>,
-    tls: rustls::ServerConfig,
+    current: Arc<ServerCertificate>,
 }
 
 impl AgentListener {
     fn new(config: &Config, address: SocketAddr, authority: Arc<Authority>, ground: &Ground) -> Result<Self, StartError> {
-        let mut names = names(&config.agents.listen, address);
-        names.extend(config.agents.public_url.as_ref().and_then(|url| url.host_str()).map(|host| host.trim_matches(['[', ']']).to_owned()));
-        let (issued, key) = authority
-            .issue_listener(&names, LISTENER_LIFE, &*ground.ids, ground.clock.now())
-            .map_err(failed("making the agent listener's certificate"))?;
-        let certificate =
-            ServerCertificate::new(&issued.chain_pem, &key.serialize_pem()).map_err(failed("using the agent listener's certificate"))?;
-        let tls = listener::server_config(certificate.clone(), authority.certificate_pem(), listener::RENEWAL_WINDOW, ground.clock.clone())
+        let authority_pem = authority.certificate_pem().to_owned();
+        let (certificate, issued): (Arc<dyn ResolvesServerCert>, _) = match config.agents.tls.files()? {
+            Some((certificate, key)) => (Arc::new(ReloadingCertificate::open(certificate, key)?), None),
+            None => {
+                let issued = IssuedCertificate::new(config, address, authority, ground)?;
+                (issued.current.clone(), Some(issued))
+            }
+        };
+        let tls = listener::server_config(certificate, &authority_pem, listener::RENEWAL_WINDOW, ground.clock.clone())
             .map_err(failed("setting up TLS of the agent listener"))?;
-        Ok(Self { names, authority, certificate, tls })
+        Ok(Self { tls, issued })
     }
 
     fn server(
@@ -584,6 +617,19 @@ impl AgentListener {
             .listen_rustls_0_23(socket, self.tls.clone())?;
         Ok(server.run())
     }
+}
+
+impl IssuedCertificate {
+    fn new(config: &Config, address: SocketAddr, authority: Arc<Authority>, ground: &Ground) -> Result<Self, StartError> {
+        let mut names = names(&config.agents.listen, address);
+        names.extend(config.agents.public_url.as_ref().and_then(|url| url.host_str()).map(|host| host.trim_matches(['[', ']']).to_owned()));
+        let (issued, key) = authority
+            .issue_listener(&names, LISTENER_LIFE, &*ground.ids, ground.clock.now())
+            .map_err(failed("making the agent listener's certificate"))?;
+        let current =
+            ServerCertificate::new(&issued.chain_pem, &key.serialize_pem()).map_err(failed("using the agent listener's certificate"))?;
+        Ok(Self { names, authority, current })
+    }
 
     async fn keep_fresh(self, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) {
         loop {
@@ -591,7 +637,7 @@ impl AgentListener {
             let issued = self.authority.issue_listener(&self.names, LISTENER_LIFE, &*ids, clock.now());
             let replaced = issued
                 .map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
-                .and_then(|(issued, key)| Ok(self.certificate.replace(&issued.chain_pem, &key.serialize_pem())?));
+                .and_then(|(issued, key)| Ok(self.current.replace(&issued.chain_pem, &key.serialize_pem())?));
             if let Err(error) = replaced {
                 tracing::error!(error = &*error as &dyn std::error::Error, "making the agent listener's next certificate failed");
             }

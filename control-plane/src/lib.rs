@@ -11,6 +11,7 @@ pub mod app;
 pub mod bundles;
 pub mod config;
 pub mod database;
+pub mod deployment;
 pub mod eventing;
 pub mod graphql;
 pub mod http;

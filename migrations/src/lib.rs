@@ -8,6 +8,8 @@ use sea_orm_migration::{
 mod m20261122_000001_foundation;
 mod m20261122_000010_agents;
 mod m20261122_000020_tenant_log;
+mod m20261122_000100_record_by_event;
+mod m20261122_000101_deployment_name;
 
 /// Every step, oldest first.
 pub struct Migrator;
@@ -19,6 +21,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_foundation::Migration),
             Box::new(m20261122_000010_agents::Migration),
             Box::new(m20261122_000020_tenant_log::Migration),
+            Box::new(m20261122_000100_record_by_event::Migration),
+            Box::new(m20261122_000101_deployment_name::Migration),
         ]
     }
 }

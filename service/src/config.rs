@@ -14,14 +14,15 @@ use figment::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 
-/// What every environment variable that is a setting begins with: `FREEHOLD_<SECTION>__<KEY>`.
+/// What every environment variable that is a setting begins with: `FREEHOLD_<SECTION>__<KEY>`, or `FREEHOLD_<KEY>` for
+/// settings outside of any section.
 pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
 const ENVIRONMENT: &str = "the environment";
 
-/// Reads settings. `environment` is the process's variables (`std::env::vars()` in `main`); those that begin with
-/// [`ENVIRONMENT_PREFIX`] and hold `__` are settings, others are none. `flags` serialises to the same shape as the file;
-/// what is absent (`None`) in it changes nothing.
-pub fn load<C: DeserializeOwned>(
+/// Reads settings. `environment` is the process's variables (`std::env::vars()` in `main`); see [`ENVIRONMENT_PREFIX`]. One
+/// that is no setting but nearly the name of one is an error; others with the prefix are left alone, they may be somebody
+/// else's. `flags` serialises to the same shape as the file; what is absent (`None`) in it changes nothing.
+pub fn load<C: DeserializeOwned + JsonSchema>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
     flags: &impl Serialize,
@@ -34,7 +35,7 @@ pub fn load<C: DeserializeOwned>(
     }
     let flags = Value::serialize(flags).map_err(|error| ConfigError::Invalid { problems: vec![error.to_string()] })?;
     figment = figment
-        .merge(Pairs::from_environment(environment))
+        .merge(Pairs::from_environment(environment, &names(&schema::<C>()))?)
         .merge(Pairs { name: "the command line", dict: without_empty(flags).into_dict().unwrap_or_default() });
     figment
         .extract()
@@ -111,19 +112,52 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut dict = Dict::new();
+    /// `known` is every setting as it is called in the environment.
+    fn from_environment(variables: impl IntoIterator<Item = (String, String)>, known: &[String]) -> Result<Self, ConfigError> {
+        let (mut dict, mut problems) = (Dict::new(), Vec::new());
         for (name, text) in variables {
             let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-            if !rest.contains("__") {
+            if !rest.contains("__") && !known.contains(&name) {
+                problems.extend(nearest(&name, known).map(|near| {
+                    format!("{ENVIRONMENT}: {name} is no setting; did you mean {near}? (two underscores stand between section and key)")
+                }));
                 continue;
             }
             let Ok(value) = text.parse::<Value>();
             let keys: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
             insert(&mut dict, &keys, value);
         }
-        Self { name: ENVIRONMENT, dict }
+        if problems.is_empty() { Ok(Self { name: ENVIRONMENT, dict }) } else { Err(ConfigError::Invalid { problems }) }
     }
+}
+
+/// How many letters a name may be off to be taken for a slip.
+const SLIP: usize = 2;
+
+/// The setting that a variable nearly names.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let plain = name.to_ascii_uppercase();
+    let distance = |known: &String| strsim::osa_distance(&plain, &known.replace("__", "_"));
+    known.iter().map(|known| (distance(known), known)).filter(|(distance, _)| *distance <= SLIP).min().map(|(_, known)| known)
+}
+
+/// Every setting of a JSON Schema as it is called in the environment.
+fn names(schema: &serde_json::Value) -> Vec<String> {
+    fn walk(root: &serde_json::Value, section: &serde_json::Value, prefix: &str, names: &mut Vec<String>) {
+        let Some(settings) = section["properties"].as_object() else { return };
+        for (key, setting) in settings {
+            let name = format!("{prefix}{}", key.to_ascii_uppercase());
+            let reference = setting["$ref"].as_str().and_then(|reference| root.pointer(reference.trim_start_matches('#')));
+            let setting = reference.unwrap_or(setting);
+            match setting.get("properties") {
+                Some(_) => walk(root, setting, &format!("{name}__"), names),
+                None => names.push(name),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(schema, schema, ENVIRONMENT_PREFIX, &mut found);
+    found
 }
 
 fn insert(dict: &mut Dict, keys: &[String], value: Value) {
@@ -359,6 +393,7 @@ mod tests {
         server: Server,
         #[serde(default)]
         log: LogConfig,
+        name: Option<String>,
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -410,6 +445,24 @@ mod tests {
         assert!(error.contains("freehold.toml: unknown setting servers"), "{error}");
         let error = read(FILE, &[("FREEHOLD_SERVER__ADRESS", "x")], Flags::default()).unwrap_err().to_string();
         assert!(error.contains("the environment: unknown setting FREEHOLD_SERVER__ADRESS"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_nearly_names_a_setting_is_not_ignored() {
+        for (slip, meant) in [
+            ("FREEHOLD_SERVER_ADDRESS", "FREEHOLD_SERVER__ADDRESS"),
+            ("FREEHOLD_SERVER_ADRES", "FREEHOLD_SERVER__ADDRESS"),
+            ("FREEHOLD_LOG_FORMAT", "FREEHOLD_LOG__FORMAT"),
+            ("FREEHOLD_NAEM", "FREEHOLD_NAME"),
+        ] {
+            let error = read(FILE, &[(slip, "x")], Flags::default()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{slip} is no setting; did you mean {meant}?")), "{error}");
+        }
+        // Those of other programs, and of those who run them.
+        for other in ["FREEHOLD_TOKEN_FILE", "FREEHOLD_SERVER", "FREEHOLD_SERVER_PORT_7400_TCP_ADDR", "FREEHOLD_BIN"] {
+            read(FILE, &[(other, "x")], Flags::default()).unwrap();
+        }
+        assert_eq!(read(FILE, &[("FREEHOLD_NAME", "outside")], Flags::default()).unwrap().name.as_deref(), Some("outside"));
     }
 
     #[test]

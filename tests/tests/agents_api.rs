@@ -1,6 +1,7 @@
 //! The agent API of a whole control plane, over real TLS, by a pretend agent that believes only what `trust::accept` does.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -32,7 +33,9 @@ use schema::{
 use serde_json::{Value, json};
 use service::{
     config::OutgoingConfig,
+    files::write_atomic,
     outgoing::{Identity as TlsIdentity, Trust, client},
+    tls::development::DevelopmentCertificates,
 };
 use trust::{
     accept::{AcceptedSet, Confirmed, Identity, accept},
@@ -71,12 +74,17 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config, &Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config { data_dir: directory.path().join("data"), development: true, ..Config::default() };
         config.server.listen = "127.0.0.1:0".to_owned();
         config.server.plain_http = true;
         config.server.workers = Some(1);
         config.agents.listen = "127.0.0.1:0".to_owned();
+        change(&mut config, directory.path());
         let clock = Ahead::default();
         let running = App::start(config, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -625,4 +633,93 @@ fn batch_as(signer: &Agent, owner: &Agent, batch: &ReceiptBatch) -> ReceiptBatch
         last,
     };
     ReceiptBatch { head: document::sign(&head, &signer.applicant.pair), ..batch.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_come_to_an_empty_site_at_once_one_founds_it() {
+    let world = World::start().await;
+    let applicants = [Applicant::new(world.invite(3600).await), Applicant::new(world.invite(3600).await)];
+    let requests = [applicants[0].request(), applicants[1].request()];
+    let (one, two) = tokio::join!(applicants[0].send(&requests[0]), applicants[1].send(&requests[1]));
+    let (won, lost) = match (one, two) {
+        (Ok(_), Err(lost)) => (0, lost),
+        (Err(lost), Ok(_)) => (1, lost),
+        (one, two) => panic!("{one:?} {two:?}"),
+    };
+    assert_eq!(lost, (StatusCode::CONFLICT, "invitation_without_founder".to_owned()));
+    refused(409, "invitation_without_founder", applicants[1 - won].send(&requests[1 - won]).await);
+    // The winner may repeat its request; once it is revoked, another may found the site anew.
+    applicants[won].send(&requests[won]).await.unwrap();
+    let input = json!({ "agent": applicants[won].file.agent.to_string(), "reason": "CESSATION_OF_OPERATION" });
+    world.mutate("revokeAgent", "RevokeAgentInput", input, "agent { id }").await;
+    applicants[1 - won].send(&requests[1 - won]).await.unwrap();
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_waits_a_few_times_at_once_and_no_more() {
+    let world = World::start().await;
+    let mut agent = Applicant::new(world.invite(3600).await).enrol().await;
+    agent.settle().await;
+    let etag = agent.etag.clone().unwrap();
+    let poll = |wait: u64| {
+        let request = agent.http.get(format!("{}?wait={wait}", agent.url(path::STATEMENTS))).header("if-none-match", etag.clone());
+        async move { request.send().await.unwrap().status() }
+    };
+    let waiting = futures::future::join_all((0..4).map(|_| poll(3)));
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        poll(0).await
+    };
+    let (waited, late) = tokio::join!(waiting, late);
+    assert_eq!(waited, [StatusCode::NOT_MODIFIED; 4]);
+    assert_eq!(late, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(poll(0).await, StatusCode::NOT_MODIFIED);
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listener_shows_its_own_certificate_and_the_next_one_without_a_restart() {
+    let (first, next) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let make = |folder: &Path| {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        DevelopmentCertificates::ensure(folder, &names, SystemClock.now()).unwrap()
+    };
+    let (files, others) = (make(first.path()), make(next.path()));
+    // Both authorities are told beforehand, as one does before a change.
+    let authorities = [&files.authority, &others.authority].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+    let world = World::start_with(|config, folder| {
+        let ca_file = folder.join("listener-ca.pem");
+        std::fs::write(&ca_file, &authorities).unwrap();
+        config.agents.ca_file = Some(ca_file);
+        config.agents.tls.certificate_file = Some(files.certificate.clone());
+        config.agents.tls.key_file = Some(files.key.clone());
+    })
+    .await;
+    let file = world.invite(3600).await;
+    assert_eq!(file.ca_pem.as_deref(), Some(authorities.as_str()));
+    let applicant = Applicant::new(file);
+    let enrolled = applicant.send(&applicant.request()).await.unwrap();
+    // With its certificate it is told whom to believe: our authority and the listener's.
+    assert!(enrolled.ca_pem.ends_with(&authorities) && enrolled.ca_pem.len() > authorities.len());
+    let mut agent = applicant.with_certificate(enrolled.certificate_pem);
+    assert!(agent.sync(5).await.unwrap());
+
+    let only = |path: &Path| client(&OutgoingConfig::default(), &Trust::Only(std::fs::read_to_string(path).unwrap()), None);
+    let url = agent.url(path::STATEMENTS);
+    only(&files.authority).unwrap().get(&url).send().await.unwrap();
+    only(&others.authority).unwrap().get(&url).send().await.unwrap_err();
+    for (from, to) in [(&others.certificate, &files.certificate), (&others.key, &files.key)] {
+        write_atomic(to, &std::fs::read(from).unwrap(), 0o600).unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while only(&others.authority).unwrap().get(&url).send().await.is_err() {
+        assert!(Instant::now() < until, "the next certificate is never shown");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    only(&files.authority).unwrap().get(&url).send().await.unwrap_err();
+    // The agent goes on, over a new connection too.
+    agent.http = agent.applicant.http(Some(&agent.identity));
+    agent.report(&agent.blank_report()).await.unwrap();
+    world.running.stop().await;
 }

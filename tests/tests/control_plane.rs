@@ -7,7 +7,7 @@ use control_plane::{
     config::Config,
 };
 use schema::{
-    clock::{ManualIds, SystemClock},
+    clock::{Clock, ManualIds, SystemClock},
     wire::agent::EnrolmentToken,
 };
 use serde_json::{Value, json};
@@ -304,9 +304,102 @@ async fn a_second_start_on_the_same_data_says_what_to_do() {
     // The client keeps its connection open; that does not hold the end up.
     world.ask(&world.operator, "{ viewer { principal } }").await;
     tokio::time::timeout(Duration::from_secs(4), world.running.stop()).await.unwrap();
+    // The data belongs to the deployment that it was made for.
+    let mut other = config(&world.directory.path().join("data"));
+    other.deployment = "other".to_owned();
+    let refused = App::start(other, Arc::new(SystemClock), Arc::new(ManualIds::seeded(8))).await.err().unwrap();
+    assert!(refused.to_string().contains("belongs to the deployment \"freehold\", not to \"other\""), "{refused}");
     // The token stays what it was, and so does the data.
     let running =
         App::start(config(&world.directory.path().join("data")), Arc::new(SystemClock), Arc::new(ManualIds::seeded(9))).await.unwrap();
     assert_eq!(std::fs::read_to_string(running.operator_token_file()).unwrap().trim(), world.operator);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_as_of_a_time_leads_to_what_was_then() {
+    let world = World::start(|_| {}).await;
+    let token = world.furnished("acme").await;
+    world.run(&token, "renameProject", "project: \"pay\", displayName: \"Before\"", "project { id }").await;
+    world.run(&token, "createKey", KEY, "key { id }").await;
+    world.run(&token, "createAlias", "project: \"pay\", name: \"old\", key: \"pay/k1\"", "key { id }").await;
+    let then = SystemClock.now();
+    world.run(&token, "renameProject", "project: \"pay\", displayName: \"After\"", "project { id }").await;
+    world.run(&token, "renameSite", "site: \"fra\", displayName: \"After\"", "site { id }").await;
+    world.run(&token, "retireAlias", "project: \"pay\", name: \"old\"", "key { id }").await;
+    world.run(&token, "createAlias", "project: \"pay\", name: \"new\", key: \"pay/k1\"", "key { id }").await;
+    world.run(&token, "describeKey", "key: \"pay/k1\", description: \"after\"", "key { id }").await;
+
+    let fields = "description aliases project { displayName keys { nodes { description } } } placement { displayName }";
+    let query =
+        format!("{{ then: key(reference: \"pay/k1\", asOf: \"{then}\") {{ {fields} }} now: key(reference: \"pay/k1\") {{ {fields} }} }}");
+    let seen = world.ask(&token, &query).await;
+    let shown = |description: Value, alias, name: Value, site: Value| {
+        let keys = json!({ "nodes": [{ "description": description }] });
+        json!({
+            "description": description, "aliases": [alias], "project": { "displayName": name, "keys": keys },
+            "placement": [{ "displayName": site }],
+        })
+    };
+    assert_eq!(seen["then"], shown(Value::Null, "old", json!("Before"), Value::Null));
+    assert_eq!(seen["now"], shown(json!("after"), "new", json!("After"), json!("After")));
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_finds_anything_that_has_an_id() {
+    let world = World::start(|_| {}).await;
+    let (token, other) = (world.furnished("acme").await, world.furnished("other").await);
+    world.run(&token, "createKey", KEY, "key { id }").await;
+    let invited = world.run(&token, "inviteAgent", "site: \"fra\"", "agent { id }").await;
+    let caller = "project: \"pay\", name: \"app\", kind: TOKEN, issuer: \"fra\"";
+    let caller = world.run(&token, "registerCaller", caller, "caller { id }").await;
+    let policy = world.run(&token, "createPolicy", "name: \"main\"", "policy { id }").await;
+    let seen = world
+        .ask(&token, "{ key(reference: \"pay/k1\") { id versions { id } project { id } placement { id } } viewer { token } events(last: 1) { nodes { id ledgerIndex } } }")
+        .await;
+    let (key, event) = (&seen["key"], &seen["events"]["nodes"][0]);
+    for (id, kind) in [
+        (&key["id"], "Key"),
+        (&key["versions"][0]["id"], "KeyVersion"),
+        (&key["project"]["id"], "Project"),
+        (&key["placement"][0]["id"], "Site"),
+        (&invited["agent"]["id"], "Agent"),
+        (&caller["caller"]["id"], "Caller"),
+        (&policy["policy"]["id"], "Policy"),
+        (&seen["viewer"]["token"], "ApiToken"),
+        (&event["id"], "Event"),
+    ] {
+        let node = world.ask(&token, &format!("{{ node(id: {id}) {{ __typename id ... on Event {{ ledgerIndex }} }} }}")).await;
+        assert_eq!((&node["node"]["__typename"], &node["node"]["id"]), (&json!(kind), id));
+        if kind == "Event" {
+            assert_eq!(node["node"]["ledgerIndex"], event["ledgerIndex"]);
+        }
+        assert_eq!(world.ask(&other, &format!("{{ node(id: {id}) {{ id }} }}")).await["node"], Value::Null, "{kind}");
+    }
+    for nothing in ["evt_00000000000000000000000001", "rcp_00000000000000000000000001", "key_00000000000000000000000001/1", "nonsense"] {
+        assert_eq!(world.ask(&token, &format!("{{ node(id: \"{nothing}\") {{ id }} }}")).await["node"], Value::Null);
+    }
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_looks_at_a_bounded_number_of_records() {
+    // Fewer than are read at a time: one portion and no more.
+    let world = World::start(|config| config.limits.scan = 1).await;
+    let token = world.furnished("acme").await;
+    for n in 0..250 {
+        world.run(&token, "renameSite", &format!("site: \"fra\", displayName: \"{n}\""), "site { id }").await;
+    }
+    let found = world.ask(&token, "{ events(first: 5, type: \"TenantCreated\") { nodes { type } pageInfo { hasNextPage } } }").await;
+    assert_eq!(found["events"], json!({ "nodes": [{ "type": "TenantCreated" }], "pageInfo": { "hasNextPage": true } }));
+    // Nothing so far: that is said, with where to go on.
+    for (direction, edge) in [("first", "after"), ("last", "before")] {
+        let answer = world.raw(&token, &format!("{{ events({direction}: 5, type: \"KeyCreated\") {{ nodes {{ id }} }} }}")).await;
+        let extensions = &answer["errors"][0]["extensions"];
+        assert_eq!(extensions["code"], "scan_limit_reached", "{answer}");
+        let query = format!("{{ events({direction}: 5, {edge}: {}, type: \"KeyCreated\") {{ nodes {{ id }} }} }}", extensions["cursor"]);
+        assert_eq!(world.ask(&token, &query).await["events"]["nodes"], json!([]));
+    }
+    world.running.stop().await;
 }

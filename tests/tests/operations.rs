@@ -408,3 +408,45 @@ async fn no_secret_is_written_and_an_agent_starts_alone() {
     assert_eq!(found, Vec::<String>::new());
     assert!(searched > 1 << 20, "{searched}");
 }
+
+/// The group that a client of ours and this listener agree on.
+fn negotiated(address: std::net::SocketAddr, authority_pem: &str) -> rustls::NamedGroup {
+    let roots = service::tls::certificates_from_pem(authority_pem.as_bytes(), Path::new("authority")).unwrap();
+    let client = service::tls::client_config(roots, None).unwrap();
+    let connection = rustls::ClientConnection::new(Arc::new(client), "127.0.0.1".try_into().unwrap()).unwrap();
+    let tcp = std::net::TcpStream::connect(address).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, tcp);
+    std::io::Write::write_all(&mut stream, b"GET /livez HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
+    std::io::Read::read_exact(&mut stream, &mut [0; 8]).unwrap();
+    assert_eq!(stream.conn.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    stream.conn.negotiated_key_exchange_group().unwrap().name()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_listener_agrees_on_the_hybrid_group() {
+    let place = World::new();
+    let mut config = place.control_plane_config();
+    config.server.plain_http = false;
+    let control_plane = ControlPlane::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
+    let agent_config = place.agent_config(&[("plain_http = true\n", "")]);
+    let agent = Agent::start(agent_config, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
+    let hybrid = rustls::NamedGroup::X25519MLKEM768;
+    let authority = fs::read_to_string(control_plane.development_authority().unwrap()).unwrap();
+    assert_eq!(negotiated(control_plane.graphql_address(), &authority), hybrid);
+    let authority = fs::read_to_string(agent.development_authority().unwrap()).unwrap();
+    assert_eq!(negotiated(agent.address, &authority), hybrid);
+
+    // The agents' listener shows a certificate of the authority that enrolment files name.
+    let operator = fs::read_to_string(control_plane.operator_token_file()).unwrap().trim().to_owned();
+    let authority = fs::read(control_plane.development_authority().unwrap()).unwrap();
+    let authority = reqwest::Certificate::from_pem(&authority).unwrap();
+    let place = World { http: reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap(), ..place };
+    let tenant = place.mutate(&control_plane, &operator, "createTenant", json!({ "name": "acme" }), "adminToken").await;
+    let admin = tenant["adminToken"].as_str().unwrap();
+    place.mutate(&control_plane, admin, "createSite", json!({ "name": "fra" }), "site { id }").await;
+    let invited = place.mutate(&control_plane, admin, "inviteAgent", json!({ "site": "fra" }), "enrolment").await;
+    let token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().unwrap()).unwrap();
+    assert_eq!(negotiated(control_plane.agents_address(), &token.ca_pem.unwrap()), hybrid);
+    agent.stop().await.unwrap();
+    control_plane.stop().await;
+}

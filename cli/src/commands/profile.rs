@@ -37,6 +37,7 @@ pub enum Profile {
 const COLUMNS: &[output::Column] = &[
     ("server", "/server"),
     ("ca file", "/ca_file"),
+    ("proxy", "/proxy"),
     ("token file", "/token_file"),
     ("agent", "/agent"),
     ("agent ca file", "/agent_ca_file"),

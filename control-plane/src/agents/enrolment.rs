@@ -11,11 +11,12 @@ use schema::{
 };
 use trust::document::{RosterEntryError, open_roster_entry};
 
-use super::{Agent, AgentCommand, AgentRefusal, Enrol};
+use super::{Agent, AgentCommand, AgentRefusal, Enrol, Invitation};
 use crate::{
     access::{context::OpContext, permit::Question},
     bundles::service::{Statements, StatementsError},
     eventing::{
+        aggregate::{Aggregate, Deciding},
         handler::{CommandError, Handler, IdempotencyKey, Options},
         view::{Filter, QueryError, Views},
     },
@@ -23,10 +24,14 @@ use crate::{
         authority::{Authority, IssueError, SigningRequest},
         identity::{AgentIdentity, PeerCertificate},
     },
+    sites::{Site, SiteCommand, SiteRefusal},
 };
 
 /// How long an agent's certificate lives, unless settings say otherwise.
 pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// By how much the clocks of replicas may differ.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The longest host name or program version that is kept.
 const MAX_TEXT: usize = 255;
@@ -64,6 +69,9 @@ pub enum EnrolError {
     /// The domain says no, or recording failed.
     #[error(transparent)]
     Command(#[from] CommandError<AgentRefusal>),
+    /// Who founds the site could not be recorded.
+    #[error("recording who founds the site failed")]
+    Founding(#[source] Box<CommandError<SiteRefusal>>),
     /// The read model could not be asked.
     #[error("asking the read model failed")]
     Query(#[from] QueryError),
@@ -81,6 +89,7 @@ impl EnrolError {
             Self::Certificate(IssueError::Request(_)) => Some("certificate_request_invalid"),
             Self::Certificate(IssueError::KeyType) => Some("certificate_key_type"),
             Self::Certificate(IssueError::Issue(_)) | Self::Query(_) | Self::Root(_) => None,
+            Self::Founding(error) => error.code(),
             Self::RosterEntry(_) => Some("roster_entry_invalid"),
             Self::OtherTenant => Some("roster_entry_of_another_tenant"),
             Self::Text(_) => Some("text_invalid"),
@@ -110,6 +119,17 @@ pub struct EnrolmentSettings {
     pub listener_authority_pem: Option<String>,
     /// How long a certificate lives; held between a day and thirty.
     pub certificate_life: Duration,
+}
+
+impl EnrolmentSettings {
+    /// Our authority, and the listener's when it is another: agents learn with each certificate whom to believe next.
+    fn authorities_pem(&self, authority: &Authority) -> String {
+        let own = authority.certificate_pem();
+        match &self.listener_authority_pem {
+            Some(other) if other != own => format!("{own}{other}"),
+            _ => own.to_owned(),
+        }
+    }
 }
 
 impl Enrolment {
@@ -195,12 +215,14 @@ impl Enrolment {
             agent_version: request.agent_version.clone(),
             site_is_founded: others.iter().any(|other| other.rostered.is_some() && other.revoked.is_none()),
         };
-        self.record(&identity, "enrolAgent", &csr, AgentCommand::Enrol(Box::new(command))).await?;
+        let command = AgentCommand::Enrol(Box::new(command));
+        self.found(&identity, pair.keyid(), &command).await?;
+        self.record(&identity, "enrolAgent", &csr, command).await?;
         tracing::info!(%tenant, %site, agent = %invited.id, "an agent enrolled");
         Ok(EnrolResponse {
             agent: invited.id,
             certificate_pem: issued.chain_pem,
-            ca_pem: self.authority.certificate_pem().to_owned(),
+            ca_pem: self.settings.authorities_pem(&self.authority),
             certificate_expires: issued.expires,
         })
     }
@@ -223,9 +245,37 @@ impl Enrolment {
         self.handler.handle::<Agent>(&ctx, question, peer.identity.agent, Options::default(), command).await?;
         Ok(RenewResponse {
             certificate_pem: issued.chain_pem,
-            ca_pem: self.authority.certificate_pem().to_owned(),
+            ca_pem: self.settings.authorities_pem(&self.authority),
             certificate_expires: issued.expires,
         })
+    }
+
+    /// Of several agents that were invited to an empty site, one founds it. The site's own stream says which: that is decided
+    /// before the agent enrols, so that two which come at the same moment cannot both.
+    async fn found(&self, identity: &AgentIdentity, keyid: Digest, enrol: &AgentCommand) -> Result<(), EnrolError> {
+        let AgentIdentity { tenant, site, agent } = *identity;
+        let joiner = self.handler.load::<Agent>(tenant, agent).await?.state;
+        let now = self.clock.now();
+        let is_first = joiner.enrolment.is_none() && joiner.invitation.as_ref().is_some_and(|invitation| invitation.founder.is_none());
+        // Who would be refused anyway founds nothing.
+        if !is_first || joiner.decide(enrol, &Deciding { now, ids: &*self.ids }).is_err() {
+            return Ok(());
+        }
+        let founder = self.handler.load::<Site>(tenant, site).await.map_err(fault)?.state.founder;
+        let instead_of = match founder.filter(|founder| founder.agent != agent) {
+            None => None,
+            Some(founder) => {
+                let former = self.handler.load::<Agent>(tenant, founder.agent).await?.state;
+                may_never_act(&former, now).then_some(founder.agent)
+            }
+        };
+        let question = Question::new("foundSite", "Site", site);
+        let command = SiteCommand::Found { agent, keyid, instead_of };
+        match self.handler.handle::<Site>(&self.context(identity), question, site, Options::default(), command).await {
+            Ok(_) => Ok(()),
+            Err(CommandError::Refused(SiteRefusal::Founded)) => Err(CommandError::Refused(AgentRefusal::FounderMissing).into()),
+            Err(error) => Err(fault(error)),
+        }
     }
 
     /// Under an idempotency key of the certificate request: an agent that lost the answer asks again with the same one.
@@ -243,6 +293,16 @@ impl Enrolment {
     fn context(&self, identity: &AgentIdentity) -> OpContext {
         agent_context(identity, &*self.ids, self.clock.now())
     }
+}
+
+/// Whether an agent was revoked, or was invited and can no longer come. Clocks of replicas may differ by a minute.
+fn may_never_act(agent: &Agent, now: Timestamp) -> bool {
+    let too_late = |invitation: &Invitation| invitation.cancelled.is_some() || invitation.expires.plus(CLOCK_TOLERANCE) < now;
+    agent.revoked.is_some() || (agent.enrolment.is_none() && agent.invitation.as_ref().is_none_or(too_late))
+}
+
+fn fault(error: CommandError<SiteRefusal>) -> EnrolError {
+    EnrolError::Founding(Box::new(error))
 }
 
 /// An agent as the one who acts.

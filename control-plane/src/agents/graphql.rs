@@ -82,6 +82,8 @@ pub struct AgentNode {
     site: SiteId,
     #[graphql(skip)]
     enrolled_version: Option<String>,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Agent {
@@ -106,6 +108,7 @@ impl Shown for Agent {
             agent: seen.id,
             site: fixed.site,
             enrolled_version: enrolment.map(|enrolment| enrolment.agent_version.clone()),
+            as_of: seen.as_of,
         })
     }
 }
@@ -114,7 +117,7 @@ impl Shown for Agent {
 impl AgentNode {
     /// The site it belongs to.
     async fn site(&self, ctx: &Context<'_>) -> Result<Option<SiteNode>> {
-        Ok(Api::of(ctx)?.load_sites(&[self.site]).await?.pop())
+        Ok(Api::of(ctx)?.load_sites(&[self.site], self.as_of).await?.pop())
     }
 
     /// The version of the agent program, as last reported.

@@ -7,7 +7,7 @@ use schema::{
     encoding::Base64,
     id::{AgentId, SiteId, TenantId},
     rule::Vouch,
-    wire::agent::{RefusedDocument, Rejected, Report, ReportAnswer},
+    wire::agent::{MAX_DOCUMENTS, MAX_SELF_TESTS, RefusedDocument, Rejected, Report, ReportAnswer},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use trust::{
@@ -29,13 +29,9 @@ use crate::{
     sealing::{Keyring, Place, SealingError},
 };
 
-/// The most documents of each list in one report.
-pub const MAX_DOCUMENTS: usize = 1000;
-
 const TABLE: &str = "agent_reports";
-/// The most characters kept of a text in a report, and the most names of failed self-tests.
+/// The most characters kept of a text in a report.
 const MAX_TEXT: usize = 2_000;
-const MAX_TESTS: usize = 100;
 
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -290,7 +286,7 @@ fn in_bounds(report: &Report) -> Report {
         }),
         agent_version: short(&report.agent_version),
         vault: short(&report.vault),
-        failed_self_tests: report.failed_self_tests.iter().take(MAX_TESTS).map(|name| short(name)).collect(),
+        failed_self_tests: report.failed_self_tests.iter().take(MAX_SELF_TESTS).map(|name| short(name)).collect(),
     }
 }
 

@@ -43,7 +43,7 @@ impl SiteStatement {
     /// Agents of the site that have reported that they enforce it.
     #[graphql(complexity = "5 * child_complexity")]
     async fn enforced_by(&self, ctx: &Context<'_>) -> Result<Vec<AgentNode>> {
-        Api::of(ctx)?.load_agents(&self.agents).await
+        Api::of(ctx)?.load_agents(&self.agents, None).await
     }
 }
 

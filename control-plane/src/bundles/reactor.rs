@@ -68,6 +68,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "ProjectCreated",
     "ProjectRenamed",
     "SiteRenamed",
+    "SiteFounded",
     "AgentInvited",
     "InvitationCancelled",
     "CertificateRenewed",

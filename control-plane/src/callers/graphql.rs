@@ -54,6 +54,10 @@ pub struct CallerNode {
     pub created_at: Timestamp,
     /// Rises with every change.
     pub revision: UInt64,
+    #[graphql(skip)]
+    project: schema::id::ProjectId,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Caller {
@@ -73,6 +77,8 @@ impl Shown for Caller {
             revocation_reason: seen.state.revoked.as_ref().map(|revoked| revoked.reason.into()),
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
+            project: fixed.project,
+            as_of: seen.as_of,
         })
     }
 }
@@ -81,7 +87,7 @@ impl Shown for Caller {
 impl CallerNode {
     /// The project it belongs to.
     async fn project(&self, ctx: &Context<'_>) -> Result<Option<ProjectNode>> {
-        Api::of(ctx)?.load_project(&self.project_id).await
+        Api::of(ctx)?.load_project(self.project, self.as_of).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig};
+use service::config::{ConfigError, LogConfig, Period, Size, TlsConfig};
 use url::Url;
 
 /// The control plane's settings.
@@ -36,8 +36,6 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
-    /// Outgoing connections.
-    pub outgoing: OutgoingConfig,
 }
 
 impl Default for Config {
@@ -53,7 +51,6 @@ impl Default for Config {
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
-            outgoing: OutgoingConfig::default(),
         }
     }
 }
@@ -92,11 +89,16 @@ pub struct AgentsConfig {
     /// Where agents find it, e.g. `https://agents.example.org:7401`; absent: `https://` and the address listened on.
     #[schemars(with = "Option<String>")]
     pub public_url: Option<Url>,
+    /// The listener's own certificate; absent: one of the authority that also certifies agents, made anew every day.
+    pub tls: TlsConfig,
+    /// The authority of that certificate, PEM: agents are given it when they enrol and with every renewal, and believe it
+    /// beside the one they know. Absent: with an own certificate, agents believe their systems' authorities.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for AgentsConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7401".to_owned(), public_url: None }
+        Self { listen: "127.0.0.1:7401".to_owned(), public_url: None, tls: TlsConfig::default(), ca_file: None }
     }
 }
 
@@ -136,6 +138,8 @@ pub struct LimitsConfig {
     pub address_per_minute: u32,
     /// How long a mutation waits until what it did can be read.
     pub read_your_writes: Period,
+    /// How many records or rows a query opens at most for one page, when it filters by what only stands inside.
+    pub scan: u32,
 }
 
 impl Default for LimitsConfig {
@@ -147,6 +151,7 @@ impl Default for LimitsConfig {
             token_per_minute: 3_000,
             address_per_minute: 6_000,
             read_your_writes: Period(std::time::Duration::from_secs(2)),
+            scan: 10_000,
         }
     }
 }
@@ -177,7 +182,7 @@ impl Config {
         if self.deployment.is_empty() || self.deployment.len() > 100 || !self.deployment.chars().all(origin) {
             problems.push("setting deployment: 1 to 100 characters of A-Z, a-z, 0-9, '-', '.' and '/'".to_owned());
         }
-        let numbers = [self.limits.tenant_per_minute, self.limits.token_per_minute, self.limits.address_per_minute];
+        let numbers = [self.limits.scan, self.limits.tenant_per_minute, self.limits.token_per_minute, self.limits.address_per_minute];
         if numbers.contains(&0) || self.limits.body.0 == 0 {
             problems.push("settings of [limits] are at least 1".to_owned());
         }

@@ -4,12 +4,13 @@ use async_graphql::{Context, ID, Object, Result, SimpleObject};
 use schema::{
     encoding::{base64url, from_base64url},
     event::{Envelope, StreamId},
+    id::EventId,
 };
 
 use super::view::Page;
 use crate::graphql::{
     api::Api,
-    fault::{Fault, bad_request, fault},
+    fault::{Fault, bad_request, fault, scan_limit},
     page::{List, cost, empty, list, page},
     scalar::{Json, Timestamp, UInt64},
 };
@@ -47,6 +48,13 @@ pub struct EventNode {
 }
 
 impl EventNode {
+    /// The event of this id.
+    pub async fn find(api: &Api, id: EventId) -> Result<Option<Self>, Fault> {
+        let found = api.services.handler.store().tenant_record(api.ctx.tenant, id).await;
+        let found = found.map_err(|error| fault("reading a record", &error))?;
+        Ok(found.map(|(index, stored)| Self::of(index, stored.record.envelope())))
+    }
+
     fn of(index: u64, envelope: &Envelope) -> Self {
         Self {
             id: envelope.id.to_string().into(),
@@ -89,7 +97,8 @@ pub struct EventQuery;
 
 #[Object]
 impl EventQuery {
-    /// What was recorded in the tenant, oldest first.
+    /// What was recorded in the tenant, oldest first. One request reads a bounded number of records: with filters, a page may
+    /// have fewer entries than asked for although there are more.
     #[graphql(complexity = "cost(first, last) * child_complexity")]
     #[allow(clippy::too_many_arguments, reason = "arguments of a connection")]
     async fn events(
@@ -139,6 +148,7 @@ type Found = (Vec<(String, EventNode)>, bool);
 
 async fn forward(api: &Api, wanted: &Wanted, mut from: u64, count: usize) -> Result<Found, Fault> {
     let mut found = Vec::new();
+    let limit = from.saturating_add(api.services.scan_limit as u64);
     loop {
         let records = read(api, from, SCAN).await?;
         let exhausted = records.len() < SCAN;
@@ -154,12 +164,19 @@ async fn forward(api: &Api, wanted: &Wanted, mut from: u64, count: usize) -> Res
         if exhausted {
             return Ok((found, false));
         }
+        if from >= limit {
+            return if found.is_empty() { Err(scan_limit(&cursor_of(from - 1))) } else { Ok((found, true)) };
+        }
     }
 }
 
 async fn backward(api: &Api, wanted: &Wanted, mut end: u64, count: usize) -> Result<Found, Fault> {
     let mut found = Vec::new();
+    let limit = end.saturating_sub(api.services.scan_limit as u64);
     while end > 0 {
+        if end <= limit {
+            return if found.is_empty() { Err(scan_limit(&cursor_of(end))) } else { Ok((found, true)) };
+        }
         let from = end.saturating_sub(SCAN as u64);
         let length = usize::try_from(end - from).unwrap_or(SCAN);
         for (index, envelope) in read(api, from, length).await?.into_iter().rev() {

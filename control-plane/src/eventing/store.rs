@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use schema::{
     encoding::Digest,
     event::{InvalidRecord, Record, StreamId},
-    id::TenantId,
+    id::{EventId, TenantId},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -201,6 +201,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// The records of one tenant in the order of its own ledger, from the index `from` (0: the first), at most `limit`.
     async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError>;
+
+    /// The record of this event, with its index in the tenant's own ledger.
+    async fn tenant_record(&self, tenant: TenantId, event: EventId) -> Result<Option<(u64, Stored)>, ReadError>;
 
     /// How many records a tenant has.
     async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError>;

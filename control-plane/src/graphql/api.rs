@@ -16,7 +16,7 @@ use schema::{
 };
 
 use super::{
-    fault::{Fault, bad_request, fault},
+    fault::{Fault, bad_request, fault, scan_limit},
     page::{self, List},
     payload::{Common, Outcome, Stop, UserError},
     scalar::{LabelInput, Timestamp},
@@ -63,6 +63,8 @@ pub struct Services {
     pub ids: Arc<dyn Ids>,
     /// How long a mutation, or a query with a position, waits for the read model.
     pub read_your_writes: Duration,
+    /// The most records one query reads for a page.
+    pub scan_limit: usize,
     /// Publishes statements.
     pub statements: Statements,
     /// Lets agents in.
@@ -91,11 +93,13 @@ pub struct Seen<A: Aggregate> {
     pub revision: u64,
     /// Its state.
     pub state: A,
+    /// The time it was asked as of; none: now. What it leads to is shown as of the same time.
+    pub as_of: Option<Timestamp>,
 }
 
-impl<A: Aggregate> From<View<A>> for Seen<A> {
-    fn from(view: View<A>) -> Self {
-        Self { id: view.id, revision: view.revision, state: view.state }
+impl<A: Aggregate> Seen<A> {
+    fn of(view: View<A>, as_of: Option<Timestamp>) -> Self {
+        Self { id: view.id, revision: view.revision, state: view.state, as_of }
     }
 }
 
@@ -207,7 +211,7 @@ impl Api {
 
     /// One thing, as it is now or was.
     pub async fn view<A: Shown>(&self, id: A::Id, as_of: Option<Timestamp>) -> Result<Option<A::Node>, Fault> {
-        Ok(self.state::<A>(id, as_of).await?.and_then(|view| A::node(view.into())))
+        Ok(self.state::<A>(id, as_of).await?.and_then(|view| A::node(Seen::of(view, as_of))))
     }
 
     /// The state of one thing, as it is now or was.
@@ -219,59 +223,18 @@ impl Api {
     /// A page of things, as they are now or were.
     pub async fn list<A: Shown>(&self, filter: Filter, page: Page, as_of: Option<Timestamp>) -> Result<List<A::Node>, Fault> {
         let filter = view::Filter { as_of: as_of.map(|time| time.0), ..filter.0 };
-        let slice = match self.services.views.page::<A>(self.ctx.tenant, &filter, &page).await {
-            Ok(slice) => slice,
-            Err(QueryError::InvalidCursor) => return Err(bad_request("invalid_cursor", "this is not a cursor of this list")),
-            Err(error) => return Err(fault("listing from the read model", &error)),
-        };
-        let entries = slice.items.into_iter().filter_map(|(cursor, view)| A::node(view.into()).map(|node| (cursor, node)));
-        Ok(page::list(entries, slice.has_previous, slice.has_next))
+        shown(self.services.views.page::<A>(self.ctx.tenant, &filter, &page).await, as_of)
     }
 
     /// A page of things that also pass a test of what only stands inside.
-    pub async fn list_where<A: Shown>(&self, filter: Filter, page: Page, fits: impl Fn(&A) -> bool) -> Result<List<A::Node>, Fault> {
-        let (count, mut edge, forward) = match page {
-            Page::First { count, after } => (count, after, true),
-            Page::Last { count, before } => (count, before, false),
-        };
-        let came_from = edge.is_some();
-        let mut found = Vec::new();
-        let more = loop {
-            let next = match forward {
-                true => Page::First { count: 100, after: edge.clone() },
-                false => Page::Last { count: 100, before: edge.clone() },
-            };
-            let slice = match self.services.views.page::<A>(self.ctx.tenant, &filter.0, &next).await {
-                Ok(slice) => slice,
-                Err(QueryError::InvalidCursor) => return Err(bad_request("invalid_cursor", "this is not a cursor of this list")),
-                Err(error) => return Err(fault("listing from the read model", &error)),
-            };
-            let more = if forward { slice.has_next } else { slice.has_previous };
-            let mut items = slice.items;
-            if !forward {
-                items.reverse();
-            }
-            edge = items.last().map(|(cursor, _)| cursor.clone()).or(edge);
-            found.extend(items.into_iter().filter(|(_, view)| fits(&view.state)));
-            if found.len() > count || !more {
-                break found.len() > count;
-            }
-        };
-        found.truncate(count);
-        if !forward {
-            found.reverse();
-        }
-        let entries = found.into_iter().filter_map(|(cursor, view)| A::node(view.into()).map(|node| (cursor, node)));
-        let (previous, next) = if forward { (came_from, more) } else { (more, came_from) };
-        Ok(page::list(entries, previous, next))
+    pub async fn list_where<A: Shown>(&self, filter: Filter, page: Page, fits: impl Fn(&A) -> bool + Sync) -> Result<List<A::Node>, Fault> {
+        shown(self.services.views.page_where::<A>(self.ctx.tenant, &filter.0, &page, &fits).await, None)
     }
 
-    /// Everything that passes a filter, at most 100.
-    pub async fn all<A: Aggregate>(&self, filter: Filter) -> Result<Vec<View<A>>, Fault> {
-        let page = Page::First { count: 100, after: None };
-        let slice = self.services.views.page::<A>(self.ctx.tenant, &filter.0, &page).await;
-        let slice = slice.map_err(|error| fault("listing from the read model", &error))?;
-        Ok(slice.items.into_iter().map(|(_, view)| view).collect())
+    /// Everything that passes a filter.
+    pub async fn every<A: Aggregate>(&self, filter: Filter) -> Result<Vec<A>, Fault> {
+        let found = self.services.views.every_of::<A>(self.ctx.tenant, &filter.0).await;
+        found.map_err(|error| fault("listing from the read model", &error))
     }
 
     /// Hands a command to the handler, and waits, bounded, until what it did can be read.
@@ -313,7 +276,7 @@ impl Api {
     /// Waits, bounded, and shows what came of a command.
     pub async fn done<A: Shown>(&self, id: A::Id, handled: Handled<A>) -> Result<Done<A::Node>, Stop> {
         let readable = self.readable(handled.cursor).await?;
-        let node = A::node(Seen { id, revision: handled.revision, state: handled.state });
+        let node = A::node(Seen { id, revision: handled.revision, state: handled.state, as_of: None });
         let outcome = Outcome { user_errors: Vec::new(), position: Some(handled.position), pending: !readable };
         Ok(Done { node, outcome, replayed: handled.replayed })
     }
@@ -433,33 +396,33 @@ impl Api {
     }
 
     /// A project; many at once are one query.
-    pub async fn load_project(&self, id: &str) -> Result<Option<ProjectNode>, Fault> {
-        let Ok(id) = id.parse::<ProjectId>() else { return Ok(None) };
-        Ok(self.load::<Project>(vec![id]).await?.pop())
+    pub async fn load_project(&self, id: ProjectId, as_of: Option<Timestamp>) -> Result<Option<ProjectNode>, Fault> {
+        Ok(self.load::<Project>(&[id], as_of).await?.pop())
     }
 
     /// Sites; many at once are one query.
-    pub async fn load_sites(&self, ids: &[SiteId]) -> Result<Vec<SiteNode>, Fault> {
-        self.load::<Site>(ids.to_vec()).await
+    pub async fn load_sites(&self, ids: &[SiteId], as_of: Option<Timestamp>) -> Result<Vec<SiteNode>, Fault> {
+        self.load::<Site>(ids, as_of).await
     }
 
     /// An agent; many at once are one query.
-    pub async fn load_agent(&self, id: AgentId) -> Result<Option<AgentNode>, Fault> {
-        Ok(self.load::<Agent>(vec![id]).await?.pop())
+    pub async fn load_agent(&self, id: AgentId, as_of: Option<Timestamp>) -> Result<Option<AgentNode>, Fault> {
+        Ok(self.load::<Agent>(&[id], as_of).await?.pop())
     }
 
     /// Agents; many at once are one query.
-    pub async fn load_agents(&self, ids: &[AgentId]) -> Result<Vec<AgentNode>, Fault> {
-        self.load::<Agent>(ids.to_vec()).await
+    pub async fn load_agents(&self, ids: &[AgentId], as_of: Option<Timestamp>) -> Result<Vec<AgentNode>, Fault> {
+        self.load::<Agent>(ids, as_of).await
     }
 
-    async fn load<A: Shown>(&self, ids: Vec<A::Id>) -> Result<Vec<A::Node>, Fault>
+    async fn load<A: Shown>(&self, ids: &[A::Id], as_of: Option<Timestamp>) -> Result<Vec<A::Node>, Fault>
     where
         Loader: async_graphql::dataloader::Loader<Wanted<A>, Value = Seen<A>, Error = Arc<QueryError>>,
     {
-        let wanted: Vec<_> = ids.iter().copied().map(Wanted).collect();
-        let mut found = self.loader.load_many(wanted).await.map_err(|error| fault("loading from the read model", &*error))?;
-        Ok(ids.into_iter().filter_map(|id| found.remove(&Wanted(id)).and_then(A::node)).collect())
+        let wanted = |id: &A::Id| Wanted { id: *id, as_of };
+        let found = self.loader.load_many(ids.iter().map(wanted).collect::<Vec<Wanted<A>>>()).await;
+        let mut found = found.map_err(|error| fault("loading from the read model", &*error))?;
+        Ok(ids.iter().filter_map(|id| found.remove(&wanted(id)).and_then(A::node)).collect())
     }
 
     /// What an agent last said of itself; the reports of a site are read at once.
@@ -468,11 +431,23 @@ impl Api {
         Ok(reports.and_then(|reports| reports.get(&agent).cloned()))
     }
 
-    /// The aliases of a key.
-    pub async fn aliases_of(&self, key: KeyId) -> Result<Vec<String>, Fault> {
-        let found = self.all::<Alias>(Filter::all().term("key", Some(key.to_string()))).await?;
-        Ok(found.into_iter().filter_map(|view| view.state.fixed.map(|fixed| fixed.name.to_string())).collect())
+    /// The aliases of a key; those of many at once are one query.
+    pub async fn aliases_of(&self, key: KeyId, as_of: Option<Timestamp>) -> Result<Vec<String>, Fault> {
+        let found = self.loader.load_one(AliasesOf { key, as_of }).await;
+        Ok(found.map_err(|error| fault("loading from the read model", &*error))?.unwrap_or_default())
     }
+}
+
+/// A page as it is shown.
+fn shown<A: Shown>(slice: Result<view::Slice<A>, QueryError>, as_of: Option<Timestamp>) -> Result<List<A::Node>, Fault> {
+    let slice = match slice {
+        Ok(slice) => slice,
+        Err(QueryError::InvalidCursor) => return Err(bad_request("invalid_cursor", "this is not a cursor of this list")),
+        Err(QueryError::NothingSoFar { cursor }) => return Err(scan_limit(&cursor)),
+        Err(error) => return Err(fault("listing from the read model", &error)),
+    };
+    let entries = slice.items.into_iter().filter_map(|(cursor, view)| A::node(Seen::of(view, as_of)).map(|node| (cursor, node)));
+    Ok(page::list(entries, slice.has_previous, slice.has_next))
 }
 
 /// Reads the common part of an input.
@@ -502,17 +477,20 @@ pub fn no_such(field: &'static str, kind: &'static str) -> Stop {
 }
 
 /// What a loader is asked for.
-pub struct Wanted<A: Aggregate>(pub A::Id);
+pub struct Wanted<A: Aggregate> {
+    id: A::Id,
+    as_of: Option<Timestamp>,
+}
 
 impl<A: Aggregate> Clone for Wanted<A> {
     fn clone(&self) -> Self {
-        Self(self.0)
+        Self { id: self.id, as_of: self.as_of }
     }
 }
 
 impl<A: Aggregate> PartialEq for Wanted<A> {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        self.id == other.id && self.as_of == other.as_of
     }
 }
 
@@ -520,7 +498,7 @@ impl<A: Aggregate> Eq for Wanted<A> {}
 
 impl<A: Aggregate> std::hash::Hash for Wanted<A> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.bits().hash(state);
+        self.id.bits().hash(state);
     }
 }
 
@@ -548,13 +526,52 @@ impl async_graphql::dataloader::Loader<ReportsOf> for Loader {
     }
 }
 
+/// The aliases of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct AliasesOf {
+    key: KeyId,
+    as_of: Option<Timestamp>,
+}
+
+impl async_graphql::dataloader::Loader<AliasesOf> for Loader {
+    type Value = Vec<String>;
+    type Error = Arc<QueryError>;
+
+    async fn load(&self, wanted: &[AliasesOf]) -> Result<HashMap<AliasesOf, Vec<String>>, Self::Error> {
+        let mut found: HashMap<AliasesOf, Vec<String>> = HashMap::new();
+        for (as_of, wanted) in by_time(wanted, |wanted| wanted.as_of) {
+            let keys: Vec<_> = wanted.iter().map(|wanted| wanted.key.to_string()).collect();
+            let views = self.views.by_term::<Alias>(self.ctx.tenant, "key", &keys, as_of.map(|time| time.0)).await.map_err(Arc::new)?;
+            for Alias { fixed, key, .. } in views.into_iter().map(|view| view.state) {
+                if let (Some(fixed), Some(key)) = (fixed, key) {
+                    found.entry(AliasesOf { key, as_of }).or_default().push(fixed.name.to_string());
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
 impl<A: Aggregate> async_graphql::dataloader::Loader<Wanted<A>> for Loader {
     type Value = Seen<A>;
     type Error = Arc<QueryError>;
 
     async fn load(&self, wanted: &[Wanted<A>]) -> Result<HashMap<Wanted<A>, Seen<A>>, Self::Error> {
-        let ids: Vec<_> = wanted.iter().map(|wanted| wanted.0).collect();
-        let found = self.views.by_ids::<A>(self.ctx.tenant, &ids, None).await.map_err(Arc::new)?;
-        Ok(found.into_iter().map(|view| (Wanted(view.id), view.into())).collect())
+        let mut found = HashMap::new();
+        for (as_of, wanted) in by_time(wanted, |wanted| wanted.as_of) {
+            let ids: Vec<_> = wanted.iter().map(|wanted| wanted.id).collect();
+            let views = self.views.by_ids::<A>(self.ctx.tenant, &ids, as_of.map(|time| time.0)).await.map_err(Arc::new)?;
+            found.extend(views.into_iter().map(|view| (Wanted { id: view.id, as_of }, Seen::of(view, as_of))));
+        }
+        Ok(found)
     }
+}
+
+/// What is wanted of each time: one query for each.
+fn by_time<W>(wanted: &[W], as_of: impl Fn(&W) -> Option<Timestamp>) -> HashMap<Option<Timestamp>, Vec<&W>> {
+    let mut times: HashMap<_, Vec<_>> = HashMap::new();
+    for wanted in wanted {
+        times.entry(as_of(wanted)).or_default().push(wanted);
+    }
+    times
 }

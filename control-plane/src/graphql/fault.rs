@@ -12,6 +12,16 @@ pub fn bad_request(code: &'static str, message: impl Into<String>) -> Fault {
     Error::new(message).extend_with(|_, extensions| extensions.set("code", code))
 }
 
+/// A listing looked at as much as one request may, and found nothing that fits; `cursor` is where to go on.
+pub fn scan_limit(cursor: &str) -> Fault {
+    let message = "nothing fits among what one request may look at; ask for less (a project, a stream, a time), or go on from \
+                   extensions.cursor with after, or before when paging backwards";
+    Error::new(message).extend_with(|_, extensions| {
+        extensions.set("code", "scan_limit_reached");
+        extensions.set("cursor", cursor);
+    })
+}
+
 /// Something failed inside. Logged whole here; the answer has no detail.
 pub fn fault(act: &'static str, error: &(dyn std::error::Error + 'static)) -> Fault {
     let mut causes = error.to_string();

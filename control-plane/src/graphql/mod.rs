@@ -15,4 +15,5 @@ pub mod rules;
 pub mod scalar;
 pub mod schema;
 
+pub use limits::parse;
 pub use schema::{ApiSchema, execute, schema, sdl};

@@ -6,9 +6,14 @@ use super::api::Api;
 use crate::{
     agents::{Agent, graphql::AgentNode},
     callers::{Caller, graphql::CallerNode},
-    keys::{Key, graphql::KeyNode},
+    eventing::graphql::EventNode,
+    keys::{
+        Key,
+        graphql::{KeyNode, KeyVersionNode},
+    },
     policies::{Policy, graphql::PolicyNode},
     projects::{Project, graphql::ProjectNode},
+    receipts::graphql::ReceiptNode,
     sites::{Site, graphql::SiteNode},
     tenants::{Tenant, graphql::TenantNode},
     tokens::{ApiToken, graphql::ApiTokenNode},
@@ -30,10 +35,16 @@ pub enum Node {
     Caller(CallerNode),
     /// `key_…`
     Key(KeyNode),
+    /// `key_…/3`
+    KeyVersion(KeyVersionNode),
     /// `pol_…`
     Policy(PolicyNode),
     /// `tok_…`
     ApiToken(ApiTokenNode),
+    /// `evt_…`
+    Event(EventNode),
+    /// `rcp_…`
+    Receipt(ReceiptNode),
 }
 
 /// Reading anything.
@@ -44,7 +55,13 @@ pub struct NodeQuery;
 impl NodeQuery {
     /// Anything of the tenant with this id.
     async fn node(&self, ctx: &Context<'_>, id: ID, position: Option<String>) -> Result<Option<Node>> {
-        let action = if id.starts_with("tok_") { "readTokens" } else { "read" };
+        let prefix = id.split_once('_').map(|(prefix, _)| prefix);
+        let action = match prefix {
+            Some("tok") => "readTokens",
+            Some("evt") => "readEvents",
+            Some("rcp") => "readReceipts",
+            _ => "read",
+        };
         let api = Api::asking(ctx, action, position).await?;
         macro_rules! look {
             ($aggregate:ty) => {
@@ -54,15 +71,30 @@ impl NodeQuery {
                 }
             };
         }
-        Ok(match id.split_once('_').map(|(prefix, _)| prefix) {
+        Ok(match prefix {
             Some("ten") => look!(Tenant),
             Some("prj") => look!(Project),
             Some("site") => look!(Site),
             Some("agt") => look!(Agent),
             Some("clr") => look!(Caller),
-            Some("key") => look!(Key),
+            Some("key") => match id.parse::<schema::id::KeyVersion>() {
+                Ok(version) => {
+                    let key = api.view::<Key>(version.key, None).await?;
+                    let mut versions = key.into_iter().flat_map(|key| key.versions);
+                    versions.find(|candidate| candidate.number == version.number).map(Node::from)
+                }
+                Err(_) => look!(Key),
+            },
             Some("pol") => look!(Policy),
             Some("tok") => look!(ApiToken),
+            Some("evt") => match id.parse() {
+                Ok(id) => EventNode::find(api, id).await?.map(Node::from),
+                Err(_) => None,
+            },
+            Some("rcp") => match id.parse() {
+                Ok(id) => ReceiptNode::find(api, id).await?.map(Node::from),
+                Err(_) => None,
+            },
             _ => None,
         })
     }

@@ -4,7 +4,7 @@ use async_graphql::{Enum, InputValueError, InputValueResult, Scalar, ScalarType,
 use schema::clock;
 
 /// A moment in UTC: RFC 3339 with exactly six decimals, e.g. `2026-01-31T09:30:00.000000Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timestamp(pub clock::Timestamp);
 
 #[Scalar]

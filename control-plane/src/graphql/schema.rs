@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use async_graphql::{EmptySubscription, MergedObject, Request, Response, Schema};
+use async_graphql::{EmptySubscription, MergedObject, Response, Schema};
 
 use super::{
     algorithms::AlgorithmQuery,
     api::{Api, Services},
     fault::{complete, fault},
-    limits::{AliasLimit, MAX_COMPLEXITY, MAX_DEPTH, MAX_DIRECTIVES},
+    limits::{MAX_COMPLEXITY, MAX_DEPTH, MAX_DIRECTIVES, Parsed},
     node::{Node, NodeQuery},
 };
 use crate::{
@@ -69,7 +69,6 @@ pub fn schema() -> ApiSchema {
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
         .limit_directives(MAX_DIRECTIVES)
-        .extension(AliasLimit)
         .finish()
 }
 
@@ -80,10 +79,10 @@ pub fn sdl() -> String {
 }
 
 /// Executes one request of one principal.
-pub async fn execute(schema: &ApiSchema, services: Arc<Services>, ctx: OpContext, query: Request) -> Response {
+pub async fn execute(schema: &ApiSchema, services: Arc<Services>, ctx: OpContext, query: Parsed) -> Response {
     let request = ctx.request;
     let response = match services.handler.keys(ctx.tenant).await {
-        Ok(keys) => schema.execute(query.data(Api::new(ctx, keys, services))).await,
+        Ok(keys) => schema.execute(query.request.data(Api::new(ctx, keys, services))).await,
         Err(error) => {
             Response::from_errors(vec![fault("opening the tenant's keys", &error).into_server_error(async_graphql::Pos::default())])
         }

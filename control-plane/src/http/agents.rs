@@ -2,11 +2,15 @@
 //! certificate alone; only enrolment comes without one.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     future::{Ready, ready},
     net::IpAddr,
     num::NonZeroU32,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -45,6 +49,10 @@ use crate::{
 
 /// The longest that a long poll waits.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked at meanwhile whether the agent is still one.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many long polls of one agent may wait at a time: the one that counts, and some whose connections broke unnoticed.
+const POLLS_PER_AGENT: usize = 4;
 
 /// The largest body of enrolment and renewal.
 const SMALL_BODY_BYTES: usize = 256 << 10;
@@ -64,10 +72,11 @@ pub struct AgentApi {
     enrolment: Enrolment,
     reports: Reports,
     ingest: Ingest,
-    clock: std::sync::Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     agents: DefaultKeyedRateLimiter<AgentId>,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     checks: AtomicU32,
+    polls: Polls,
     stopping: CancellationToken,
 }
 
@@ -79,7 +88,7 @@ impl AgentApi {
         enrolment: Enrolment,
         reports: Reports,
         ingest: Ingest,
-        clock: std::sync::Arc<dyn Clock>,
+        clock: Arc<dyn Clock>,
         stopping: CancellationToken,
     ) -> Self {
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
@@ -93,6 +102,7 @@ impl AgentApi {
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
             addresses: RateLimiter::keyed(per_minute(ENROLMENTS_PER_MINUTE)),
             checks: AtomicU32::new(0),
+            polls: Polls::default(),
             stopping,
         }
     }
@@ -136,12 +146,20 @@ async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, que
     if api.statements.set(tenant, site).await.map_err(|error| fault(&error))?.is_none() {
         api.statements.bring_up_to_date(tenant).await.map_err(|error| fault(&error))?;
     }
-    let newer = tokio::select! {
-        newer = api.statements.newer_set(tenant, site, known, patience) => newer.map_err(|error| fault(&error))?,
-        () = api.stopping.cancelled() => None,
+    let _poll = api.polls.begin(peer.identity.agent).ok_or_else(|| too_many(LOOK_EVERY))?;
+    let until = Instant::now() + patience;
+    let newer = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let newer = tokio::select! {
+            newer = api.statements.newer_set(tenant, site, known, left.min(LOOK_EVERY)) => newer.map_err(|error| fault(&error))?,
+            () = api.stopping.cancelled() => break None,
+        };
+        // An agent that was revoked while it waited learns nothing more.
+        api.still(&shown).await?;
+        if newer.is_some() || left <= LOOK_EVERY {
+            break newer;
+        }
     };
-    // An agent that was revoked while it waited learns nothing more.
-    api.peer(shown, Expired::IsOut).await?;
     match newer {
         Some(served) => Ok(HttpResponse::Ok().insert_header((ETAG, served.etag)).content_type("application/json").body(served.body)),
         None if known.is_some() => Ok(HttpResponse::NotModified().insert_header((ETAG, known.unwrap_or_default().to_owned())).finish()),
@@ -204,6 +222,16 @@ impl AgentApi {
     /// Who is at the other end: from the client certificate, and as the agent's own history has it.
     async fn peer(&self, Shown(peer): Shown, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
         self.limit_agent(peer.identity.agent)?;
+        let agent = self.known(&peer, expired).await?;
+        Ok((peer, agent))
+    }
+
+    /// Whether an agent that waits is still one.
+    async fn still(&self, Shown(peer): &Shown) -> Result<(), HttpProblem> {
+        self.known(peer, Expired::IsOut).await.map(drop)
+    }
+
+    async fn known(&self, peer: &PeerCertificate, expired: Expired) -> Result<Agent, HttpProblem> {
         let loaded = self.handler.load::<Agent>(peer.identity.tenant, peer.identity.agent).await.map_err(|error| fault(&error))?;
         let agent = loaded.state;
         let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == peer.identity.site);
@@ -221,7 +249,7 @@ impl AgentApi {
         if until < self.clock.now() {
             return Err(refusal(403, "certificate_expired", "the agent's certificate has ended; renew it, or, a month later, enrol again"));
         }
-        Ok((peer, agent))
+        Ok(agent)
     }
 
     fn limit_agent(&self, agent: AgentId) -> Result<(), HttpProblem> {
@@ -235,6 +263,41 @@ impl AgentApi {
     fn limit_address(&self, request: &HttpRequest) -> Result<(), HttpProblem> {
         let Some(address) = request.peer_addr().map(|address| address.ip()) else { return Ok(()) };
         self.addresses.check_key(&address).map_err(|until| too_many(until.wait_time_from(self.addresses.clock().now())))
+    }
+}
+
+/// The long polls that wait, by agent.
+#[derive(Clone, Default)]
+struct Polls(Arc<Mutex<HashMap<AgentId, usize>>>);
+
+/// A long poll that waits, until it is dropped.
+struct Poll {
+    polls: Polls,
+    agent: AgentId,
+}
+
+impl Polls {
+    /// Nothing when the agent has enough of them already.
+    fn begin(&self, agent: AgentId) -> Option<Poll> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(agent).or_default();
+        if *count >= POLLS_PER_AGENT {
+            return None;
+        }
+        *count += 1;
+        Some(Poll { polls: self.clone(), agent })
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        let mut waiting = self.polls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = waiting.entry(self.agent) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -269,7 +332,7 @@ fn enrol_problem(error: EnrolError) -> HttpProblem {
             "agent_revoked" | "agent_suspended" => 403,
             _ => 409,
         },
-        EnrolError::Command(_) => 409,
+        EnrolError::Command(_) | EnrolError::Founding(_) => 409,
         _ => 400,
     };
     Problem::new(status, code, "Enrolment refused", whole(&error)).into()

@@ -30,8 +30,16 @@ pub struct Edge {
     pub max_body_bytes: usize,
     /// How long a request may take.
     pub timeout: Duration,
-    /// Where requests run: a client that hangs up does not stop a mutation half-way.
+    /// Where requests run: a client that hangs up stops a query, but no mutation half-way.
     pub runtime: tokio::runtime::Handle,
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Answers a GraphQL request.
@@ -50,8 +58,12 @@ async fn answer(request: &HttpRequest, payload: web::Payload, edge: &Edge) -> Re
     let authenticated = edge.authenticator.authenticate(token, id).await.map_err(unauthenticated)?;
     edge.rates.principal(authenticated.ctx.tenant, authenticated.token).map_err(|too_many| slow_down(&too_many))?;
     let query = read(request, payload, edge.max_body_bytes).await?;
+    let query = graphql::parse(query, id).map_err(|refused| HttpResponse::Ok().json(refused))?;
     let (schema, services) = (edge.schema.clone(), edge.services.clone());
+    let reads_only = query.reads_only;
     let running = edge.runtime.spawn(async move { graphql::execute(&schema, services, authenticated.ctx, query).await });
+    // Nobody waits for what a query finds after its time, or after the client hung up. A mutation goes on to its end.
+    let _ended = reads_only.then(|| AbortOnDrop(running.abort_handle()));
     match tokio::time::timeout(edge.timeout, running).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(problem::response(problem::fault(&error).0)),

@@ -97,16 +97,20 @@ pub struct KeyNode {
     pub(crate) placement: Vec<schema::id::SiteId>,
     #[graphql(skip)]
     pub(crate) eligible_generators: Vec<schema::id::AgentId>,
+    #[graphql(skip)]
+    project: schema::id::ProjectId,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Key {
     type Node = KeyNode;
 
     fn node(seen: Seen<Self>) -> Option<KeyNode> {
-        let Seen { id, revision, state } = seen;
+        let Seen { id, revision, state, as_of } = seen;
         let whole = state.state().into();
         let fixed = state.fixed?;
-        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version)).collect();
+        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, as_of)).collect();
         Some(KeyNode {
             id: id.to_string().into(),
             project_id: fixed.project.to_string().into(),
@@ -131,6 +135,8 @@ impl Shown for Key {
             key: id,
             placement: fixed.placement,
             eligible_generators: fixed.eligible_generators,
+            project: fixed.project,
+            as_of,
         })
     }
 }
@@ -139,24 +145,24 @@ impl Shown for Key {
 impl KeyNode {
     /// The project it belongs to.
     async fn project(&self, ctx: &Context<'_>) -> Result<Option<ProjectNode>> {
-        Api::of(ctx)?.load_project(&self.project_id).await
+        Api::of(ctx)?.load_project(self.project, self.as_of).await
     }
 
     /// Where its material may be.
     #[graphql(complexity = "5 * child_complexity")]
     async fn placement(&self, ctx: &Context<'_>) -> Result<Vec<SiteNode>> {
-        Api::of(ctx)?.load_sites(&self.placement).await
+        Api::of(ctx)?.load_sites(&self.placement, self.as_of).await
     }
 
     /// Agents that may make its material; empty: any rostered agent of its sites.
     #[graphql(complexity = "5 * child_complexity")]
     async fn eligible_generators(&self, ctx: &Context<'_>) -> Result<Vec<AgentNode>> {
-        Api::of(ctx)?.load_agents(&self.eligible_generators).await
+        Api::of(ctx)?.load_agents(&self.eligible_generators, self.as_of).await
     }
 
     /// Other names of the key in its project.
     async fn aliases(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
-        Api::of(ctx)?.aliases_of(self.key).await
+        Api::of(ctx)?.aliases_of(self.key, self.as_of).await
     }
 }
 
@@ -186,15 +192,18 @@ pub struct KeyVersionNode {
     pub activated_at: Option<Timestamp>,
     #[graphql(skip)]
     generator: Option<schema::id::AgentId>,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl KeyVersionNode {
-    fn of(key: schema::id::KeyId, number: u32, version: &Version) -> Self {
+    fn of(key: schema::id::KeyId, number: u32, version: &Version, as_of: Option<Timestamp>) -> Self {
         let destroyed = version.state == key::VersionState::Destroyed;
-        let mut holders: Vec<_> = version.holders.iter().map(|(agent, holder)| KeyHolder::of(*agent, Some(holder), destroyed)).collect();
+        let mut holders: Vec<_> =
+            version.holders.iter().map(|(agent, holder)| KeyHolder::of(*agent, Some(holder), destroyed, as_of)).collect();
         // The generator is to have it from the moment it was chosen.
         if let Some(generator) = version.generator.filter(|generator| !version.holders.contains_key(generator)) {
-            holders.push(KeyHolder::of(generator, None, destroyed));
+            holders.push(KeyHolder::of(generator, None, destroyed, as_of));
         }
         Self {
             id: schema::id::KeyVersion::new(key, number).to_string().into(),
@@ -208,6 +217,7 @@ impl KeyVersionNode {
             created_at: Timestamp(version.requested),
             activated_at: version.activated.map(Timestamp),
             generator: version.generator,
+            as_of,
         }
     }
 }
@@ -217,7 +227,7 @@ impl KeyVersionNode {
     /// The agent that is to make it, or made it.
     async fn generator(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
         match self.generator {
-            Some(agent) => Api::of(ctx)?.load_agent(agent).await,
+            Some(agent) => Api::of(ctx)?.load_agent(agent, self.as_of).await,
             None => Ok(None),
         }
     }
@@ -237,10 +247,12 @@ pub struct KeyHolder {
     pub reported_at: Option<Timestamp>,
     #[graphql(skip)]
     holder: schema::id::AgentId,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl KeyHolder {
-    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, destroyed: bool) -> Self {
+    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, destroyed: bool, as_of: Option<Timestamp>) -> Self {
         let (reported, at) = match holder {
             Some(Holder { gone: Some(Gone::Destroyed { at, .. }), .. }) => (HolderState::Destroyed, Some(*at)),
             Some(Holder { gone: Some(Gone::AttestedLost { at, .. }), .. }) => (HolderState::Lost, Some(*at)),
@@ -253,6 +265,7 @@ impl KeyHolder {
             reported,
             reported_at: at.map(Timestamp),
             holder: agent,
+            as_of,
         }
     }
 }
@@ -261,7 +274,7 @@ impl KeyHolder {
 impl KeyHolder {
     /// The agent.
     async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
-        Api::of(ctx)?.load_agent(self.holder).await
+        Api::of(ctx)?.load_agent(self.holder, self.as_of).await
     }
 }
 

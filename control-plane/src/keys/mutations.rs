@@ -446,7 +446,7 @@ async fn generator(
     let mut agents = Vec::new();
     for site in placement {
         let filter = Filter::within(site).state(Some(AgentState::Rostered.as_str()));
-        agents.extend(api.all::<Agent>(filter).await?.into_iter().map(|view| view.state));
+        agents.extend(api.every::<Agent>(filter).await?);
     }
     Ok(choose_generator(placement, eligible, &agents))
 }

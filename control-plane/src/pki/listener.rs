@@ -51,7 +51,7 @@ pub struct ServerCertificate {
 impl ServerCertificate {
     /// Begins with this chain and key, PEM.
     pub fn new(chain_pem: &str, key_pem: &str) -> Result<Arc<Self>, ListenerError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(service::tls::provider());
         let current = RwLock::new(certified(&provider, chain_pem, key_pem)?);
         Ok(Arc::new(Self { provider, current }))
     }
@@ -87,7 +87,7 @@ pub fn server_config(
     renewal_window: Duration,
     clock: Arc<dyn Clock>,
 ) -> Result<ServerConfig, ListenerError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(service::tls::provider());
     let mut roots = RootCertStore::empty();
     for authority in certificates(authority_pem)? {
         roots.add(authority).map_err(ListenerError::Tls)?;

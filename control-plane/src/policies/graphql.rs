@@ -52,6 +52,8 @@ pub struct PolicyNode {
     pub revision: UInt64,
     #[graphql(skip)]
     scope: Scope,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Policy {
@@ -82,6 +84,7 @@ impl Shown for Policy {
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
             scope: fixed.scope,
+            as_of: seen.as_of,
         })
     }
 }
@@ -91,7 +94,7 @@ impl PolicyNode {
     /// The project it reaches.
     async fn project(&self, ctx: &Context<'_>) -> Result<Option<ProjectNode>> {
         match self.scope {
-            Scope::Project(project) => Api::of(ctx)?.load_project(&project.to_string()).await,
+            Scope::Project(project) => Api::of(ctx)?.load_project(project, self.as_of).await,
             _ => Ok(None),
         }
     }
@@ -99,7 +102,7 @@ impl PolicyNode {
     /// The site it is for.
     async fn site(&self, ctx: &Context<'_>) -> Result<Option<SiteNode>> {
         match self.scope {
-            Scope::Site(site) => Ok(Api::of(ctx)?.load_sites(&[site]).await?.pop()),
+            Scope::Site(site) => Ok(Api::of(ctx)?.load_sites(&[site], self.as_of).await?.pop()),
             _ => Ok(None),
         }
     }
@@ -348,8 +351,8 @@ pub(super) async fn content(api: &Api, input: PolicyContentInput) -> Result<(Pol
 /// What a template of the policies in force for a project allows: the project's own come first, then the tenant's.
 pub async fn template(api: &Api, project: ProjectId, name: &Name) -> Result<Option<rule::KeyTemplate>, Fault> {
     for filter in [Filter::within(project), Filter::all().term("scope", Some("tenant".to_owned()))] {
-        for view in api.all::<Policy>(filter).await? {
-            let in_force = view.state.published().and_then(|(_, version)| version.content.templates.get(name));
+        for policy in api.every::<Policy>(filter).await? {
+            let in_force = policy.published().and_then(|(_, version)| version.content.templates.get(name));
             if let Some(template) = in_force.filter(|template| template.project == project) {
                 return Ok(Some(template.clone()));
             }

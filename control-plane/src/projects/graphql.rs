@@ -41,6 +41,8 @@ pub struct ProjectNode {
     pub created_at: Timestamp,
     /// Rises with every change.
     pub revision: UInt64,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Project {
@@ -55,6 +57,7 @@ impl Shown for Project {
             state: if seen.state.suspended.is_some() { ProjectState::Suspended } else { ProjectState::Active },
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
+            as_of: seen.as_of,
         })
     }
 }
@@ -72,7 +75,7 @@ impl ProjectNode {
         before: Option<String>,
     ) -> Result<List<KeyNode>> {
         let filter = Filter::within(&*self.id);
-        Api::of(ctx)?.list::<Key>(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Key>(filter, page(first, after, last, before)?, self.as_of).await
     }
 
     /// Its callers.
@@ -86,7 +89,7 @@ impl ProjectNode {
         before: Option<String>,
     ) -> Result<List<CallerNode>> {
         let filter = Filter::within(&*self.id);
-        Api::of(ctx)?.list::<Caller>(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Caller>(filter, page(first, after, last, before)?, self.as_of).await
     }
 }
 

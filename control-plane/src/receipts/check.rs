@@ -2,7 +2,7 @@
 
 use schema::{
     encoding::{Base64, Digest},
-    wire::agent::{Receipt, ReceiptBatch, ReceiptBatchHead, chain, chain_start},
+    wire::agent::{MAX_ENTRIES, Receipt, ReceiptBatch, ReceiptBatchHead, chain, chain_start},
 };
 use trust::{
     dsse::{EnvelopeError, open_document},
@@ -11,8 +11,6 @@ use trust::{
 
 use crate::pki::identity::AgentIdentity;
 
-/// The most receipts of one batch.
-pub const MAX_ENTRIES: usize = 5_000;
 /// The most bytes of one receipt.
 pub const MAX_ENTRY_BYTES: usize = 32 * 1024;
 

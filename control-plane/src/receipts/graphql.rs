@@ -3,7 +3,7 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, Object, Result, SimpleObject};
 use schema::{
     encoding::{base64url, from_base64url},
-    id::AgentId,
+    id::{AgentId, ReceiptId},
 };
 
 use super::query::{Page as RowPage, Position, ReceiptFilter, ReceiptView};
@@ -103,11 +103,19 @@ impl From<ReceiptView> for ReceiptNode {
     }
 }
 
+impl ReceiptNode {
+    /// The receipt of this id.
+    pub async fn find(api: &Api, id: ReceiptId) -> Result<Option<Self>, Fault> {
+        let found = api.services.receipts.receipt(api.ctx.tenant, id).await;
+        Ok(found.map_err(|error| fault("reading a receipt", &error))?.map(Into::into))
+    }
+}
+
 #[ComplexObject]
 impl ReceiptNode {
     /// The agent.
     async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
-        Api::of(ctx)?.load_agent(self.agent).await
+        Api::of(ctx)?.load_agent(self.agent, None).await
     }
 }
 

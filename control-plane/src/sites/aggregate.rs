@@ -2,8 +2,9 @@
 
 use schema::{
     clock::Timestamp,
-    event::site::{SiteCreated, SiteEvent, SiteOfflineRuleSet, SiteRenamed},
-    id::SiteId,
+    encoding::Digest,
+    event::site::{SiteCreated, SiteEvent, SiteFounded, SiteOfflineRuleSet, SiteRenamed},
+    id::{AgentId, SiteId},
     name::{Name, Text},
     rule::OfflineRule,
 };
@@ -21,6 +22,17 @@ pub struct Site {
     pub display_name: Option<Text>,
     /// What goes on there without the control plane; none: the tenant's rule, or the defaults.
     pub offline: Option<OfflineRule>,
+    /// Its first agent.
+    pub founder: Option<Founder>,
+}
+
+/// The first agent of a site: whom those that join later believe first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Founder {
+    /// The agent.
+    pub agent: AgentId,
+    /// The key id of its pair.
+    pub keyid: Digest,
 }
 
 /// What never changes about a site.
@@ -50,6 +62,12 @@ impl Aggregate for Site {
             (_, None) => Err(SiteRefusal::NotFound),
             (SiteCommand::Rename { display_name }, _) if *display_name == self.display_name => Ok(Vec::new()),
             (SiteCommand::Rename { display_name }, _) => Ok(vec![SiteRenamed { display_name: display_name.clone() }.into()]),
+            (SiteCommand::Found { agent, keyid, instead_of }, _) => match &self.founder {
+                Some(founder) if (founder.agent, founder.keyid) == (*agent, *keyid) => Ok(Vec::new()),
+                // The same agent with another pair: its first attempt did not get through.
+                Some(founder) if founder.agent != *agent && Some(founder.agent) != *instead_of => Err(SiteRefusal::Founded),
+                _ => Ok(vec![SiteFounded { agent: *agent, keyid: *keyid }.into()]),
+            },
             (SiteCommand::SetOfflineRule { rule: Some(rule) }, _) if !rule.is_sound() => Err(SiteRefusal::OfflineRule),
             (SiteCommand::SetOfflineRule { rule }, _) if *rule == self.offline => Ok(Vec::new()),
             (SiteCommand::SetOfflineRule { rule }, _) => Ok(vec![SiteOfflineRuleSet { rule: rule.clone() }.into()]),
@@ -63,6 +81,7 @@ impl Aggregate for Site {
                 self.display_name = event.display_name.clone();
             }
             SiteEvent::SiteRenamed(event) => self.display_name = event.display_name.clone(),
+            SiteEvent::SiteFounded(event) => self.founder = Some(Founder { agent: event.agent, keyid: event.keyid }),
             SiteEvent::SiteOfflineRuleSet(event) => self.offline = event.rule.clone(),
         }
     }

@@ -1,6 +1,8 @@
 //! What may be asked of a site.
 
 use schema::{
+    encoding::Digest,
+    id::AgentId,
     name::{Name, Text},
     rule::OfflineRule,
 };
@@ -20,6 +22,16 @@ pub enum SiteCommand {
     Rename {
         /// What people call it.
         display_name: Option<Text>,
+    },
+    /// Its first agent is about to enrol.
+    Found {
+        /// The agent.
+        agent: AgentId,
+        /// The key id of its pair.
+        keyid: Digest,
+        /// Looked up: an earlier founder that is none any more, and no other agent is left.
+        #[serde(skip)]
+        instead_of: Option<AgentId>,
     },
     /// Say what goes on there without the control plane.
     SetOfflineRule {

@@ -38,6 +38,8 @@ pub struct SiteNode {
     pub revision: UInt64,
     #[graphql(skip)]
     pub(crate) site: schema::id::SiteId,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
 }
 
 impl Shown for Site {
@@ -53,6 +55,7 @@ impl Shown for Site {
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
             site: seen.id,
+            as_of: seen.as_of,
         })
     }
 }
@@ -71,10 +74,10 @@ impl SiteNode {
         state: Option<AgentState>,
     ) -> Result<List<AgentNode>> {
         let filter = Filter::within(&*self.id).state(state.map(AgentState::word));
-        Api::of(ctx)?.list::<Agent>(filter, page(first, after, last, before)?, None).await
+        Api::of(ctx)?.list::<Agent>(filter, page(first, after, last, before)?, self.as_of).await
     }
 
-    /// The statements in force at the site: root, policies, state and heartbeat.
+    /// The statements in force at the site now: root, policies, state and heartbeat.
     async fn statements(&self, ctx: &Context<'_>) -> Result<Vec<SiteStatement>> {
         crate::bundles::graphql::statements(Api::of(ctx)?, self.site).await
     }

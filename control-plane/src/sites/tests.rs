@@ -1,6 +1,7 @@
 use schema::{
-    event::site::{SiteCreated, SiteOfflineRuleSet},
-    id::SiteId,
+    encoding::Digest,
+    event::site::{SiteCreated, SiteFounded, SiteOfflineRuleSet},
+    id::{AgentId, SiteId},
     rule::OfflineRule,
 };
 
@@ -30,4 +31,20 @@ fn ages_of_an_offline_rule_are_in_order() {
     let set = SiteCommand::SetOfflineRule { rule: Some(rule(1, 2, 3)) };
     let after = site().when(&set).then([SiteOfflineRuleSet { rule: Some(rule(1, 2, 3)) }.into()]).when(&set).then([]);
     after.when(&SiteCommand::SetOfflineRule { rule: None }).then([SiteOfflineRuleSet { rule: None }.into()]);
+}
+
+#[test]
+fn a_site_has_one_founder_until_it_is_gone() {
+    let (first, second) = (AgentId::from_bits(1), AgentId::from_bits(2));
+    let found = |agent, pair: &str, instead_of| SiteCommand::Found { agent, keyid: Digest::of(pair.as_bytes()), instead_of };
+    let founded = |agent, pair: &str| SiteFounded { agent, keyid: Digest::of(pair.as_bytes()) }.into();
+    let after = site().when(&found(first, "a", None)).then([founded(first, "a")]);
+    let after = after.when(&found(first, "a", None)).then([]);
+    after.clone().when(&found(second, "b", None)).then_refused("site_already_founded");
+    after.clone().when(&found(second, "b", Some(second))).then_refused("site_already_founded");
+    // The same agent came again with a new pair; and it was revoked.
+    after.clone().when(&found(first, "c", None)).then([founded(first, "c")]);
+    let after = after.when(&found(second, "b", Some(first))).then([founded(second, "b")]);
+    after.when(&found(first, "a", None)).then_refused("site_already_founded");
+    Scenario::<Site>::of(SiteId::from_bits(1)).when(&found(first, "a", None)).then_refused("site_not_found");
 }

@@ -232,9 +232,9 @@ async fn create(api: &Api, input: CreateTenantInput) -> Result<CreateTenantPaylo
 
     let pending = !api.readable(issued.cursor.max(created.cursor)).await?;
     let admin_token = (!issued.replayed).then(|| token.reveal().to_owned());
-    let seen = Seen { id: token_id, revision: issued.revision, state: issued.state };
+    let seen = Seen { id: token_id, revision: issued.revision, state: issued.state, as_of: None };
     Ok(CreateTenantPayload {
-        tenant: Tenant::node(Seen { id, revision: created.revision, state: created.state }),
+        tenant: Tenant::node(Seen { id, revision: created.revision, state: created.state, as_of: None }),
         admin_token,
         token: ApiToken::node(seen),
         outcome: Outcome { user_errors: Vec::new(), position: Some(issued.position), pending },

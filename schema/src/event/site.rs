@@ -1,7 +1,9 @@
 //! What is recorded of a site.
 
 use crate::{
+    encoding::Digest,
     events,
+    id::AgentId,
     name::{Name, Text},
     rule::OfflineRule,
 };
@@ -20,6 +22,13 @@ events! {
         SiteRenamed 1 {
             /// What people call it.
             display_name: Option<Text>,
+        },
+        /// Its first agent is about to enrol, or the first after all former ones were revoked.
+        SiteFounded 1 {
+            /// The agent.
+            agent: AgentId,
+            /// The key id of its pair: whom those that join later believe first.
+            keyid: Digest,
         },
         /// What goes on there without the control plane was changed.
         SiteOfflineRuleSet 1 {

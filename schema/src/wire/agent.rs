@@ -1,7 +1,12 @@
 //! Between agent and control plane: enrol, renew, sync, report, ship. JSON over mutual TLS; only enrolment comes without
 //! a client certificate. Statements and documents travel as the exact bytes of their DSSE envelopes.
 
-use serde::{Deserialize, Serialize};
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 
 use crate::{
     clock::Timestamp,
@@ -110,14 +115,51 @@ pub struct StatementSet {
     pub heartbeat: Option<Base64>,
 }
 
+/// The most documents of each list in one report.
+pub const MAX_DOCUMENTS: usize = 1_000;
+/// The most names of failed self-tests that are kept of a report.
+pub const MAX_SELF_TESTS: usize = 100;
+/// The most receipts in one batch.
+pub const MAX_ENTRIES: usize = 5_000;
+
+/// Reads a list and keeps no more than one entry above the limit: enough to see that it is too long.
+fn at_most<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct AtMost<const MAX: usize, T>(PhantomData<T>);
+
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut kept = Vec::new();
+            while kept.len() <= MAX {
+                match list.next_element()? {
+                    Some(entry) => kept.push(entry),
+                    None => return Ok(kept),
+                }
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
+}
+
 /// What an agent says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Signed version records of versions it made (`trust::document::VersionRecord`), exact bytes.
+    #[serde(deserialize_with = "at_most::<MAX_DOCUMENTS, _, _>")]
     pub version_records: Vec<Base64>,
     /// Signed holder reports (`trust::document::HolderReport`), exact bytes.
+    #[serde(deserialize_with = "at_most::<MAX_DOCUMENTS, _, _>")]
     pub holder_reports: Vec<Base64>,
     /// Signed vouches for other agents of the site (`trust::document::AgentVouch`), exact bytes.
+    #[serde(deserialize_with = "at_most::<MAX_DOCUMENTS, _, _>")]
     pub vouches: Vec<Base64>,
     /// The heartbeat it enforces.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
@@ -136,6 +178,7 @@ pub struct Report {
     /// What its vault is: `file`, …
     pub vault: String,
     /// Names of self-tests that failed; empty when all passed.
+    #[serde(deserialize_with = "at_most::<MAX_SELF_TESTS, _, _>")]
     pub failed_self_tests: Vec<String>,
 }
 
@@ -181,6 +224,7 @@ pub struct ReceiptBatch {
     /// The chain hash before the first entry.
     pub previous: Digest,
     /// The entries: the exact bytes of each record's JSON ([`Receipt`]).
+    #[serde(deserialize_with = "at_most::<MAX_ENTRIES, _, _>")]
     pub entries: Vec<Base64>,
     /// `trust::document`-style DSSE envelope of [`ReceiptBatchHead`] by the agent's pair
     /// (payload type `application/vnd.freehold.receipt-batch+json`, context `freehold/receipt-batch/v1`).
@@ -324,4 +368,24 @@ pub struct Intent {
     pub statements: String,
     /// The deciding Cedar policies.
     pub policies: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_endless_list_no_more_is_kept_than_shows_that_it_is_too_long() {
+        let entries = vec!["AAAA"; MAX_ENTRIES * 2];
+        let batch = serde_json::json!({
+            "incarnation": IncarnationId::from_bits(1), "first_seq": "1", "previous": Digest([0; 32]), "entries": entries, "head": "AAAA",
+        });
+        let read: ReceiptBatch = serde_json::from_value(batch.clone()).unwrap();
+        assert_eq!(read.entries.len(), MAX_ENTRIES + 1);
+        // What is not kept must be well-formed all the same.
+        let text = batch.to_string();
+        let broken = text.replacen("]", ",]", 1);
+        assert!(serde_json::from_str::<ReceiptBatch>(&text).is_ok());
+        assert!(serde_json::from_str::<ReceiptBatch>(&broken).is_err());
+    }
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use schema::{
     encoding::Digest,
     event::{Record, StreamId},
-    id::{DataKeyId, TenantId},
+    id::{DataKeyId, EventId, TenantId},
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -151,6 +151,20 @@ impl EventStore for SqlStore {
             records.extend(self.stored(row).await?);
         }
         Ok(records)
+    }
+
+    async fn tenant_record(&self, tenant: TenantId, event: EventId) -> Result<Option<(u64, Stored)>, ReadError> {
+        let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a tenant's record", source: source.into() };
+        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records WHERE tenant = $1 AND event = $2";
+        let values = vec![tenant.to_string().into(), event.to_string().into()];
+        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(stored) = self.stored(&row).await? else { return Ok(None) };
+        let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1 AND position < $2";
+        let position: i64 = row.try_get_by_index(0).map_err(unavailable)?;
+        let before = self.database.read().query_one_raw(self.database.sql(sql, vec![tenant.to_string().into(), position.into()])).await;
+        let before: Option<i64> = before.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
+        Ok(Some((before.unwrap_or(0).unsigned_abs(), stored)))
     }
 
     async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError> {

@@ -25,6 +25,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(25);
 const SCAN: usize = 200;
 /// The most ids one statement names.
 const MAX_IDS: usize = 500;
+/// The most rows opened for one page of such a listing, unless settings say otherwise.
+const MAX_LOOKED_AT: usize = 10_000;
 
 /// An aggregate as it is, or was.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +105,12 @@ pub enum QueryError {
     /// The cursor is not one of ours.
     #[error("this cursor does not belong to this listing")]
     InvalidCursor,
+    /// Nothing fits among as many rows as one request may look at.
+    #[error("nothing fits among the entries that one request looks at")]
+    NothingSoFar {
+        /// Where to go on.
+        cursor: String,
+    },
     /// A row does not open.
     #[error("opening a row of the read model failed")]
     Sealing(#[from] SealingError),
@@ -126,6 +134,7 @@ pub struct Views {
     database: Database,
     keyring: Arc<Keyring>,
     reached: watch::Sender<Cursor>,
+    scan_limit: usize,
 }
 
 impl Views {
@@ -133,7 +142,14 @@ impl Views {
     pub fn open(database: Database, keyring: Arc<Keyring>, store: Arc<dyn EventStore>, kinds: Kinds) -> (Self, Projector) {
         let reached = watch::Sender::new(Cursor::START);
         let projector = Projector::new(database.clone(), Arc::clone(&keyring), store, kinds, reached.clone());
-        (Self { database, keyring, reached }, projector)
+        (Self { database, keyring, reached, scan_limit: MAX_LOOKED_AT }, projector)
+    }
+
+    /// Opens at most about this many rows for one page.
+    #[must_use]
+    pub fn scan_limit(mut self, rows: usize) -> Self {
+        self.scan_limit = rows;
+        self
     }
 
     /// The one with this id.
@@ -155,6 +171,24 @@ impl Views {
         for ids in ids.chunks(MAX_IDS) {
             let mut query = Query::new::<A>(tenant, as_of);
             query.one_of("v.id", ids.iter().map(|id| Value::from(id.to_string())));
+            found.extend(self.fetch(tenant, query.sql("ORDER BY v.id"), query.values).await?);
+        }
+        Ok(found)
+    }
+
+    /// Those that have a term with one of these values, in order of ids: for loaders.
+    pub async fn by_term<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        term: &str,
+        values: &[String],
+        as_of: Option<Timestamp>,
+    ) -> Result<Vec<View<A>>, QueryError> {
+        let keys = self.keyring.tenant(tenant).await?;
+        let mut found = Vec::new();
+        for values in values.chunks(MAX_IDS) {
+            let mut query = Query::new::<A>(tenant, as_of);
+            query.has_term_of(values.iter().map(|value| keys.blind("view_terms.term", &[A::KIND, term, value])));
             found.extend(self.fetch(tenant, query.sql("ORDER BY v.id"), query.values).await?);
         }
         Ok(found)
@@ -191,6 +225,33 @@ impl Views {
 
     /// A page of those that pass the filter.
     pub async fn page<A: Aggregate>(&self, tenant: TenantId, filter: &Filter, page: &Page) -> Result<Slice<A>, QueryError> {
+        match &filter.name_contains {
+            Some(part) => self.sifted(tenant, filter, page, Some(&|state: &A| named(state, part))).await,
+            None => self.sifted(tenant, filter, page, None).await,
+        }
+    }
+
+    /// As [`Views::page`], of those that also pass a test of what only stands inside. Rows are opened to find them, so a page
+    /// may have fewer entries than asked for although there are more: one request looks at a bounded number of rows.
+    pub async fn page_where<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        filter: &Filter,
+        page: &Page,
+        fits: &(dyn Fn(&A) -> bool + Sync),
+    ) -> Result<Slice<A>, QueryError> {
+        let part = filter.name_contains.as_deref();
+        let both = |state: &A| part.is_none_or(|part| named(state, part)) && fits(state);
+        self.sifted(tenant, filter, page, Some(&both)).await
+    }
+
+    async fn sifted<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        filter: &Filter,
+        page: &Page,
+        fits: Option<&(dyn Fn(&A) -> bool + Sync)>,
+    ) -> Result<Slice<A>, QueryError> {
         let keys = self.keyring.tenant(tenant).await?;
         let (count, mut edge, forward) = match page {
             Page::First { count, after } => (*count, after.as_deref().map(id_of::<A>).transpose()?, true),
@@ -199,22 +260,28 @@ impl Views {
         let from_edge = edge.is_some();
         let wanted = count.saturating_add(1);
         let mut found: Vec<View<A>> = Vec::new();
+        let (mut looked_at, mut cut) = (0, false);
         while found.len() < wanted {
             let mut query = filtered::<A>(&keys, tenant, filter);
             if let Some(edge) = edge {
                 query.compare("v.id", if forward { ">" } else { "<" }, edge.to_string());
             }
-            let take = if filter.name_contains.is_some() { SCAN.max(wanted) } else { wanted };
+            let take = if fits.is_some() { SCAN.max(wanted) } else { wanted };
             let order = if forward { "ASC" } else { "DESC" };
             let rows: Vec<View<A>> = self.fetch(tenant, query.sql(&format!("ORDER BY v.id {order} LIMIT {take}")), query.values).await?;
             let exhausted = rows.len() < take;
             edge = rows.last().map(|view| view.id).or(edge);
-            found.extend(rows.into_iter().filter(|view| named(view, filter)));
-            if exhausted {
+            looked_at += rows.len();
+            found.extend(rows.into_iter().filter(|view| fits.is_none_or(|fits| fits(&view.state))));
+            cut = fits.is_some() && !exhausted && looked_at >= self.scan_limit;
+            if exhausted || cut {
                 break;
             }
         }
-        let more = found.len() > count;
+        if let (true, true, Some(edge)) = (cut, found.is_empty(), edge) {
+            return Err(QueryError::NothingSoFar { cursor: cursor_of::<A>(edge) });
+        }
+        let more = found.len() > count || cut;
         found.truncate(count);
         if !forward {
             found.reverse();
@@ -252,14 +319,9 @@ impl Views {
         Ok(TenantPage { items, has_next: if forward { more } else { from_edge }, has_previous: if forward { from_edge } else { more } })
     }
 
-    /// How many pass the filter.
+    /// How many pass the filter, whatever they are named.
     pub async fn count<A: Aggregate>(&self, tenant: TenantId, filter: &Filter) -> Result<u64, QueryError> {
         let keys = self.keyring.tenant(tenant).await?;
-        if filter.name_contains.is_some() {
-            let query = filtered::<A>(&keys, tenant, filter);
-            let all: Vec<View<A>> = self.fetch(tenant, query.sql("ORDER BY v.id"), query.values).await?;
-            return Ok(all.iter().filter(|view| named(view, filter)).count() as u64);
-        }
         let query = filtered::<A>(&keys, tenant, filter);
         let row = self.database.read().query_one_raw(self.database.sql(query.count(), query.values)).await?;
         let count: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
@@ -339,9 +401,8 @@ pub(super) async fn checkpoint(database: &Database) -> Result<Cursor, DbErr> {
     Ok(Cursor::at(position.unwrap_or(0).unsigned_abs()))
 }
 
-fn named<A: Aggregate>(view: &View<A>, filter: &Filter) -> bool {
-    let Some(part) = &filter.name_contains else { return true };
-    view.state.index().name.is_some_and(|name| name.contains(part.as_str()))
+fn named<A: Aggregate>(state: &A, part: &str) -> bool {
+    state.index().name.is_some_and(|name| name.contains(part))
 }
 
 fn cursor_of<A: Aggregate>(id: A::Id) -> String {
@@ -363,7 +424,7 @@ fn filtered<A: Aggregate>(keys: &TenantKeys, tenant: TenantId, filter: &Filter) 
         query.one_of("v.state", filter.states.iter().map(|state| Value::from(state.as_str())));
     }
     for (term, value) in &filter.terms {
-        query.has_term(keys.blind("view_terms.term", &[A::KIND, term, value]));
+        query.has_term_of(std::iter::once(keys.blind("view_terms.term", &[A::KIND, term, value])));
     }
     query
 }
@@ -416,10 +477,11 @@ impl Query {
         self.and(&format!("{column} IN ({places})"));
     }
 
-    fn has_term(&mut self, term: Vec<u8>) {
-        let n = self.value(term);
+    fn has_term_of(&mut self, terms: impl Iterator<Item = Vec<u8>>) {
+        let places: Vec<_> = terms.map(|term| format!("${}", self.value(term))).collect();
+        let places = places.join(", ");
         self.and(&format!(
-            "EXISTS (SELECT 1 FROM view_terms t WHERE t.tenant = v.tenant AND t.kind = v.kind AND t.term = ${n} AND t.id = v.id AND t.revision = v.revision)"
+            "EXISTS (SELECT 1 FROM view_terms t WHERE t.tenant = v.tenant AND t.kind = v.kind AND t.term IN ({places}) AND t.id = v.id AND t.revision = v.revision)"
         ));
     }
 
