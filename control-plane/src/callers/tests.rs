@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use schema::{
     encoding::{Base64, Digest},
     event::caller::{CallerRegistered, CallerRelabelled, CallerResumed, CallerRevoked, CallerSuspended},
@@ -112,5 +113,42 @@ fn suspension_is_lifted_and_revocation_is_not() {
     assert_eq!(after.state().state(), CallerState::Revoked);
     for command in [&suspend, &resume, &revoke, &CallerCommand::Relabel { labels: labels(0) }] {
         after.clone().when(command).then_refused("caller_revoked");
+    }
+}
+
+fn any_command() -> impl Strategy<Value = CallerCommand> {
+    prop_oneof![
+        1 => Just(register(CallerKind::Token, &site(), "billing")),
+        2 => (0usize..70).prop_map(|count| CallerCommand::Relabel { labels: labels(count) }),
+        3 => Just(CallerCommand::Suspend { reason: None }),
+        3 => Just(CallerCommand::Resume { reason: None }),
+        1 => proptest::sample::select(RevocationReason::ALL).prop_map(|reason| CallerCommand::Revoke { reason, comment: None }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_commands_breaks_a_caller(commands in proptest::collection::vec(any_command(), 1..60)) {
+        let mut present = caller();
+        for command in commands {
+            let before = present.state().clone();
+            let Ok(events) = present.clone().when(&command).outcome() else { continue };
+            present = present.given(events);
+            let after = present.state();
+            prop_assert!(before.fixed.is_none() || before.fixed == after.fixed, "what never changes did");
+            prop_assert!(before.revoked.is_none(), "something happened after the revocation: {command:?}");
+            prop_assert!(after.labels.len() <= 64);
+            let expected = match (&after.revoked, &after.suspended) {
+                (Some(_), _) => CallerState::Revoked,
+                (None, Some(_)) => CallerState::Suspended,
+                (None, None) => CallerState::Active,
+            };
+            prop_assert_eq!(after.state(), expected);
+            // Nobody is let in again but by a command that says so.
+            let let_in = before.state() == CallerState::Suspended && after.state() == CallerState::Active;
+            prop_assert!(!let_in || matches!(command, CallerCommand::Resume { .. }), "{command:?}");
+        }
+        let state = present.state();
+        prop_assert_eq!(&serde_json::from_str::<Caller>(&serde_json::to_string(state).unwrap()).unwrap(), state);
     }
 }

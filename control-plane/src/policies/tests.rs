@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use schema::{
     encoding::Digest,
     event::policy::{PolicyContent, PolicyCreated, PolicyDraftDiscarded, PolicyDraftSaved, PolicyPublished, PolicyRolledBack},
@@ -220,4 +221,51 @@ fn differences_show_lines_and_name_sections() {
     assert!(found.unified.starts_with("--- version 1\n+++ draft\n"), "{}", found.unified);
     assert!(found.unified.contains(&format!("-{PERMIT}")) && found.unified.contains(&format!("+{OTHER}")), "{}", found.unified);
     assert!(diff::compare(side("a", PERMIT, &old), side("b", PERMIT, &old)).is_empty());
+}
+
+fn any_command() -> impl Strategy<Value = PolicyCommand> {
+    let text = || proptest::sample::select(vec![PERMIT, OTHER, "permit (principal, action"]);
+    prop_oneof![
+        1 => Just(PolicyCommand::Create { name: "main".parse().unwrap(), scope: Scope::Tenant }),
+        5 => (text(), proptest::option::of(0u32..4)).prop_map(|(text, base)| save(content(text), base)),
+        1 => Just(PolicyCommand::DiscardDraft),
+        5 => (text(), proptest::option::of(1u32..4))
+            .prop_map(|(text, draft)| PolicyCommand::Publish { draft, note: None, checked: Checked::text(text) }),
+        2 => (text(), 0u32..5).prop_map(|(text, version)| PolicyCommand::Rollback { version, note: None, checked: Checked::text(text) }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_commands_breaks_a_policy(commands in proptest::collection::vec(any_command(), 1..60)) {
+        let mut present = document(Scope::Project(PROJECT));
+        for command in commands {
+            let before = present.state().clone();
+            let Ok(events) = present.clone().when(&command).outcome() else { continue };
+            present = present.given(events);
+            let after = present.state();
+            prop_assert_eq!(&before.fixed, &after.fixed, "what never changes did");
+            prop_assert!(after.versions.keys().copied().eq(1..=after.versions.len() as u32), "a gap between versions");
+            prop_assert!(after.last_draft >= before.last_draft, "a draft's number came back");
+            for (number, version) in &before.versions {
+                prop_assert_eq!(after.versions.get(number), Some(version), "a published version changed");
+            }
+            let Some((number, version)) = after.published().filter(|(number, _)| !before.versions.contains_key(number)) else { continue };
+            // Only what was checked and has no errors is in force, and only when somebody said so.
+            prop_assert!([PERMIT, OTHER].iter().any(|text| Digest::of(text.as_bytes()) == version.content.cedar));
+            match command {
+                PolicyCommand::Publish { .. } => {
+                    prop_assert_eq!(before.draft.map(|draft| draft.content), Some(version.content.clone()));
+                    prop_assert_eq!(&after.draft, &None);
+                }
+                PolicyCommand::Rollback { version: restored, .. } => {
+                    prop_assert_eq!(&before.versions[&restored].content, &version.content);
+                    prop_assert_eq!(version.restored, Some(restored));
+                }
+                other => prop_assert!(false, "{other:?} published version {number}"),
+            }
+        }
+        let state = present.state();
+        prop_assert_eq!(&serde_json::from_str::<Policy>(&serde_json::to_string(state).unwrap()).unwrap(), state);
+    }
 }
