@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::{
     clock::Timestamp,
     encoding::Base64,
-    id::{AgentId, KeyVersion, ProjectId, SiteId, TenantId},
+    id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
     key::VersionState,
 };
 use trust::statement::{
@@ -54,10 +54,18 @@ pub fn compile(facts: &Facts, published: &Published) -> Content {
         .chain(facts.policies.iter().map(|document| document.scope).filter(|scope| matches!(scope, Scope::Site(_))))
         // What was ever published stays: an agent that pinned a scope is told of its present, not left with its past.
         .chain(published.policies.keys().copied());
+    // Sorted once: with many projects, looking through all keys for each would take the product of both.
+    let mut keys = BTreeMap::<_, Vec<_>>::new();
+    for (id, key) in &facts.keys {
+        keys.entry(Scope::Project(key.definition.project)).or_default().push((*id, key));
+    }
     let policies = scopes
         .collect::<BTreeSet<_>>()
         .into_iter()
-        .map(|scope| (scope, policy(facts, scope, resumptions.remove(&scope).unwrap_or_default())))
+        .map(|scope| {
+            let own = keys.get(&scope).map_or(&[][..], Vec::as_slice);
+            (scope, policy(facts, scope, own, resumptions.remove(&scope).unwrap_or_default()))
+        })
         .collect();
     Content { policies, states }
 }
@@ -73,16 +81,15 @@ pub fn projects_at_sites(facts: &Facts) -> BTreeMap<SiteId, BTreeSet<ProjectId>>
     placed
 }
 
-fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
+fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions: Vec<Resumption>) -> Policy {
     let (project, site) = match scope {
         Scope::Tenant => (None, None),
         Scope::Project(project) => (Some(project), None),
         Scope::Site(site) => (None, Some(site)),
     };
     let documents: Vec<&PolicyFacts> = facts.policies.iter().filter(|document| document.scope == scope).collect();
-    let own = |key: &&KeyFacts| Some(key.definition.project) == project;
     let in_state = |state: VersionState| {
-        let versions = facts.keys.iter().filter(|(_, key)| own(key)).flat_map(move |(id, key)| {
+        let versions = keys.iter().flat_map(move |(id, key)| {
             key.state.versions.iter().filter(move |(_, entry)| entry.state == state).map(|(number, _)| KeyVersion::new(*id, *number))
         });
         versions.collect::<Vec<_>>()
@@ -102,12 +109,7 @@ fn policy(facts: &Facts, scope: Scope, resumptions: Vec<Resumption>) -> Policy {
             .map(|(id, caller)| (*id, caller.definition.clone()))
             .collect(),
         caller_authorities: authorities.into_iter().cloned().collect(),
-        keys: facts
-            .keys
-            .iter()
-            .filter(|(_, key)| own(key) && key.template.is_none())
-            .map(|(id, key)| (*id, key.definition.clone()))
-            .collect(),
+        keys: keys.iter().filter(|(_, key)| key.template.is_none()).map(|(id, key)| (*id, key.definition.clone())).collect(),
         templates: documents.iter().flat_map(|document| document.templates.clone()).collect(),
         // A site's policy repeats the tenant's rule on vouching, unless it has its own: one rule of its own loosens no other.
         vouching: if project.is_some() { None } else { vouching(scope).or_else(|| vouching(Scope::Tenant)) }.unwrap_or_default(),
@@ -297,7 +299,7 @@ impl Headed for State {
 #[cfg(test)]
 mod tests {
     use schema::{
-        id::{CallerId, KeyId},
+        id::CallerId,
         key::{Durability, Origin, Purpose, RevocationReason},
         name::Labels,
         rule::{CallerKind, OfflineRule},
