@@ -132,8 +132,42 @@ pub enum Command {
     Sign(commands::messages::Sign),
     /// Verify a detached JWS
     Verify(commands::messages::Verify),
-    /// Make a data key: in clear and sealed
+    /// Make a data key: sealed, and in clear into a file
     DataKey(commands::messages::DataKey),
+    /// Move a message or a wrapped key to the newest version of its key
+    Rewrap(commands::anew::Rewrap),
+    /// Seal a message under another key, without opening it here
+    ReEncrypt(commands::anew::ReEncrypt),
+    /// Verify a detached JWS and sign the same with another key
+    ReSign(commands::anew::ReSign),
+    /// Authenticate standard input or a file with a shared key; prints the tag
+    Mac(commands::bare::Mac),
+    /// Check the tag of standard input or a file
+    VerifyMac(commands::bare::VerifyMac),
+    /// Sign a ready digest
+    SignDigest(commands::bare::SignDigest),
+    /// Verify a signature over a ready digest
+    VerifyDigest(commands::bare::VerifyDigest),
+    /// Wrap a bare key; prints it wrapped
+    Wrap(commands::bare::Wrap),
+    /// Unwrap a bare key into a file
+    Unwrap(commands::bare::Unwrap),
+    /// Agree on a secret with the holder of another key
+    Agree(commands::bare::Agree),
+    /// Make a secret for the holder of a key: a file, and the same encapsulated
+    Encapsulate(commands::bare::Encapsulate),
+    /// Take an encapsulated secret out into a file
+    Decapsulate(commands::bare::Decapsulate),
+    /// Derive a key into a file
+    Derive(commands::bare::Derive),
+    /// Ask whether a caller may do something, and why not
+    Can(commands::decisions::Can),
+    /// Keys this caller may use at an agent, and what for
+    Keys(commands::decisions::Keys),
+    /// Algorithms of an agent
+    Algorithms,
+    /// Print the public keys this caller may read, as one JSON Web Key Set
+    Jwks,
     /// Random bytes from the agent, base64url
     Random(commands::messages::Random),
     /// Print a public key

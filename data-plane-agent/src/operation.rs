@@ -20,7 +20,7 @@ use schema::{
     obligation::Obligations,
     wire::{
         agent::{Intent, OutcomeResult},
-        operation::{Used, Warning},
+        operation::{Outlook, Used, Warning},
         problem::Problem,
     },
 };
@@ -31,7 +31,7 @@ use crate::{
     limits::Limits,
     policy::{
         current::Current,
-        decide::{Allowed, Ask, Grounds, Refused, decide, decide_keyless},
+        decide::{Allowed, AllowedKeyless, Ask, Grounds, Refused, decide, decide_keyless, known, outlook},
         in_force::{InForce, KeyInForce},
         once::Once,
         permit::UsePermit,
@@ -192,6 +192,43 @@ impl Pipeline {
         let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
         Ok((allowed.key, allowed.version.number))
+    }
+
+    /// Whether a request would be allowed; `by` asks. About others only whom policy lets `explain` the key may ask.
+    pub fn would(&self, by: Proven, request: &Request<'_>, reference: &KeyReference) -> Result<Result<Allowed, Refused>, Problem> {
+        self.limits.admit(by.caller)?;
+        let in_force = self.current.load();
+        let grounds = self.grounds(in_force.as_deref());
+        if by.caller != request.by.caller {
+            let context = EncryptionContext::default();
+            let asking = Request::new(by, Operation::Explain, &context, None);
+            decide(&grounds, &ask(&asking), reference).map_err(|refused| self.refuse(&asking, &in_force, refused))?;
+        }
+        Ok(decide(&grounds, &ask(request), reference))
+    }
+
+    /// The same for what needs no key. Nobody asks it about others: there is no key to explain.
+    pub fn would_without_key(&self, by: Proven, request: &Request<'_>) -> Result<Result<AllowedKeyless, Refused>, Problem> {
+        self.limits.admit(by.caller)?;
+        if by.caller != request.by.caller {
+            let detail = "without a key only the caller itself may ask: policies allow to explain keys";
+            return Err(Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller"));
+        }
+        let in_force = self.current.load();
+        Ok(decide_keyless(&self.grounds(in_force.as_deref()), &ask(request)))
+    }
+
+    /// The set that a known caller looks around in.
+    pub fn discover(&self, by: Proven) -> Result<Arc<InForce>, Problem> {
+        self.limits.admit(by.caller)?;
+        let in_force = self.current.load();
+        known(&self.grounds(in_force.as_deref()), by.caller).map_err(|refusal| refusal.problem())?;
+        in_force.ok_or_else(|| Refusal::NoStatements.problem())
+    }
+
+    /// How an operation stands with a key of this set.
+    pub fn outlook(&self, request: &Request<'_>, in_force: &InForce, key: &KeyInForce) -> Option<Outlook> {
+        outlook(&self.grounds(Some(in_force)), &ask(request), key)
     }
 
     fn grounds<'a>(&'a self, in_force: Option<&'a InForce>) -> Grounds<'a> {

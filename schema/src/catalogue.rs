@@ -214,6 +214,7 @@ impl Algorithm {
             Operation::Agree | Operation::Encapsulate | Operation::Decapsulate => purpose == Purpose::Agree,
             Operation::Derive => purpose == Purpose::Derive,
             Operation::PublicKey => self.0.asymmetric,
+            Operation::Explain => true,
             Operation::Random => false,
         }
     }

@@ -228,6 +228,8 @@ words! {
         Random = "random",
         /// Read a public key.
         PublicKey = "public-key",
+        /// Ask whether another caller may do something with the key, and why.
+        Explain = "explain",
     }
 }
 

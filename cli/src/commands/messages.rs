@@ -42,7 +42,7 @@ pub struct Verify {
     file: PathBuf,
 }
 
-/// Make a data key.
+/// Make a data key: sealed, and in clear where that is asked for.
 #[derive(Debug, clap::Args)]
 pub struct DataKey {
     /// The key it is sealed for: id, or project/name
@@ -51,9 +51,9 @@ pub struct DataKey {
     /// Encryption context; may be repeated
     #[arg(long, value_parser = super::pair, value_name = "NAME=VALUE")]
     context: Vec<(String, String)>,
-    /// Where the clear data key goes (32 bytes); only its owner can read it
+    /// Where the clear data key goes (32 bytes); only its owner can read it [default: it is only given sealed]
     #[arg(long, value_name = "FILE")]
-    plaintext_file: PathBuf,
+    plaintext_file: Option<PathBuf>,
 }
 
 /// Random bytes.
@@ -70,7 +70,7 @@ pub struct PublicKey {
     /// The key: id, key_.../3, or project/name
     key: String,
     /// How to write it
-    #[arg(long, default_value = "jwk", value_parser = ["jwk", "pem"])]
+    #[arg(long, default_value = "jwk", value_parser = ["jwk", "jwks", "pem"])]
     format: String,
 }
 
@@ -128,13 +128,18 @@ impl Verify {
 impl DataKey {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        secret::check_new(&self.plaintext_file, "the data key")?;
+        if let Some(file) = &self.plaintext_file {
+            secret::check_new(file, "the data key")?;
+        }
         let context: schema::key::Pairs = self.context.into_iter().collect();
-        let answer = session.agent()?.post("/v1/generate-data-key", &json!({ "key": self.key, "context": context })).await?;
+        let body = json!({ "key": self.key, "context": context, "without_plaintext": self.plaintext_file.is_none() });
+        let answer = session.agent()?.post("/v1/generate-data-key", &body).await?;
         warn(&answer);
-        let plaintext = zeroize::Zeroizing::new(answer["plaintext"].as_str().unwrap_or_default().to_owned());
-        secret::write_new(&self.plaintext_file, "the data key", &plaintext)?;
-        output::note(&format!("the clear data key is in {}, as base64url", self.plaintext_file.display()));
+        if let Some(file) = &self.plaintext_file {
+            let plaintext = zeroize::Zeroizing::new(answer["plaintext"].as_str().unwrap_or_default().to_owned());
+            secret::write_new(file, "the data key", &plaintext)?;
+            output::note(&format!("the clear data key is in {}, as base64url", file.display()));
+        }
         let mut shown = answer.clone();
         if let Some(map) = shown.as_object_mut() {
             map.remove("plaintext");
@@ -147,7 +152,7 @@ impl Random {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let answer = session.agent()?.post("/v1/random", &json!({ "bytes": self.bytes })).await?;
-        output::line(answer["bytes"].as_str().unwrap_or_default())
+        output::line(answer["random"].as_str().unwrap_or_default())
     }
 }
 
@@ -166,7 +171,8 @@ pub fn warn(answer: &Value) {
     }
 }
 
-fn read_message(path: &Path) -> Result<Vec<u8>, Error> {
+/// Reads at most 1 MiB from a file; '-' is standard input.
+pub fn read_message(path: &Path) -> Result<Vec<u8>, Error> {
     const MAX: u64 = 1024 * 1024;
     let mut bytes = Vec::new();
     let result = if path == Path::new("-") {

@@ -1,8 +1,11 @@
 //! One file per noun.
 
 pub mod agents;
+pub mod anew;
 pub mod audit;
+pub mod bare;
 pub mod caller;
+pub mod decisions;
 pub mod files;
 pub mod key;
 pub mod messages;
@@ -92,6 +95,23 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::DataKey(command) => command.run(&session).await,
         Command::Random(command) => command.run(&session).await,
         Command::PublicKey(command) => command.run(&session).await,
+        Command::Rewrap(command) => command.run(&session).await,
+        Command::ReEncrypt(command) => command.run(&session).await,
+        Command::ReSign(command) => command.run(&session).await,
+        Command::Mac(command) => command.run(&session).await,
+        Command::VerifyMac(command) => command.run(&session).await,
+        Command::SignDigest(command) => command.run(&session).await,
+        Command::VerifyDigest(command) => command.run(&session).await,
+        Command::Wrap(command) => command.run(&session).await,
+        Command::Unwrap(command) => command.run(&session).await,
+        Command::Agree(command) => command.run(&session).await,
+        Command::Encapsulate(command) => command.run(&session).await,
+        Command::Decapsulate(command) => command.run(&session).await,
+        Command::Derive(command) => command.run(&session).await,
+        Command::Can(command) => command.run(&session).await,
+        Command::Keys(command) => command.run(&session).await,
+        Command::Algorithms => decisions::algorithms(&session).await,
+        Command::Jwks => decisions::jwks(&session).await,
         Command::Status => {
             let value = session.agent()?.status().await?;
             output::object(session.output, &status_columns(&value), &value)

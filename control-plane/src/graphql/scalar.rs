@@ -202,6 +202,8 @@ mirror! {
         Random,
         /// Read a public key.
         PublicKey,
+        /// Ask whether another caller may do something with the key, and why.
+        Explain,
     }
     /// How a caller proves who it is.
     CallerKind = "trust::statement::policy::CallerKind" {

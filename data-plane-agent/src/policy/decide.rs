@@ -9,7 +9,7 @@ use schema::{
     id::{CallerId, KeyVersion},
     key::{KeyReference, Operation},
     obligation::Obligations,
-    wire::operation::{Freshness, Warning},
+    wire::operation::{Freshness, Outlook, Warning},
 };
 use trust::statement::{policy::CallerDefinition, state::Subject};
 
@@ -154,13 +154,41 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Key(key.id, definition), &moment);
     let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
 
+    let permit = UsePermit::grant(version, ask.operation, definition.algorithm);
+    if ask.operation == Operation::Explain {
+        return Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings });
+    }
     check_version(grounds, ask, key, version, &mut warnings).map_err(refuse)?;
     warn_of_algorithm(definition.algorithm, &mut warnings);
     if !grounds.enabled.contains(&definition.algorithm) {
         return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
     }
-    let permit = UsePermit::grant(version, ask.operation, definition.algorithm);
     Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings })
+}
+
+/// How an operation stands with a key, as far as policy goes: nothing when it is not allowed whatever the request. The
+/// request is taken as it is, so it should be without what it is not about.
+pub fn outlook(grounds: &Grounds<'_>, ask: &Ask<'_>, key: &KeyInForce) -> Option<Outlook> {
+    let (in_force, caller, _) = admit(grounds, ask).ok()?;
+    let moment = Moment {
+        context: ask.context,
+        time: grounds.now,
+        address: ask.address,
+        size: ask.size,
+        version: (key.primary > 0).then_some(key.primary),
+        statements: freshness(Some(in_force), grounds.now).as_str(),
+    };
+    let target = Target::Key(key.id, &key.definition);
+    let (verdict, conditional) = in_force.policies.look((ask.caller, caller), ask.operation, target, &moment).ok()?;
+    match verdict {
+        Verdict::Allowed(policies, obligations) => match meets(&policies, &obligations, ask) {
+            Ok(()) => Some(Outlook::Allowed),
+            Err(_) => Some(Outlook::Conditional),
+        },
+        Verdict::NothingAllows(Some(_)) => Some(Outlook::Conditional),
+        Verdict::Forbidden(_) if conditional => Some(Outlook::Conditional),
+        Verdict::NothingAllows(None) | Verdict::Forbidden(_) => None,
+    }
 }
 
 /// Whether a caller may ask for something that needs no key.
@@ -213,16 +241,22 @@ const fn hands_out(operation: Operation) -> bool {
     matches!(operation, Operation::Decrypt)
 }
 
-/// Whether the caller is let in at all, by statements of this age.
-fn admit<'a>(grounds: &Grounds<'a>, ask: &Ask<'_>) -> Result<(&'a InForce, &'a CallerDefinition, Vec<Warning>), Refusal> {
+/// Whether the caller is let in at all, whatever it wants.
+pub fn known<'a>(grounds: &Grounds<'a>, id: CallerId) -> Result<(&'a InForce, &'a CallerDefinition), Refusal> {
     let in_force = grounds.in_force.ok_or(Refusal::NoStatements)?;
     if in_force.is_held(Subject::Agent(in_force.agent)) {
         return Err(Refusal::AgentSuspended);
     }
-    let caller = in_force.caller(ask.caller).ok_or(Refusal::CallerUnknown { caller: ask.caller.to_string() })?;
-    if in_force.is_held(Subject::Caller(ask.caller)) || in_force.is_held(Subject::Project(caller.project)) {
-        return Err(Refusal::CallerSuspended { caller: ask.caller });
+    let caller = in_force.caller(id).ok_or(Refusal::CallerUnknown { caller: id.to_string() })?;
+    if in_force.is_held(Subject::Caller(id)) || in_force.is_held(Subject::Project(caller.project)) {
+        return Err(Refusal::CallerSuspended { caller: id });
     }
+    Ok((in_force, caller))
+}
+
+/// Whether the caller is let in for this operation, by statements of this age.
+fn admit<'a>(grounds: &Grounds<'a>, ask: &Ask<'_>) -> Result<(&'a InForce, &'a CallerDefinition, Vec<Warning>), Refusal> {
+    let (in_force, caller) = known(grounds, ask.caller)?;
     let age_seconds = in_force.age_seconds(grounds.now);
     let warning =
         |code: &str, detail: &str| Warning { code: code.to_owned(), detail: format!("the policy in force is {age_seconds} s old{detail}") };

@@ -8,6 +8,8 @@
 
 pub mod current;
 pub mod decide;
+#[cfg(test)]
+mod examples;
 pub mod explain;
 pub mod in_force;
 mod kept;

@@ -177,6 +177,19 @@ impl PolicyIndex {
         Ok(verdict)
     }
 
+    /// What the policies say of one moment, and whether they might say something else at another. Nothing is kept: this is for
+    /// looking at many resources once.
+    pub(crate) fn look(
+        &self,
+        caller: (CallerId, &CallerDefinition),
+        operation: Operation,
+        resource: Target<'_>,
+        moment: &Moment<'_>,
+    ) -> Result<(Verdict, bool), UnusablePolicy> {
+        let slice = self.cut(caller, operation, resource)?;
+        Ok((slice.decide(moment)?, slice.looks.anywhere()))
+    }
+
     /// The policies that could match this caller, operation and resource, ready to be evaluated; kept for the next time.
     pub(crate) fn slice(
         &self,

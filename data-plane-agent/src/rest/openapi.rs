@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{anew, bare, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+use super::{anew, bare, can, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -57,6 +57,10 @@ use super::{anew, bare, data_key, decrypt, encrypt, public_key, random, sign, st
         public_key::by_id,
         public_key::by_name,
         random::random,
+        can::can,
+        discover::keys,
+        discover::algorithms,
+        discover::jwks,
         status::status,
     ),
     modifiers(&Proofs)

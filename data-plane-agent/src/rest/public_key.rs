@@ -1,4 +1,4 @@
-//! `GET /v1/keys/{key}/public`: the public half of a key, as JWK or PEM.
+//! `GET /v1/keys/{key}/public`: the public half of a key, as JWK, JWKS or PEM.
 
 use actix_web::{HttpResponse, web};
 use schema::{
@@ -10,7 +10,7 @@ use schema::{
 use serde::Deserialize;
 use service::problem::HttpProblem;
 
-use super::{Shared, key_reference};
+use super::{Shared, discover::key_set, key_reference};
 use crate::{
     algorithm::public_key::{jwk, pem},
     operation::{Proven, Request},
@@ -23,6 +23,8 @@ words! {
         /// JSON Web Key (RFC 7517).
         #[default]
         Jwk = "jwk",
+        /// JSON Web Key Set: every version that still verifies or opens.
+        Jwks = "jwks",
         /// SubjectPublicKeyInfo in PEM (RFC 5280).
         Pem = "pem",
     }
@@ -39,7 +41,7 @@ pub struct Wanted {
 /// Reads the public half of a key by id: of its primary version.
 #[utoipa::path(get, path = "/v1/keys/{key}/public", tag = "keys", security(("caller" = [])), params(
     ("key" = String, Path, description = "The key's id, `key_…`."),
-    ("format" = Option<KeyFormat>, Query, description = "`jwk` or `pem`."),
+    ("format" = Option<KeyFormat>, Query, description = "`jwk`, `jwks` or `pem`."),
 ), responses(
     (status = 200, description = "The public key.", content((Object = "application/jwk+json"), (String = "application/x-pem-file"))),
     (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
@@ -57,7 +59,7 @@ pub async fn by_id(
 #[utoipa::path(get, path = "/v1/keys/{project}/{name}/public", tag = "keys", security(("caller" = [])), params(
     ("project" = String, Path, description = "The project's name, or the key's id."),
     ("name" = String, Path, description = "The key's name or alias, or the version's number."),
-    ("format" = Option<KeyFormat>, Query, description = "`jwk` or `pem`."),
+    ("format" = Option<KeyFormat>, Query, description = "`jwk`, `jwks` or `pem`."),
 ), responses(
     (status = 200, description = "The public key.", content((Object = "application/jwk+json"), (String = "application/x-pem-file"))),
     (status = "default", description = "Refused or failed.", body = Problem, content_type = "application/problem+json"),
@@ -76,6 +78,9 @@ fn read(by: Proven, shared: &Shared, key: &str, format: KeyFormat) -> Result<Htt
     let context = EncryptionContext::default();
     let request = Request::new(by, Operation::PublicKey, &context, None);
     let (key, number) = shared.pipeline.public_key(&request, &key_reference(key)?)?;
+    if format == KeyFormat::Jwks {
+        return Ok(HttpResponse::Ok().content_type("application/jwk-set+json").json(key_set(&key)));
+    }
     let version = KeyVersion::new(key.id, number);
     let public_key = key.public_key(number).ok_or_else(|| {
         Problem::new(409, "no_version_record", "The version is not made yet", format!("the generator of {version} has not reported it yet"))
@@ -83,7 +88,9 @@ fn read(by: Proven, shared: &Shared, key: &str, format: KeyFormat) -> Result<Htt
     let mut response = HttpResponse::Ok();
     response.insert_header((schema::wire::operation::header::KEY_VERSION, version.to_string()));
     let written = match format {
-        KeyFormat::Jwk => jwk(version, key.algorithm(), public_key).map(|jwk| response.content_type("application/jwk+json").json(jwk)),
+        KeyFormat::Jwk | KeyFormat::Jwks => {
+            jwk(version, key.algorithm(), public_key).map(|jwk| response.content_type("application/jwk+json").json(jwk))
+        }
         KeyFormat::Pem => pem(key.algorithm(), public_key).map(|pem| response.content_type("application/x-pem-file").body(pem)),
     };
     Ok(written.map_err(|error| Problem::new(400, "no_such_format", "Not in this format", error.to_string()).field("format"))?)

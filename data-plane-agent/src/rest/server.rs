@@ -19,7 +19,7 @@ use service::{
     tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
 };
 
-use super::{Shared, anew, bare, data_key, decrypt, encrypt, public_key, random, sign, status, stream, verify};
+use super::{Shared, anew, bare, can, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
 use crate::config::Config;
 
 /// How long a client may take to send the head of a request.
@@ -130,13 +130,13 @@ pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, So
 }
 
 fn routes(config: &mut ServiceConfig) {
-    let mut post = |at: &str, route: actix_web::Route| {
+    let mut serve = |at: &str, route: actix_web::Route| {
         config.service(web::resource(at).route(route).default_service(web::to(wrong_method)));
     };
     macro_rules! operations {
         ($($name:literal => ($one:path, $many:path);)*) => {
-            $(post(concat!("/v1/", $name), web::post().to($one));
-            post(concat!("/v1/batch/", $name), web::post().to($many));)*
+            $(serve(concat!("/v1/", $name), web::post().to($one));
+            serve(concat!("/v1/batch/", $name), web::post().to($many));)*
         };
     }
     operations! {
@@ -159,12 +159,16 @@ fn routes(config: &mut ServiceConfig) {
         "decapsulate" => (bare::decapsulate, bare::decapsulate_batch);
         "derive" => (bare::derive, bare::derive_batch);
     }
-    post(path::RANDOM, web::post().to(random::random));
-    post(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
-    post(path::STREAM_DECRYPT, web::post().to(stream::decrypt));
-    post(path::STATUS, web::get().to(status::status));
-    post("/v1/keys/{key}/public", web::get().to(public_key::by_id));
-    post("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
+    serve(path::RANDOM, web::post().to(random::random));
+    serve(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
+    serve(path::STREAM_DECRYPT, web::post().to(stream::decrypt));
+    serve(path::CAN, web::post().to(can::can));
+    serve(path::KEYS, web::get().to(discover::keys));
+    serve(path::ALGORITHMS, web::get().to(discover::algorithms));
+    serve(path::JWKS, web::get().to(discover::jwks));
+    serve(path::STATUS, web::get().to(status::status));
+    serve("/v1/keys/{key}/public", web::get().to(public_key::by_id));
+    serve("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
     service::health::routes(config);
     service::metrics::routes(config);
 }

@@ -6,6 +6,7 @@
 mod anew;
 mod bare;
 mod batch;
+mod decision;
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ use crate::{
     key::words,
 };
 
-pub use self::{anew::*, bare::*, batch::*};
+pub use self::{anew::*, bare::*, batch::*, decision::*};
 
 /// Where the operations stand.
 pub mod path {
@@ -33,6 +34,14 @@ pub mod path {
     pub const STREAM_ENCRYPT: &str = "/v1/stream/encrypt";
     /// `POST` a sealed file -> its bytes.
     pub const STREAM_DECRYPT: &str = "/v1/stream/decrypt";
+    /// `POST` [`super::CanRequest`] -> [`super::CanAnswer`].
+    pub const CAN: &str = "/v1/can";
+    /// `GET` -> [`super::KeysAnswer`].
+    pub const KEYS: &str = "/v1/keys";
+    /// `GET` -> [`super::AlgorithmsAnswer`].
+    pub const ALGORITHMS: &str = "/v1/algorithms";
+    /// `GET` -> a JSON Web Key Set.
+    pub const JWKS: &str = "/v1/jwks";
     /// `GET` -> [`super::AgentStatus`].
     pub const STATUS: &str = "/v1/status";
 }

@@ -1,0 +1,83 @@
+//! `POST /v1/can`: whether a request would be allowed, and why. Nothing is used, and nothing goes on record.
+
+use actix_web::{HttpResponse, web};
+use schema::{
+    id::CallerId,
+    key::Operation,
+    wire::{
+        operation::{CanAnswer, CanRequest},
+        problem::Problem,
+    },
+};
+use service::problem::HttpProblem;
+
+use super::{Shared, key_reference, tokens::CallerReference};
+use crate::{
+    operation::{Proven, Request},
+    policy::{decide::Refused, refusal::Refusal},
+};
+
+/// Asks whether a request would be allowed, and why. To ask about another caller needs the action `explain` on the key.
+#[utoipa::path(post, path = "/v1/can", tag = "decisions", request_body = CanRequest, security(("caller" = [])), responses(
+    (status = 200, description = "Whether it would, and why.", body = CanAnswer),
+    (status = "default", description = "The question was refused.", body = Problem, content_type = "application/problem+json"),
+))]
+pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanRequest>) -> Result<HttpResponse, HttpProblem> {
+    let CanRequest { caller, operation, key, context, size, address } = body.into_inner();
+    let about = match caller.as_deref() {
+        None => by.caller,
+        Some(text) => caller_of(&shared, text)?,
+    };
+    let asking = Proven { caller: about, address: address.unwrap_or(by.address) };
+    let request = Request { masks: operation == Operation::Decrypt, ..Request::new(asking, operation, &context, size) };
+    let mut answer = CanAnswer {
+        allowed: false,
+        caller: about,
+        operation,
+        key_version: None,
+        policies: Vec::new(),
+        obligations: Default::default(),
+        warnings: Vec::new(),
+        refusal: None,
+    };
+    let refused = |Refused { refusal, version, .. }| (refusal.problem(), version);
+    let refusal = match (operation, key) {
+        (Operation::Random, None) => {
+            let decided = shared.pipeline.would_without_key(by, &request)?;
+            decided.map(|allowed| (answer.policies, answer.warnings) = (allowed.policies, allowed.warnings)).map_err(refused)
+        }
+        (Operation::Random, Some(_)) => return Err(wrong("random names no key: leave it out").into()),
+        (_, None) => return Err(wrong("this operation needs a key").into()),
+        (_, Some(key)) => {
+            let decided = shared.pipeline.would(by, &request, &key_reference(&key)?)?;
+            decided
+                .map(|allowed| {
+                    answer.key_version = Some(allowed.version);
+                    (answer.policies, answer.obligations) = (allowed.policies, allowed.obligations);
+                    answer.warnings = allowed.warnings;
+                })
+                .map_err(refused)
+        }
+    };
+    match refusal {
+        Ok(()) => answer.allowed = true,
+        Err((problem, version)) => (answer.refusal, answer.key_version) = (Some(problem), version),
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+fn caller_of(shared: &Shared, text: &str) -> Result<CallerId, Problem> {
+    let unknown = || Refusal::CallerUnknown { caller: text.to_owned() }.problem().field("caller");
+    match text.parse::<CallerReference>() {
+        Ok(CallerReference::Id(id)) => Ok(id),
+        Ok(CallerReference::Named { project, name }) => {
+            let in_force = shared.pipeline.current.load().ok_or_else(|| Refusal::NoStatements.problem())?;
+            in_force.caller_named(&project, &name).ok_or_else(unknown)
+        }
+        Err(_) => Err(unknown()),
+    }
+}
+
+fn wrong(detail: &str) -> Problem {
+    Problem::new(400, "invalid_body", "Invalid body", detail).field("key")
+}
