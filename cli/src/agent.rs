@@ -53,18 +53,37 @@ impl Client {
         self.read("/v1/status").await
     }
 
-    /// Streams a body through the agent; the answer's body is still to be read.
-    pub async fn stream(&self, path: &str, context: &Pairs, body: reqwest::Body, length: Option<u64>) -> Result<reqwest::Response, Error> {
+    /// Streams a body through the agent; the answer's body is still to be read. Headers without a value are left out.
+    pub async fn stream(
+        &self,
+        path: &str,
+        headers: &[(&'static str, Option<String>)],
+        body: reqwest::Body,
+        length: Option<u64>,
+    ) -> Result<reqwest::Response, Error> {
         let mut request = self.request(reqwest::Method::POST, path)?.header("content-type", "application/octet-stream").body(body);
         if let Some(length) = length {
             request = request.header("content-length", length);
         }
-        if !context.is_empty() {
-            let json = serde_json::to_vec(context).map_err(|source| Error::fault("could not write the context", source))?;
-            request = request.header("freehold-context", base64url(&json));
+        for (name, value) in headers {
+            if let Some(value) = value {
+                request = request.header(*name, value);
+            }
         }
         let answer = request.send().await.map_err(|error| self.unreachable(error))?;
         self.accepted(answer).await
+    }
+
+    /// Streams a body through the agent, reads JSON.
+    pub async fn stream_for_json(
+        &self,
+        path: &str,
+        headers: &[(&'static str, Option<String>)],
+        body: reqwest::Body,
+        length: Option<u64>,
+    ) -> Result<Value, Error> {
+        let answer = self.stream(path, headers, body, length).await?;
+        answer.json().await.map_err(|source| Error::fault("the agent's answer is not JSON", source))
     }
 
     fn request(&self, method: reqwest::Method, path: &str) -> Result<reqwest::RequestBuilder, Error> {
@@ -97,4 +116,13 @@ impl Client {
     fn unreachable(&self, error: reqwest::Error) -> Error {
         http::unreachable(self.url.as_str(), error)
     }
+}
+
+/// An encryption context as a header has it; none when it is empty.
+pub fn context_header(context: &Pairs) -> Result<Option<String>, Error> {
+    if context.is_empty() {
+        return Ok(None);
+    }
+    let json = serde_json::to_vec(context).map_err(|source| Error::fault("could not write the context", source))?;
+    Ok(Some(base64url(&json)))
 }

@@ -128,16 +128,18 @@ pub enum Command {
     Encrypt(commands::files::Encrypt),
     /// Open what 'encrypt' sealed
     Decrypt(commands::files::Decrypt),
-    /// Sign standard input or a file of at most 1 MiB; prints a detached JWS
+    /// Sign standard input or a file; prints a JWS
     Sign(commands::messages::Sign),
-    /// Verify a detached JWS
+    /// Verify what 'sign' signed
     Verify(commands::messages::Verify),
     /// Make a data key: sealed, and in clear into a file
     DataKey(commands::messages::DataKey),
     /// Move a message or a wrapped key to the newest version of its key
     Rewrap(commands::anew::Rewrap),
-    /// Seal a message under another key, without opening it here
-    ReEncrypt(commands::anew::ReEncrypt),
+    /// Seal for other keys what 'encrypt' sealed, without opening it here
+    ReEncrypt(commands::files::ReEncrypt),
+    /// Seal a message (a JWE) under another key, without opening it here
+    ReEncryptMessage(commands::anew::ReEncryptMessage),
     /// Verify a detached JWS and sign the same with another key
     ReSign(commands::anew::ReSign),
     /// Authenticate standard input or a file with a shared key; prints the tag

@@ -43,6 +43,7 @@ use crate::{
         caller::Callers,
         server::{self, Parts, ServerError},
         status::About,
+        stream::spool::Spool,
         tokens::{Tokens, TokensError},
     },
     selftest::SelfTests,
@@ -136,6 +137,7 @@ impl App {
                 vault: vault.description().kind.to_owned(),
             },
             stream_limit: config.limits.stream.map(|size| size.0),
+            spool: Arc::new(Spool::new(config.data_dir.join("spool"), config.limits.spool.map(|size| size.0))),
         });
         let in_flight = shutdown::InFlight::default();
         let parts = Parts {

@@ -3,6 +3,7 @@
 mod agent {
     mod decisions;
     mod operations;
+    mod streams;
 }
 
 use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};

@@ -25,9 +25,9 @@ pub struct Rewrap {
     file: PathBuf,
 }
 
-/// Seal a message under another key. The old key must allow 're-encrypt', the new one 'encrypt'.
+/// Seal a message (a JWE) under another key. The old key must allow 're-encrypt', the new one 'encrypt'.
 #[derive(Debug, clap::Args)]
-pub struct ReEncrypt {
+pub struct ReEncryptMessage {
     /// The key to seal it under: id, or project/name
     #[arg(long)]
     key: String,
@@ -68,7 +68,7 @@ impl Rewrap {
     }
 }
 
-impl ReEncrypt {
+impl ReEncryptMessage {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let mut body = json!({ "message": text_of(&self.file)?, "key": self.key, "context": pairs(&self.context) });

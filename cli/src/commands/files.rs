@@ -14,6 +14,7 @@ use tokio_util::io::ReaderStream;
 
 use super::Session;
 use crate::{
+    agent::context_header,
     error::{Error, Exit},
     output,
 };
@@ -21,9 +22,9 @@ use crate::{
 /// Seal standard input or a file.
 #[derive(Debug, clap::Args)]
 pub struct Encrypt {
-    /// The key: id, or project/name
-    #[arg(long)]
-    key: String,
+    /// The key: id, or project/name; may be repeated: whoever may use any of them can open it
+    #[arg(long = "key", required = true, value_name = "KEY")]
+    keys: Vec<String>,
     #[command(flatten)]
     transfer: Transfer,
 }
@@ -31,6 +32,25 @@ pub struct Encrypt {
 /// Open what 'encrypt' sealed.
 #[derive(Debug, clap::Args)]
 pub struct Decrypt {
+    /// Write nothing before the agent has found the whole file genuine; it needs limits.spool for that
+    #[arg(long, conflicts_with = "range")]
+    verified: bool,
+    /// Only these bytes, FIRST-LAST or FIRST-, counted from 0; the rest is not checked
+    #[arg(long, value_name = "FIRST-LAST")]
+    range: Option<String>,
+    #[command(flatten)]
+    transfer: Transfer,
+}
+
+/// Seal for other keys what 'encrypt' sealed. The old key must allow 're-encrypt', the new ones 'encrypt'; nothing is opened here.
+#[derive(Debug, clap::Args)]
+pub struct ReEncrypt {
+    /// The key to seal it for: id, or project/name; may be repeated
+    #[arg(long = "key", required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    /// Another encryption context from now on; may be repeated [default: the same]
+    #[arg(long, value_parser = super::pair, value_name = "NAME=VALUE")]
+    new_context: Vec<(String, String)>,
     #[command(flatten)]
     transfer: Transfer,
 }
@@ -58,29 +78,50 @@ pub struct Transfer {
 impl Encrypt {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        let mut path = url::form_urlencoded::Serializer::new("/v1/stream/encrypt?".to_owned());
-        path.append_pair("key", &self.key);
-        self.transfer.run(session, &path.finish(), "encrypted").await
+        let path = with_query("/v1/stream/encrypt", self.keys.iter().map(|key| ("key", key.as_str())));
+        self.transfer.run(session, &path, None, "encrypted").await
     }
 }
 
 impl Decrypt {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        self.transfer.run(session, "/v1/stream/decrypt", "decrypted").await
+        let release = self.verified.then_some(("release", "verified"));
+        let range = self.range.as_deref().map(|range| ("range", range));
+        let path = with_query("/v1/stream/decrypt", release.into_iter().chain(range));
+        self.transfer.run(session, &path, None, "decrypted").await
     }
 }
 
-impl Transfer {
-    async fn run(self, session: &Session, path: &str, done: &str) -> Result<(), Error> {
-        let agent = session.agent()?;
-        if let Some(target) = &self.target
-            && target.exists()
-            && !self.force
-        {
-            return Err(Error::usage(format!("{} exists already", target.display())).hint("name another file, or use --force"));
-        }
-        let (reader, length): (Box<dyn AsyncRead + Send + Unpin>, Option<u64>) = match &self.input {
+impl ReEncrypt {
+    /// Runs the command.
+    pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let path = with_query("/v1/stream/re-encrypt", self.keys.iter().map(|key| ("key", key.as_str())));
+        let new_context = context_header(&self.new_context.iter().cloned().collect())?;
+        self.transfer.run(session, &path, new_context, "sealed again").await
+    }
+}
+
+fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(format!("{path}?"));
+    query.extend_pairs(pairs);
+    query.finish()
+}
+
+/// A file or standard input on its way to the agent, and how far it is.
+pub struct Upload {
+    /// The bytes.
+    pub body: reqwest::Body,
+    /// How many, when that is known.
+    pub length: Option<u64>,
+    /// Shows how far it is.
+    pub progress: ProgressBar,
+}
+
+impl Upload {
+    /// Opens the input.
+    pub async fn open(input: Option<&Path>, quiet: bool) -> Result<Self, Error> {
+        let (reader, length): (Box<dyn AsyncRead + Send + Unpin>, Option<u64>) = match input {
             Some(input) => {
                 let file = tokio::fs::File::open(input).await.map_err(|source| unreadable(input, source))?;
                 let metadata = file.metadata().await.map_err(|source| unreadable(input, source))?;
@@ -88,7 +129,7 @@ impl Transfer {
             }
             None => (Box::new(standard(std::io::stdin())?), None),
         };
-        let progress = self.progress(length);
+        let progress = progress(length, quiet);
         let counted = {
             let progress = progress.clone();
             ReaderStream::with_capacity(reader, 256 * 1024).inspect(move |chunk| {
@@ -97,8 +138,22 @@ impl Transfer {
                 }
             })
         };
-        let context = self.context.iter().cloned().collect();
-        let answer = agent.stream(path, &context, reqwest::Body::wrap_stream(counted), length).await?;
+        Ok(Self { body: reqwest::Body::wrap_stream(counted), length, progress })
+    }
+}
+
+impl Transfer {
+    async fn run(self, session: &Session, path: &str, new_context: Option<String>, done: &str) -> Result<(), Error> {
+        let agent = session.agent()?;
+        if let Some(target) = &self.target
+            && target.exists()
+            && !self.force
+        {
+            return Err(Error::usage(format!("{} exists already", target.display())).hint("name another file, or use --force"));
+        }
+        let Upload { body, length, progress } = Upload::open(self.input.as_deref(), self.quiet).await?;
+        let context = context_header(&self.context.iter().cloned().collect())?;
+        let answer = agent.stream(path, &[("freehold-context", context), ("freehold-new-context", new_context)], body, length).await?;
         let warnings: Vec<String> =
             answer.headers().get_all("freehold-warning").iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
         match &self.target {
@@ -126,23 +181,23 @@ impl Transfer {
         }
         Ok(())
     }
+}
 
-    fn progress(&self, length: Option<u64>) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let bar = match length {
-            Some(length) => ProgressBar::new(length),
-            None => ProgressBar::new_spinner(),
-        };
-        let template =
-            if length.is_some() { "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{spinner} {bytes} {bytes_per_sec}" };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        bar
+fn progress(length: Option<u64>, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
     }
+    let bar = match length {
+        Some(length) => ProgressBar::new(length),
+        None => ProgressBar::new_spinner(),
+    };
+    let template =
+        if length.is_some() { "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{spinner} {bytes} {bytes_per_sec}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// Standard input or output, without a buffer between it and the stream.

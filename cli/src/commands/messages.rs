@@ -5,21 +5,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use schema::encoding::base64url;
+use schema::encoding::{base64url, from_base64url};
 use serde_json::{Value, json};
 
-use super::Session;
+use super::{Session, files::Upload};
 use crate::{
     error::{Error, Exit},
     output, secret,
 };
 
-/// Sign standard input or a file of at most 1 MiB.
+/// Sign standard input or a file: up to 1 MiB itself, any size with --stream.
 #[derive(Debug, clap::Args)]
 pub struct Sign {
     /// The key: id, or project/name
     #[arg(long)]
     key: String,
+    /// Sign any size: a manifest with two digests and the length, which 'verify' knows by itself
+    #[arg(long)]
+    stream: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// What to sign; '-' is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -28,7 +34,7 @@ pub struct Sign {
     signature: Option<PathBuf>,
 }
 
-/// Verify a detached JWS.
+/// Verify what 'sign' signed.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// The signature, as 'freehold sign' printed it
@@ -37,6 +43,9 @@ pub struct Verify {
     /// The key it must be of: id, or project/name [default: the one the signature names]
     #[arg(long)]
     key: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// What was signed; '-' is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -77,9 +86,15 @@ pub struct PublicKey {
 impl Sign {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        let payload = read_message(&self.file)?;
-        let body = json!({ "key": self.key, "payload": base64url(&payload), "detached": true });
-        let answer = session.agent()?.post("/v1/sign", &body).await?;
+        let answer = if self.stream {
+            let mut path = url::form_urlencoded::Serializer::new("/v1/stream/sign?".to_owned());
+            path.append_pair("key", &self.key);
+            stream(session, &path.finish(), None, &self.file, self.quiet).await?
+        } else {
+            let payload = read_message(&self.file)?;
+            let body = json!({ "key": self.key, "payload": base64url(&payload), "detached": true });
+            session.agent()?.post("/v1/sign", &body).await?
+        };
         warn(&answer);
         let signature = answer["signature"].as_str().unwrap_or_default();
         match &self.signature {
@@ -105,12 +120,18 @@ impl Verify {
             exit: Exit::Usage,
             ..Error::fault(&format!("could not read {}", self.signature.display()), source)
         })?;
-        let payload = read_message(&self.file)?;
-        let mut body = json!({ "signature": signature.trim(), "payload": base64url(&payload) });
-        if let Some(key) = &self.key {
-            body["key"] = json!(key);
-        }
-        let answer = session.agent()?.post("/v1/verify", &body).await?;
+        let answer = if is_of_stream(&signature) {
+            let mut path = url::form_urlencoded::Serializer::new("/v1/stream/verify?".to_owned());
+            path.extend_pairs(self.key.as_ref().map(|key| ("key", key)));
+            stream(session, &path.finish(), Some(signature.trim().to_owned()), &self.file, self.quiet).await?
+        } else {
+            let payload = read_message(&self.file)?;
+            let mut body = json!({ "signature": signature.trim(), "payload": base64url(&payload) });
+            if let Some(key) = &self.key {
+                body["key"] = json!(key);
+            }
+            session.agent()?.post("/v1/verify", &body).await?
+        };
         warn(&answer);
         let columns = [("valid", "/valid"), ("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")];
         output::object(session.output, &columns, &answer)?;
@@ -164,6 +185,22 @@ impl PublicKey {
     }
 }
 
+/// Sends a file of any size to be signed or verified.
+async fn stream(session: &Session, path: &str, signature: Option<String>, file: &Path, quiet: bool) -> Result<Value, Error> {
+    let input = (file != Path::new("-")).then_some(file);
+    let Upload { body, length, progress } = Upload::open(input, quiet).await?;
+    let answer = session.agent()?.stream_for_json(path, &[("freehold-signature", signature)], body, length).await;
+    progress.finish_and_clear();
+    answer
+}
+
+/// Whether a signature is one over the manifest of a stream: its header says so.
+fn is_of_stream(signature: &str) -> bool {
+    let header = signature.trim().split('.').next().and_then(|header| from_base64url(header).ok());
+    let header: Option<Value> = header.and_then(|json| serde_json::from_slice(&json).ok());
+    header.is_some_and(|header| header["typ"] == "freehold-manifest+jws")
+}
+
 /// Warnings of the agent, for people.
 pub fn warn(answer: &Value) {
     for warning in answer["warnings"].as_array().into_iter().flatten() {
@@ -183,7 +220,7 @@ pub fn read_message(path: &Path) -> Result<Vec<u8>, Error> {
     result.map_err(|source| Error { exit: Exit::Usage, ..Error::fault(&format!("could not read {}", path.display()), source) })?;
     if bytes.len() as u64 > MAX {
         return Err(Error::usage(format!("{} is larger than 1 MiB", path.display()))
-            .hint("sign a digest file of it instead, e.g. the output of sha256sum"));
+            .hint("for more than that: freehold sign --stream, or freehold encrypt"));
     }
     Ok(bytes)
 }

@@ -97,6 +97,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::PublicKey(command) => command.run(&session).await,
         Command::Rewrap(command) => command.run(&session).await,
         Command::ReEncrypt(command) => command.run(&session).await,
+        Command::ReEncryptMessage(command) => command.run(&session).await,
         Command::ReSign(command) => command.run(&session).await,
         Command::Mac(command) => command.run(&session).await,
         Command::VerifyMac(command) => command.run(&session).await,

@@ -107,6 +107,9 @@ pub struct LimitsConfig {
     pub body: Size,
     /// The largest streamed file; absent: any.
     pub stream: Option<Size>,
+    /// The most bytes on disk, sealed, of files that are to be released only when they were found genuine; absent: there is no
+    /// such mode.
+    pub spool: Option<Size>,
     /// The most requests a second of one caller; absent: any.
     pub requests_per_second: Option<std::num::NonZeroU32>,
     /// The most requests a second from one address that prove no caller.
@@ -120,6 +123,7 @@ impl Default for LimitsConfig {
         Self {
             body: Size(4 << 20),
             stream: None,
+            spool: None,
             requests_per_second: None,
             unproved_per_second: std::num::NonZeroU32::new(20).unwrap_or(std::num::NonZeroU32::MIN),
             connections: 4096,

@@ -74,6 +74,19 @@ pub async fn sign(
     context: &EncryptionContext,
     form: Form,
 ) -> Result<String, MessageError> {
+    sign_as(vault, ids, permits, payload, context, form, None).await
+}
+
+/// The same for a payload of this type.
+pub(super) async fn sign_as(
+    vault: &dyn Vault,
+    ids: &dyn Ids,
+    permits: Vec<UsePermit>,
+    payload: &[u8],
+    context: &EncryptionContext,
+    form: Form,
+    typ: Option<&str>,
+) -> Result<String, MessageError> {
     if payload.len() > MAX_PLAINTEXT_BYTES {
         return Err(MessageError::TooLong { what: "the payload", max_bytes: MAX_PLAINTEXT_BYTES });
     }
@@ -88,6 +101,7 @@ pub async fn sign(
         let header = HeaderWriter::new()
             .optional("alg", permit.algorithm().entry().jose_alg)
             .member("kid", permit.version())
+            .optional("typ", typ)
             .optional("ctx", ctx)
             .json();
         let mut protected = String::with_capacity(base64url_len(header.len()) + 1 + payload_text.len() + 8192);
@@ -181,6 +195,23 @@ struct JsonSignature<'a> {
 impl Jws {
     /// Reads a signed message in any form. `detached` is the payload when it travels by itself.
     pub fn parse(text: &[u8], detached: Option<&[u8]>) -> Result<Self, MessageError> {
+        let message = Self::read(text, detached)?;
+        if message.signatures.iter().any(Signature::is_of_manifest) {
+            return Err(malformed("it is the signed manifest of a stream, not a message"));
+        }
+        Ok(message)
+    }
+
+    /// Reads the signed manifest of a stream, and nothing else.
+    pub(super) fn parse_manifest(text: &[u8]) -> Result<Self, MessageError> {
+        let manifest = Self::read(text, None)?;
+        if !manifest.signatures.iter().all(Signature::is_of_manifest) {
+            return Err(malformed("it is a message, not the signed manifest of a stream"));
+        }
+        Ok(manifest)
+    }
+
+    fn read(text: &[u8], detached: Option<&[u8]>) -> Result<Self, MessageError> {
         if text.len() > MAX_MESSAGE_BYTES {
             return Err(MessageError::TooLong { what: "the message", max_bytes: MAX_MESSAGE_BYTES });
         }
@@ -197,9 +228,6 @@ impl Jws {
         }
         for signature in &message.signatures {
             signature.header.understood()?;
-            if signature.header.typ.as_deref() == Some(MANIFEST_TYP) {
-                return Err(malformed("it is the signed manifest of a stream, not a message"));
-            }
         }
         Ok(message)
     }
@@ -283,6 +311,10 @@ impl Jws {
 }
 
 impl Signature {
+    fn is_of_manifest(&self) -> bool {
+        self.header.typ.as_deref() == Some(MANIFEST_TYP)
+    }
+
     fn read(protected: &[u8], unprotected: Option<&Header>, signature: &[u8]) -> Result<Self, MessageError> {
         let header = Header::parse(WHAT, &read_base64url(WHAT, "the protected header", protected)?)?;
         if header.alg.is_none() {

@@ -21,6 +21,7 @@ pub mod file;
 pub mod header;
 pub mod jwe;
 pub mod jws;
+pub mod manifest;
 
 use schema::{catalogue::Sealing, clock::Ids, id::KeyVersion};
 

@@ -41,6 +41,8 @@ pub struct Shared {
     pub about: status::About,
     /// The largest streamed file in bytes.
     pub stream_limit: Option<u64>,
+    /// Where files wait that are released only when they were found genuine.
+    pub spool: Arc<stream::spool::Spool>,
 }
 
 /// Reads a reference to a key.

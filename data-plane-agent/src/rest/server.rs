@@ -162,6 +162,9 @@ fn routes(config: &mut ServiceConfig) {
     serve(path::RANDOM, web::post().to(random::random));
     serve(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
     serve(path::STREAM_DECRYPT, web::post().to(stream::decrypt));
+    serve(path::STREAM_RE_ENCRYPT, web::post().to(stream::anew::re_encrypt));
+    serve(path::STREAM_SIGN, web::post().to(stream::sign::sign));
+    serve(path::STREAM_VERIFY, web::post().to(stream::sign::verify));
     serve(path::CAN, web::post().to(can::can));
     serve(path::KEYS, web::get().to(discover::keys));
     serve(path::ALGORITHMS, web::get().to(discover::algorithms));

@@ -77,7 +77,7 @@ impl Read {
 }
 
 /// Which signature to verify, and with which key.
-fn chosen(shared: &Shared, signed: &Jws, key: Option<&str>) -> Result<(usize, KeyReference), Problem> {
+pub(super) fn chosen(shared: &Shared, signed: &Jws, key: Option<&str>) -> Result<(usize, KeyReference), Problem> {
     let versions = signed.key_versions();
     let Some(key) = key else {
         let first = versions.iter().enumerate().find_map(|(index, version)| Some((index, (*version)?)));

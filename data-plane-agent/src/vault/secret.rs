@@ -43,6 +43,11 @@ impl SecretBytes {
         Self(bytes)
     }
 
+    /// Lets something append to the bytes, which are wiped whether or not it succeeds.
+    pub fn take_from<E>(&mut self, append: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        append(&mut self.0)
+    }
+
     /// The bytes themselves.
     pub fn expose(&self) -> &[u8] {
         &self.0

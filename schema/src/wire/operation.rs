@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     context::EncryptionContext,
-    encoding::{base64url, from_base64url, opt_u64_string, u64_string},
+    encoding::{Base64, base64url, from_base64url, opt_u64_string, u64_string},
     id::{AgentId, KeyVersion, SiteId, TenantId},
     key::words,
 };
@@ -34,6 +34,12 @@ pub mod path {
     pub const STREAM_ENCRYPT: &str = "/v1/stream/encrypt";
     /// `POST` a sealed file -> its bytes.
     pub const STREAM_DECRYPT: &str = "/v1/stream/decrypt";
+    /// `POST` a sealed file -> the same under the keys of `?key=`.
+    pub const STREAM_RE_ENCRYPT: &str = "/v1/stream/re-encrypt";
+    /// `POST` bytes -> [`super::StreamSignAnswer`]; `?key=` names the key.
+    pub const STREAM_SIGN: &str = "/v1/stream/sign";
+    /// `POST` bytes -> [`super::VerifyAnswer`]; the signature stands in a header.
+    pub const STREAM_VERIFY: &str = "/v1/stream/verify";
     /// `POST` [`super::CanRequest`] -> [`super::CanAnswer`].
     pub const CAN: &str = "/v1/can";
     /// `GET` -> [`super::KeysAnswer`].
@@ -50,6 +56,12 @@ pub mod path {
 pub mod header {
     /// The encryption context of a stream: base64url of a JSON map of strings.
     pub const CONTEXT: &str = "freehold-context";
+    /// Another encryption context, for what is protected anew.
+    pub const NEW_CONTEXT: &str = "freehold-new-context";
+    /// The signature of a stream: a JWS over its manifest.
+    pub const SIGNATURE: &str = "freehold-signature";
+    /// The key version a file was opened with that is sealed again.
+    pub const SOURCE_KEY_VERSION: &str = "freehold-source-key-version";
     /// A warning about the key that was used, one header each.
     pub const WARNING: &str = "freehold-warning";
     /// The key version a stream was sealed under or opened with.
@@ -239,6 +251,26 @@ pub struct SignRequest {
 pub struct SignAnswer {
     /// A JWS, compact or JSON.
     pub signature: String,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// The signature of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamSignAnswer {
+    /// A compact JWS of type `freehold-manifest+jws`; its payload is a manifest of the two digests and the length.
+    pub signature: String,
+    /// SHA-256 of the stream.
+    #[schema(value_type = String, format = "base64url")]
+    pub sha256: Base64,
+    /// SHA-512 of the stream.
+    #[schema(value_type = String, format = "base64url")]
+    pub sha512: Base64,
+    /// Its bytes.
+    #[serde(with = "u64_string")]
+    #[schema(value_type = String)]
+    pub length: u64,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,

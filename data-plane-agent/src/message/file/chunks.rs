@@ -3,6 +3,8 @@
 //!
 //! Chunks of 16 KiB, each with its own tag, numbered in the nonce; the last one is always shorter, also when it is empty.
 
+use std::ops::Range;
+
 use aws_lc_rs::hkdf;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -75,6 +77,23 @@ impl Stream {
         Ok(())
     }
 
+    /// As [`Self::open`], but only what is wanted; a chunk that holds nothing of it is passed over.
+    fn open_wanted(&mut self, sealed: &[u8], wanted: &Range<u64>, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        let start = self.next.saturating_mul(CHUNK_BYTES as u64);
+        let end = start.saturating_add(CHUNK_BYTES as u64);
+        if wanted.start <= start && wanted.end >= end {
+            return self.open(sealed, out);
+        }
+        if end <= wanted.start || start >= wanted.end {
+            return self.nonce().map(drop);
+        }
+        let mut chunk = Zeroizing::new(Vec::with_capacity(CHUNK_BYTES));
+        self.open(sealed, &mut chunk)?;
+        let within = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX).min(chunk.len());
+        out.extend_from_slice(&chunk[within(wanted.start)..within(wanted.end)]);
+        Ok(())
+    }
+
     /// Appends the plaintext of a chunk, or nothing.
     fn open(&mut self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), MessageError> {
         let nonce = self.nonce()?;
@@ -140,6 +159,10 @@ pub struct ChunkOpener {
     state: Opening,
     /// Sealed bytes that are not a whole chunk (or prefix) yet.
     pending: Vec<u8>,
+    /// The plaintext that is wanted; the rest is not even opened.
+    wanted: Range<u64>,
+    /// The number of the first chunk behind the prefix.
+    first_chunk: u64,
 }
 
 enum Opening {
@@ -156,7 +179,34 @@ enum Opening {
 impl ChunkOpener {
     /// Expects a stream that was sealed with this key and context.
     pub fn new(key: Zeroizing<[u8; 32]>, context: [u8; 32]) -> Self {
-        Self { state: Opening::Prefix { key, context }, pending: Vec::with_capacity(SEALED_CHUNK_BYTES) }
+        Self {
+            state: Opening::Prefix { key, context },
+            pending: Vec::with_capacity(SEALED_CHUNK_BYTES),
+            wanted: 0..u64::MAX,
+            first_chunk: 0,
+        }
+    }
+
+    /// Only this range of plaintext, from a stream whose first chunk behind the prefix is that of this number. What is outside
+    /// is not opened, so that changes there are not found.
+    pub fn only(mut self, wanted: Range<u64>, first_chunk: u64) -> Self {
+        (self.wanted, self.first_chunk) = (wanted, first_chunk);
+        self
+    }
+
+    /// The same again, before anything was taken.
+    pub fn again(&self) -> Option<Self> {
+        match &self.state {
+            Opening::Prefix { key, context } if self.pending.is_empty() => {
+                Some(Self::new(key.clone(), *context).only(self.wanted.clone(), self.first_chunk))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether everything that is wanted came out, so that the rest does not matter.
+    pub fn is_done(&self) -> bool {
+        self.wanted.end < u64::MAX && matches!(&self.state, Opening::Chunks(stream) if stream.next * CHUNK_BYTES as u64 >= self.wanted.end)
     }
 
     /// Takes sealed bytes, appends genuine plaintext.
@@ -177,24 +227,26 @@ impl ChunkOpener {
             let (Some(salt), Some(commitment)) = (self.pending.first_chunk(), self.pending.last_chunk::<COMMITMENT_BYTES>()) else {
                 return Err(MessageError::Truncated);
             };
-            let (stream, expected) = Stream::derive(key, salt, context)?;
+            let (mut stream, expected) = Stream::derive(key, salt, context)?;
             if !bool::from(expected.ct_eq(commitment)) {
                 return Err(MessageError::NotGenuine);
             }
+            stream.next = self.first_chunk;
             self.pending.clear();
             self.state = Opening::Chunks(stream);
         }
         let Opening::Chunks(stream) = &mut self.state else { return Err(MessageError::NotGenuine) };
+        let wanted = &self.wanted;
         out.reserve((self.pending.len() + sealed.len()) / SEALED_CHUNK_BYTES * CHUNK_BYTES);
         if !self.pending.is_empty() {
             sealed = fill(&mut self.pending, sealed, SEALED_CHUNK_BYTES);
             if self.pending.len() == SEALED_CHUNK_BYTES {
-                stream.open(&self.pending, out)?;
+                stream.open_wanted(&self.pending, wanted, out)?;
                 self.pending.clear();
             }
         }
         while let Some((chunk, rest)) = sealed.split_at_checked(SEALED_CHUNK_BYTES) {
-            stream.open(chunk, out)?;
+            stream.open_wanted(chunk, wanted, out)?;
             sealed = rest;
         }
         self.pending.extend_from_slice(sealed);
@@ -208,7 +260,7 @@ impl ChunkOpener {
             Opening::Prefix { .. } => Err(MessageError::Truncated),
             Opening::Failed => Err(MessageError::NotGenuine),
             Opening::Chunks(_) if self.pending.len() < TAG_BYTES => Err(MessageError::Truncated),
-            Opening::Chunks(stream) => stream.open(&self.pending, out),
+            Opening::Chunks(stream) => stream.open_wanted(&self.pending, &self.wanted, out),
         }
     }
 }
@@ -235,6 +287,50 @@ mod tests {
         opener.finish(&mut out).map(|()| out)
     }
 
+    #[test]
+    fn ranges_are_what_stands_there() {
+        let (key, context) = ([3; 32], [4; 32]);
+        let plaintext: Vec<u8> = (0..CHUNK_BYTES * 3 + 77).map(|place| (place / 7) as u8).collect();
+        let mut sealed = Vec::new();
+        let mut sealer = ChunkSealer::new(&key, [5; SALT_BYTES], &context).unwrap();
+        sealer.push(&plaintext, &mut sealed).unwrap();
+        sealer.finish(&mut sealed).unwrap();
+        let read = |sealed: &[u8], wanted: Range<u64>, first_chunk: u64| {
+            let mut opener = ChunkOpener::new(Zeroizing::new(key), context).only(wanted, first_chunk);
+            let mut out = Vec::new();
+            for piece in sealed.chunks(5000) {
+                opener.push(piece, &mut out)?;
+                if opener.is_done() {
+                    return Ok(out);
+                }
+            }
+            opener.finish(&mut out).map(|()| out)
+        };
+        let length = plaintext.len() as u64;
+        for wanted in [
+            0..1,
+            0..length,
+            16_383..16_385,
+            20_000..20_000,
+            16_384..32_768,
+            40_000..length + 50,
+            length - 5..u64::MAX,
+            length + 1..length + 9,
+        ] {
+            let expected = &plaintext[(wanted.start.min(length)) as usize..(wanted.end.min(length)) as usize];
+            assert!(read(&sealed, wanted.clone(), 0).unwrap() == expected, "{wanted:?}");
+        }
+        // From a file without its second chunk: the third follows the prefix.
+        let cut = [&sealed[..PREFIX_BYTES], &sealed[PREFIX_BYTES + 2 * SEALED_CHUNK_BYTES..]].concat();
+        assert!(read(&cut, 33_000..34_000, 2).unwrap() == plaintext[33_000..34_000]);
+        assert_eq!(read(&cut, 33_000..34_000, 1).unwrap_err().code(), "not_genuine");
+        let mut changed = sealed.clone();
+        changed[PREFIX_BYTES + SEALED_CHUNK_BYTES + 9] ^= 1;
+        assert_eq!(read(&changed, 17_000..17_001, 0).unwrap_err().code(), "not_genuine");
+        assert!(read(&changed, 0..100, 0).is_ok(), "what is outside is not looked at");
+        assert!(read(&sealed[..sealed.len() - 3], 49_000..u64::MAX, 0).is_err());
+    }
+
     /// Vectors have contexts of any length; ours is always a digest. This follows the same steps.
     fn open_vector(key: &[u8; 32], context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (prefix, body) = sealed.split_at_checked(PREFIX_BYTES)?;
@@ -242,7 +338,7 @@ mod tests {
         if commitment != prefix[SALT_BYTES..] {
             return None;
         }
-        let mut opener = ChunkOpener { state: Opening::Chunks(stream), pending: Vec::new() };
+        let mut opener = ChunkOpener { state: Opening::Chunks(stream), pending: Vec::new(), wanted: 0..u64::MAX, first_chunk: 0 };
         let mut out = Vec::new();
         for piece in body.chunks(10_007) {
             opener.push(piece, &mut out).ok()?;

@@ -11,10 +11,13 @@
 pub mod chunks;
 pub mod header;
 
+use std::ops::Range;
+
 use aws_lc_rs::hkdf;
 use schema::{clock::Ids, context::EncryptionContext, id::FileId};
 use zeroize::Zeroizing;
 
+pub use self::chunks::CHUNK_BYTES;
 use self::chunks::{ChunkOpener, ChunkSealer};
 pub use self::header::{FileHeader, HeaderReader};
 use super::{MessageError, unwrap, wrap_for};
@@ -77,6 +80,22 @@ pub struct FileOpener {
 }
 
 impl FileOpener {
+    /// Only this range of plaintext, from a body whose first chunk is that of this number; chunks have [`CHUNK_BYTES`] of
+    /// plaintext. What is outside is not opened, so that changes there are not found.
+    pub fn only(self, wanted: Range<u64>, first_chunk: u64) -> Self {
+        Self { chunks: self.chunks.only(wanted, first_chunk) }
+    }
+
+    /// The same again, before anything was taken: to read a body twice.
+    pub fn again(&self) -> Option<Self> {
+        Some(Self { chunks: self.chunks.again()? })
+    }
+
+    /// Whether everything that is wanted came out, so that the rest does not matter.
+    pub fn is_done(&self) -> bool {
+        self.chunks.is_done()
+    }
+
     /// Takes bytes of the body, any amount; appends the plaintext that was found genuine to `out`. After an error nothing
     /// more comes out: discard what came before.
     pub fn push(&mut self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), MessageError> {
