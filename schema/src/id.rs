@@ -157,6 +157,8 @@ ids! {
     DataKeyId = "dek";
     /// A stream of signed statements of one kind for one scope.
     StatementStreamId = "stm";
+    /// The budgets of one key.
+    BudgetId = "bud";
     /// One life of an agent's journal: a new one begins when the journal was lost or restored.
     IncarnationId = "inc";
     /// One sealed file.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{encoding::opt_u64_string, name::Name};
+use crate::{encoding::opt_u64_string, name::Name, ranges::LimitKind};
 
 /// The word is not one of those allowed here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -259,6 +259,12 @@ pub struct Limits {
     /// Refuse after this many uses that protect data.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     pub hard_uses: Option<u64>,
+    /// Warn after this many bytes of plaintext protected.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub soft_bytes: Option<u64>,
+    /// Refuse after this many bytes of plaintext protected.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub hard_bytes: Option<u64>,
     /// Warn when a version has been active for this many seconds.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     pub soft_seconds: Option<u64>,
@@ -275,7 +281,22 @@ impl Limits {
             (None, Some(hard)) => hard > 0,
             _ => true,
         };
-        ordered(self.soft_uses, self.hard_uses) && ordered(self.soft_seconds, self.hard_seconds)
+        ordered(self.soft_uses, self.hard_uses)
+            && ordered(self.soft_bytes, self.hard_bytes)
+            && ordered(self.soft_seconds, self.hard_seconds)
+    }
+
+    /// The soft and the hard limit of what is counted.
+    pub const fn of(&self, kind: LimitKind) -> (Option<u64>, Option<u64>) {
+        match kind {
+            LimitKind::Uses => (self.soft_uses, self.hard_uses),
+            LimitKind::Bytes => (self.soft_bytes, self.hard_bytes),
+        }
+    }
+
+    /// Whether anything is counted at all; time is not, it passes by itself.
+    pub const fn are_counted(&self) -> bool {
+        self.soft_uses.is_some() || self.hard_uses.is_some() || self.soft_bytes.is_some() || self.hard_bytes.is_some()
     }
 }
 

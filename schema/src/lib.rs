@@ -5,6 +5,7 @@
 //! - [`id`]: one type per identifier; [`name`]: text that has been parsed.
 //! - [`clock`]: time, randomness and ids as arguments.
 //! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`rule`]: rules of policies.
+//! - [`ranges`]: sets of numbers, as budgets are handed out.
 //! - [`context`]: the encryption context and its canonical bytes; [`obligation`]: what a permit may demand.
 //! - [`event`]: the record that is kept for ever, and what each domain records.
 //! - [`wire`]: requests and answers between agent, control plane and applications.
@@ -19,6 +20,7 @@ pub mod id;
 pub mod key;
 pub mod name;
 pub mod obligation;
+pub mod ranges;
 pub mod rule;
 pub mod token;
 pub mod wire;

@@ -2,12 +2,15 @@
 //!
 //! Same DSSE envelope as statements, with types and contexts of their own.
 
+use std::collections::BTreeMap;
+
 use schema::{
     catalogue::Algorithm,
     clock::Timestamp,
-    encoding::{Base64, Digest},
+    encoding::{Base64, Digest, u64_string},
     id::{AgentId, KeyVersion, SiteId, TenantId},
     key::Origin,
+    ranges::LimitKind,
     wire::agent::ReceiptBatchHead,
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dsse::{self, EnvelopeError, Signed},
     pair::{InvalidPair, Pair, PublicPair, Signers},
+    statement::lease::Share,
 };
 
 /// A document's DSSE payload type and ML-DSA context.
@@ -133,6 +137,65 @@ pub enum HolderStatus {
     Ready,
     /// It is gone, and a tombstone keeps it gone.
     Destroyed,
+}
+
+/// "This is what I have spent of my lease, this I give back, and this I want": signed by the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// Who asks.
+    pub agent: AgentId,
+    /// With each request of the agent one more; the same again when an answer was lost.
+    #[serde(with = "u64_string")]
+    pub number: u64,
+    /// 16 random bytes: no two requests are the same, also after an agent was restored from a backup.
+    pub nonce: Base64,
+    /// By version.
+    pub budgets: BTreeMap<KeyVersion, BudgetRequest>,
+    /// When.
+    pub issued: Timestamp,
+}
+
+impl Document for LeaseRequest {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.lease-request+json";
+    const CONTEXT: &'static str = "freehold/lease-request/v1";
+    const MAX_BYTES: usize = 1024 * 1024;
+}
+
+/// What an agent says of its part of one version's budgets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BudgetRequest {
+    /// What it holds and has spent.
+    pub spent: Share,
+    /// What it holds, has not spent, and will not spend.
+    pub returned: Share,
+    /// How many uses more it wants.
+    #[serde(with = "u64_string")]
+    pub uses_wanted: u64,
+    /// How many bytes more it wants.
+    #[serde(with = "u64_string")]
+    pub bytes_wanted: u64,
+}
+
+impl BudgetRequest {
+    /// How much more it wants.
+    pub const fn wanted(&self, kind: LimitKind) -> u64 {
+        match kind {
+            LimitKind::Uses => self.uses_wanted,
+            LimitKind::Bytes => self.bytes_wanted,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn wanted_mut(&mut self, kind: LimitKind) -> &mut u64 {
+        match kind {
+            LimitKind::Uses => &mut self.uses_wanted,
+            LimitKind::Bytes => &mut self.bytes_wanted,
+        }
+    }
 }
 
 /// The head of a batch of receipts is defined beside the batch, in `schema`.

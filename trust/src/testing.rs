@@ -21,6 +21,7 @@ use crate::{
     statement::{
         Head, Kind, Pin, Scope, Statement,
         heartbeat::Heartbeat,
+        lease::Lease,
         policy::{CallerDefinition, CallerKind, KeyDefinition, KeyTemplate, Policy, VouchingRule},
         root::{LedgerRule, Role, Root},
         state::{KeyState, RosterSlot, State, VersionEntry, Vouch},
@@ -259,6 +260,15 @@ impl World {
     /// What somebody says who vouches for the other agent.
     pub fn vouch(&self) -> AgentVouch {
         AgentVouch { tenant: TENANT, site: SITE, agent: OTHER_AGENT, keyid: self.other_agent.keyid(), issued: START }
+    }
+
+    /// A lease for the agent, number `serial`, signed; what it gives, `change` fills in.
+    pub fn lease(&self, serial: u64, change: impl FnOnce(&mut Lease)) -> Base64 {
+        let mut head = Head { site: Some(SITE), agent: Some(AGENT), ..head(Kind::Lease, Duration::from_secs(7 * DAY)) };
+        head.serial = serial;
+        let mut lease = Lease { head, number: serial, answers: None, budgets: BTreeMap::new() };
+        change(&mut lease);
+        dsse::sign_statement(&lease, &refs(&self.state_pairs)).0.into()
     }
 
     /// A second key, as state would make it from the template `cards`.

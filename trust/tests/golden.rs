@@ -9,16 +9,24 @@ use proptest::prelude::*;
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
-    id::IncarnationId,
+    id::{IncarnationId, KeyVersion},
+    ranges::Ranges,
     wire::agent::{ReceiptBatchHead, StatementSet},
 };
 use trust::{
     accept::{Confirmed, accept},
-    document::{self, AgentVouch, Document, HolderReport, RosterEntry, VersionRecord},
+    document::{self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, RosterEntry, VersionRecord},
     dsse,
     pair::{Pair, Signers},
-    statement::{Head, Pin, Statement, heartbeat::Heartbeat, policy::Policy, root::Root, state::State},
-    testing::{AGENT, SITE, START, TENANT, World, fingerprint, policy},
+    statement::{
+        Head, Pin, Statement,
+        heartbeat::Heartbeat,
+        lease::{Lease, Leased, Share},
+        policy::Policy,
+        root::Root,
+        state::State,
+    },
+    testing::{AGENT, KEY, SITE, START, TENANT, World, fingerprint, policy},
 };
 
 fn directory() -> PathBuf {
@@ -50,8 +58,30 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("agent-vouch.v1.json", document(document::sign(&world.vouch(), &world.agent))),
         ("version-record.v1.json", document(document::sign(&world.record(1, fingerprint(1)), &world.agent))),
         ("holder-report.v1.json", document(document::sign(&world.report(1, fingerprint(1)), &world.agent))),
+        ("lease.v1.json", document(world.lease(3, example_lease))),
+        ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
         ("receipt-batch.v1.json", document(document::sign(&head, &world.agent))),
     ])
+}
+
+fn example_lease(lease: &mut Lease) {
+    lease.answers = Some(fingerprint(3));
+    let share = Share { uses: Ranges::of(10, 20).union(&Ranges::of(30, 31)), bytes: Ranges::of(0, u64::MAX) };
+    lease.budgets.insert(KeyVersion::new(KEY, 1), Leased { share, uses_left: Some(69), bytes_left: None });
+}
+
+fn example_request() -> LeaseRequest {
+    let share = |from, to| Share { uses: Ranges::of(from, to), bytes: Ranges::new() };
+    let budget = BudgetRequest { spent: share(10, 15), returned: share(30, 31), uses_wanted: 5, bytes_wanted: 0 };
+    LeaseRequest {
+        tenant: TENANT,
+        site: SITE,
+        agent: AGENT,
+        number: 4,
+        nonce: [7; 16].into(),
+        budgets: [(KeyVersion::new(KEY, 1), budget)].into(),
+        issued: START,
+    }
 }
 
 #[test]
@@ -92,6 +122,8 @@ fn every_file_is_read_and_none_is_missing() {
             "agent-vouch.v1.json" => signed::<AgentVouch>(&bytes, &world.agent),
             "version-record.v1.json" => signed::<VersionRecord>(&bytes, &world.agent),
             "holder-report.v1.json" => signed::<HolderReport>(&bytes, &world.agent),
+            "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),
+            "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),
             "receipt-batch.v1.json" => signed::<ReceiptBatchHead>(&bytes, &world.agent),
             other => panic!("nobody reads {other}"),
         }

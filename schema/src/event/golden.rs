@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use super::{Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, caller, key, lift, policy, project, site, tenant, token};
+use super::{Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, budget, caller, key, lift, policy, project, site, tenant, token};
 use crate::{
     clock::Timestamp,
     id::{EventId, TenantId},
@@ -62,6 +62,7 @@ fn every_event_ever_written_is_still_read() {
     seen.extend(read_all::<project::ProjectEvent>());
     seen.extend(read_all::<site::SiteEvent>());
     seen.extend(read_all::<agent::AgentEvent>());
+    seen.extend(read_all::<budget::BudgetEvent>());
     seen.extend(read_all::<caller::CallerEvent>());
     seen.extend(read_all::<key::KeyEvent>());
     seen.extend(read_all::<alias::AliasEvent>());

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod alias;
+pub mod budget;
 pub mod caller;
 #[cfg(test)]
 mod golden;

@@ -15,6 +15,8 @@ words! {
         Policy = "policy",
         /// What has happened at a site.
         State = "state",
+        /// What one agent may spend of budgets.
+        Lease = "lease",
     }
 }
 

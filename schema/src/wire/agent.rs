@@ -25,6 +25,8 @@ pub mod path {
     pub const STATEMENTS: &str = "/agent/v1/statements";
     /// `POST` [`super::Report`] -> [`super::ReportAnswer`].
     pub const REPORT: &str = "/agent/v1/report";
+    /// `POST` [`super::LeaseAsk`] -> [`super::LeaseAnswer`].
+    pub const LEASES: &str = "/agent/v1/leases";
     /// `POST` [`super::ReceiptBatch`] -> [`super::ReceiptAnswer`].
     pub const RECEIPTS: &str = "/agent/v1/receipts";
 }
@@ -211,6 +213,20 @@ pub struct RefusedDocument {
     pub code: String,
     /// What was wrong.
     pub detail: String,
+}
+
+/// An agent says what it has spent of budgets, gives back what it does not need, and asks for more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAsk {
+    /// `trust::document::LeaseRequest` by the agent's pair: DSSE, exact bytes.
+    pub request: Base64,
+}
+
+/// What the agent may spend from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// `trust::statement::lease::Lease`: DSSE, exact bytes.
+    pub lease: Base64,
 }
 
 /// A run of journal entries, in order and without gaps.

@@ -11,10 +11,13 @@
 //! 9. state within policy
 //! 10. ledger proof, when root demands one
 //!
+//! A lease is asked for by its agent, and judged by itself under the set in force ([`accept_lease`]).
+//!
 //! Whatever fails, fails by a name of its own ([`Rejection`]), and nothing of the set is used.
 
 mod definitions;
 mod keys;
+mod lease;
 mod memory;
 mod read;
 mod rejection;
@@ -41,6 +44,7 @@ use self::{
     roster::Roster,
 };
 pub use self::{
+    lease::{AcceptedLease, LeaseMemory, accept_lease},
     memory::{Asked, KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
     rejection::Rejection,
     view::Held,
@@ -352,7 +356,7 @@ fn is_for(kind: Kind, head: &Head, identity: &Identity) -> Result<(), Rejection>
         Kind::Root => head.site.is_none() && head.project.is_none() && head.agent.is_none(),
         Kind::Policy => (head.site.is_none() || head.project.is_none()) && head.agent.is_none(),
         Kind::State | Kind::Heartbeat => head.site.is_some() && head.project.is_none() && head.agent.is_none(),
-        Kind::Lease => head.agent.is_some(),
+        Kind::Lease => head.site.is_some() && head.project.is_none() && head.agent.is_some(),
     };
     if plain { Ok(()) } else { Err(Rejection::OtherScope(kind)) }
 }

@@ -33,7 +33,7 @@ impl<T: Statement> Read<T> {
         Order { epoch: self.head().epoch, serial: self.head().serial }
     }
 
-    fn new(bytes: &Base64) -> Result<Self, Rejection> {
+    pub(super) fn new(bytes: &Base64) -> Result<Self, Rejection> {
         let kind = T::KIND;
         let unreadable = |source| Rejection::Unreadable { kind, source };
         let envelope = Envelope::parse(bytes.as_slice(), kind.max_bytes()).map_err(unreadable)?;
@@ -62,12 +62,14 @@ pub(super) struct ReadSet {
     pub(super) heartbeat: Option<Read<Heartbeat>>,
 }
 
+/// Check 1, of one statement.
+pub(super) fn size<T: Statement>(bytes: &Base64) -> Result<(), Rejection> {
+    let (bytes, max) = (bytes.as_slice().len(), T::KIND.max_bytes());
+    if bytes > max { Err(Rejection::Oversized { kind: T::KIND, bytes, max }) } else { Ok(()) }
+}
+
 /// Check 1, of the whole set.
 pub(super) fn sizes(set: &StatementSet) -> Result<(), Rejection> {
-    fn size<T: Statement>(bytes: &Base64) -> Result<(), Rejection> {
-        let (bytes, max) = (bytes.as_slice().len(), T::KIND.max_bytes());
-        if bytes > max { Err(Rejection::Oversized { kind: T::KIND, bytes, max }) } else { Ok(()) }
-    }
     let count = set.roots.len() + set.policies.len();
     if count > MAX_STATEMENTS {
         return Err(Rejection::TooMany(count));

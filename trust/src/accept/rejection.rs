@@ -5,6 +5,7 @@ use schema::{
     encoding::Digest,
     id::{AgentId, KeyId, KeyVersion},
     key::VersionState,
+    ranges::LimitKind,
 };
 
 use crate::{
@@ -323,6 +324,29 @@ pub enum Rejection {
         /// Before.
         held: u32,
     },
+    /// Check 9: a lease for a version that there is not.
+    #[error("the lease is for {0}, which is no version of a key at this site")]
+    LeaseOfUnknown(KeyVersion),
+    /// Check 9: a lease that policy does not cover.
+    #[error("the lease gives {limit} of {version} up to {found}, and policy allows {ceiling}")]
+    AboveCeiling {
+        /// The version.
+        version: KeyVersion,
+        /// What is counted.
+        limit: LimitKind,
+        /// Up to where.
+        found: u64,
+        /// The hard limit.
+        ceiling: u64,
+    },
+    /// Check 9: a lease that gives again what this agent has spent.
+    #[error("the lease gives {limit} of {version} that this agent has spent before")]
+    SpentBefore {
+        /// The version.
+        version: KeyVersion,
+        /// What is counted.
+        limit: LimitKind,
+    },
     /// Check 10.
     #[error("the root demands ledger proofs, which this version cannot check; update the agent")]
     LedgerRequired,
@@ -386,6 +410,9 @@ impl Rejection {
             Self::RosterEntry { .. } => "roster_entry",
             Self::Impostor(_) => "impostor",
             Self::SlotsForgotten { .. } => "slots_forgotten",
+            Self::LeaseOfUnknown(_) => "lease_of_unknown",
+            Self::AboveCeiling { .. } => "above_ceiling",
+            Self::SpentBefore { .. } => "spent_before",
             Self::LedgerRequired => "ledger_required",
             Self::Cache(_) => "cache_unreadable",
         }

@@ -26,7 +26,7 @@ words! {
         State = "state",
         /// What is current; per site.
         Heartbeat = "heartbeat",
-        /// Ranges of budgets; per agent. Reserved.
+        /// Ranges of budgets; per agent.
         Lease = "lease",
     }
 }
