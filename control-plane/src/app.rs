@@ -61,6 +61,7 @@ use crate::{
         server::{self, Shared},
     },
     keys::{Key, upkeep::Upkeep},
+    leases::{Budget, service::Leases},
     pki::{
         authority::Authority,
         listener::{self, ServerCertificate},
@@ -336,6 +337,7 @@ fn kinds() -> Kinds {
         .register::<Agent>()
         .register::<Caller>()
         .register::<Key>()
+        .register::<Budget>()
         .register::<Alias>()
         .register::<Policy>()
         .register::<ApiToken>()
@@ -531,6 +533,7 @@ impl Parts {
             self.statements.clone(),
             self.enrolment.clone(),
             self.reports.clone(),
+            Leases::new(ground.handler.clone(), self.statements.clone(), ground.clock.clone(), ground.ids.clone()),
             ingest,
             clock,
             stopping.clone(),

@@ -25,6 +25,7 @@ pub mod agents;
 pub mod aliases;
 pub mod callers;
 pub mod keys;
+pub mod leases;
 pub mod policies;
 pub mod projects;
 pub mod sites;

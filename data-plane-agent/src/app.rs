@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
 use crate::{
+    budgets::{Budgets, LedgerError},
     config::Config,
     control::{
         client::ClientError,
@@ -75,6 +76,9 @@ pub enum AppError {
     /// What is kept of the control plane.
     #[error(transparent)]
     Keep(#[from] KeepError),
+    /// The budgets.
+    #[error(transparent)]
+    Budgets(#[from] LedgerError),
     /// The connection to the control plane.
     #[error("the control plane cannot be called")]
     Client(#[from] ClientError),
@@ -115,6 +119,7 @@ impl App {
         let membership = Membership::load(&directory, &*vault).await?;
         let agent_clock = AgentClock::new(clock.clone(), Box::new(SystemBootClock::new(&*ids)), directory.time()?.as_ref());
         let time: Arc<dyn Clock> = agent_clock.clone();
+        let budgets = Arc::new(Budgets::open(directory.budgets_file(), time.clone())?);
         let current = Arc::new(Current::default());
         let client_roots = Arc::new(ClientRoots::optional());
         let stopping = CancellationToken::new();
@@ -125,6 +130,7 @@ impl App {
             enabled: tests.results().iter().filter(|result| result.failure.is_none()).map(|result| result.algorithm).collect(),
             limits: Limits::new(config.limits.requests_per_second, config.limits.unproved_per_second),
             context_key,
+            budgets: budgets.clone(),
         };
         let tokens = Tokens::open(config.callers_file())?;
         let shared = web::Data::new(Shared {
@@ -160,6 +166,7 @@ impl App {
                     client_roots: client_roots.clone(),
                     vault: vault.clone(),
                     journal: journal.clone(),
+                    budgets,
                     agent_clock,
                     clock,
                     ids,

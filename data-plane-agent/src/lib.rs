@@ -5,6 +5,7 @@
 //! - [`rest`]: what applications see; who is calling.
 //! - [`limits`]: how much one caller may take.
 //! - [`policy`]: whether it is allowed; gives a permit.
+//! - [`budgets`]: how often a key may still protect data.
 //! - [`journal`]: the intent is durable before a key is used.
 //! - [`vault`], [`algorithm`], [`message`]: keys and what is made with them.
 //!
@@ -17,6 +18,7 @@
 
 pub mod algorithm;
 pub mod app;
+pub mod budgets;
 pub mod config;
 pub mod control;
 pub mod journal;

@@ -14,11 +14,13 @@ use trust::{accept::Identity, pair::Pair};
 
 use crate::{
     app::{AppError, put_in_force},
+    budgets::Budgets,
     config::Config,
     control::{
         certificate::Renewal,
         client::{Connection, ControlClient},
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
+        lease::LeaseKeeper,
         report::{About, Documents, Reporter, Work},
         sync::{StatementSync, SyncParts},
         time::AgentClock,
@@ -54,6 +56,8 @@ pub struct ControlParts<'a> {
     pub vault: Arc<dyn Vault>,
     /// Its journal.
     pub journal: Arc<DurableJournal>,
+    /// Its budgets.
+    pub budgets: Arc<Budgets>,
     /// Agent time.
     pub agent_clock: Arc<AgentClock>,
     /// The wall clock.
@@ -80,7 +84,7 @@ impl Membership {
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
         let Self { stored, certificate, keys } = self;
-        let ControlParts { config, directory, current, client_roots, vault, journal, agent_clock, clock, ids, failed_self_tests } = parts;
+        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, failed_self_tests } = parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
         let connection = Connection::new(client);
@@ -90,7 +94,7 @@ impl Membership {
             connection: connection.clone(),
             directory: directory.clone(),
             identity: stored.identity.clone(),
-            clock: agent_clock,
+            clock: agent_clock.clone(),
             ids: ids.clone(),
             put_in_force: Box::new(move |set| match put_in_force(&in_force, &client_roots, set) {
                 Ok(_) => Ok(()),
@@ -102,6 +106,16 @@ impl Membership {
         })?;
 
         let pair = Arc::new(Pair::from_seeds(&keys.pair.to_seeds()));
+        let leases = LeaseKeeper {
+            connection: connection.clone(),
+            accepted: sync.follow(),
+            current: current.clone(),
+            budgets,
+            identity: stored.identity.clone(),
+            pair: pair.clone(),
+            clock: agent_clock,
+            ids: ids.clone(),
+        };
         let (enforced, rejections) = (current.clone(), current.clone());
         let reporter = Reporter {
             connection: connection.clone(),
@@ -126,6 +140,7 @@ impl Membership {
         };
         tasks.spawn(sync.run(stopping.clone()));
         tasks.spawn(reporter.run(stopping.clone()));
+        tasks.spawn(leases.run(stopping.clone()));
         tasks.spawn(shipper.run(stopping.clone()));
         tasks.spawn(renewal.run(certificate, stopping.clone()));
         tracing::info!(%agent, %site, %tenant, "the agent belongs to its site");

@@ -1,7 +1,7 @@
 //! The whole pipeline on one page:
 //!
 //! ```text
-//! REST -> caller -> limits -> decide -> permit -> intent in journal -> vault -> outcome in journal -> answer
+//! REST -> caller -> limits -> decide -> budgets -> permit -> intent in journal -> vault -> outcome in journal -> answer
 //! ```
 //!
 //! [`Pipeline::begin`] goes as far as the durable intent; only then is there a permit to use a key with. Whoever has begun
@@ -27,6 +27,7 @@ use schema::{
 use service::log::RequestContext;
 
 use crate::{
+    budgets::Budgets,
     journal::{Journal, JournalError, Ticket},
     limits::Limits,
     policy::{
@@ -126,6 +127,8 @@ pub struct Pipeline {
     pub limits: Limits,
     /// Hides the values of encryption contexts in receipts; made on site.
     pub context_key: ContextKey,
+    /// How often limited keys may still protect data.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Pipeline {
@@ -133,8 +136,9 @@ impl Pipeline {
     pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<Granted, Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
+        let mut allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
+        self.count_use(request, &mut allowed).await.map_err(|refused| self.refuse(request, &in_force, refused))?;
         let ticket = self.journal.intent(self.allowed_intent(request, &in_force, &allowed)).await.map_err(no_journal)?;
         Ok(begun(allowed, (request, reference), ticket))
     }
@@ -153,7 +157,10 @@ impl Pipeline {
             let mut allowed: Result<Vec<Allowed>, Problem> = Ok(Vec::with_capacity(group.len()));
             for (request, reference) in group {
                 match (once.decide(&grounds, &ask(request), reference), &mut allowed) {
-                    (Ok(one), Ok(allowed)) => allowed.push(one),
+                    (Ok(mut one), Ok(all)) => match self.count_use(request, &mut one).await {
+                        Ok(()) => all.push(one),
+                        Err(refused) => allowed = Err(self.refuse(request, &in_force, refused)),
+                    },
                     (Err(refused), Ok(_)) => allowed = Err(self.refuse(request, &in_force, refused)),
                     (_, Err(_)) => break,
                 }
@@ -229,6 +236,22 @@ impl Pipeline {
     /// How an operation stands with a key of this set.
     pub fn outlook(&self, request: &Request<'_>, in_force: &InForce, key: &KeyInForce) -> Option<Outlook> {
         outlook(&self.grounds(Some(in_force)), &ask(request), key)
+    }
+
+    /// Counts the use of a version whose uses or bytes are limited; nothing is done for any other.
+    async fn count_use(&self, request: &Request<'_>, allowed: &mut Allowed) -> Result<(), Refused> {
+        let limits = &allowed.key.definition.limits;
+        if !limits.are_counted() || !(request.operation.protects() || request.anew) {
+            return Ok(());
+        }
+        match self.budgets.take(allowed.version, limits, request.size).await {
+            Ok(warnings) => allowed.warnings.extend(warnings),
+            Err(refusal) => {
+                let (version, algorithm) = (Some(allowed.version), Some(allowed.key.algorithm()));
+                return Err(Refused { refusal: Refusal::Budget(refusal), version, algorithm });
+            }
+        }
+        Ok(())
     }
 
     fn grounds<'a>(&'a self, in_force: Option<&'a InForce>) -> Grounds<'a> {

@@ -83,6 +83,10 @@ pub const NO_TRIGGERS: &[&str] = &[
     "StatementPublished",
     "ReceiptsAccepted",
     "ReceiptsForked",
+    "LeaseRequested",
+    "BudgetSpent",
+    "BudgetReturned",
+    "BudgetGranted",
 ];
 
 /// How long a burst of events is given to end before it is compiled as one.
@@ -176,8 +180,8 @@ impl Reactor for StatementReactor {
 #[cfg(test)]
 mod tests {
     use schema::event::{
-        Event, agent::AgentEvent, alias::AliasEvent, caller::CallerEvent, key::KeyEvent, policy::PolicyEvent, project::ProjectEvent,
-        receipt::ReceiptEvent, site::SiteEvent, statement::StatementEvent, tenant::TenantEvent,
+        Event, agent::AgentEvent, alias::AliasEvent, budget::BudgetEvent, caller::CallerEvent, key::KeyEvent, policy::PolicyEvent,
+        project::ProjectEvent, receipt::ReceiptEvent, site::SiteEvent, statement::StatementEvent, tenant::TenantEvent,
     };
 
     use super::*;
@@ -187,6 +191,7 @@ mod tests {
         let types = [
             AgentEvent::TYPES,
             AliasEvent::TYPES,
+            BudgetEvent::TYPES,
             CallerEvent::TYPES,
             KeyEvent::TYPES,
             PolicyEvent::TYPES,

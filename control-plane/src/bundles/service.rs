@@ -13,17 +13,17 @@ use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
     encoding::{Base64, Digest},
     event::statement::StatementKind,
-    id::{PrincipalId, SiteId, TenantId},
+    id::{AgentId, PrincipalId, SiteId, TenantId},
     wire::agent::StatementSet,
 };
 use tokio::sync::watch;
 use trust::{
     dsse::{Envelope, EnvelopeError, sign_statement},
-    statement::{Kind, Scope, Statement, policy::Policy, root::Root, state::State},
+    statement::{Head, Kind, Scope, Statement, lease::Lease, policy::Policy, root::Root, state::State},
 };
 
 use super::{
-    compile::{Content, Headed, Published, compile, projects_at_sites},
+    compile::{Content, Headed, Published, blank_head, compile, projects_at_sites},
     facts::Facts,
     heartbeat::{Current, HeartbeatError, Heartbeats, Member},
     read::{FactsError, FactsReader},
@@ -85,7 +85,8 @@ pub enum StatementsError {
 }
 
 impl StatementsError {
-    fn is_race(&self) -> bool {
+    /// Whether somebody else was first: tried again, it may succeed.
+    pub fn is_race(&self) -> bool {
         match self {
             Self::Record(error) => matches!(**error, CommandError::Refused(_) | CommandError::Contended),
             Self::Heartbeat(HeartbeatError::Behind) => true,
@@ -272,6 +273,26 @@ impl Statements {
         }
     }
 
+    /// Signs and records a lease for one agent. Only that agent is served it.
+    pub async fn lease(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        agent: AgentId,
+        lease: impl FnOnce(Head) -> Lease,
+    ) -> Result<Vec<u8>, StatementsError> {
+        let root = self.root(tenant).await?;
+        let signers = self.signers(tenant).await?;
+        let last = self.stream(tenant, StatementKind::Lease, &agent.to_string()).await?;
+        let mut head = Head { site: Some(site), agent: Some(agent), ..blank_head(Kind::Lease, tenant) };
+        fill(&mut head, Kind::Lease, FIRST_EPOCH, last.serial + 1, root.serial, self.0.clock.now());
+        let serial = head.serial;
+        let (bytes, sha256) = sign_statement(&lease(head), &[signers.pair(Kind::Lease)]);
+        let recorded = Recorded { kind: StatementKind::Lease, scope: agent.to_string(), serial, sha256 };
+        self.record(tenant, recorded, bytes.clone()).await?;
+        Ok(bytes)
+    }
+
     async fn body(&self, tenant: TenantId, current: Current) -> Result<Bytes, StatementsError> {
         let mut set = StatementSet { heartbeat: Some(current.envelope.into()), ..StatementSet::default() };
         for member in &current.members {
@@ -376,19 +397,26 @@ impl Statements {
         let now = now.max(statement.newest());
         fill(statement.head_mut(), S::KIND, FIRST_EPOCH, serial, root_serial, now);
         let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
-        let envelope = Digest::of(&bytes);
-        let scope_text = scope_text(tenant, scope);
-        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope_text);
-        let command = StatementCommand::Publish { kind, scope: scope_text, epoch: FIRST_EPOCH, serial, sha256, envelope_sha256: envelope };
-        let options = Options { blobs: vec![bytes.clone()], ..Options::default() };
-        let question = Question::new("publishStatement", "Statements", id);
-        let ctx = self.context(tenant);
-        let handled = self.0.handler.handle::<StatementStream>(&ctx, question, id, options, command).await;
-        handled.map_err(|error| StatementsError::Record(Box::new(error)))?;
+        let recorded = Recorded { kind, scope: scope_text(tenant, scope), serial, sha256 };
+        let envelope = self.record(tenant, recorded, bytes.clone()).await?;
         locked(&self.0.envelopes).put(envelope, bytes.into());
         let expires = statement.head().expires;
         let member = Member { kind: S::KIND, scope, epoch: FIRST_EPOCH, serial, sha256, envelope, issued: now, expires, since: 0 };
         Ok((statement, member))
+    }
+
+    /// Records a statement that was signed, its envelope beside it; gives the envelope's digest.
+    async fn record(&self, tenant: TenantId, recorded: Recorded, envelope: Vec<u8>) -> Result<Digest, StatementsError> {
+        let Recorded { kind, scope, serial, sha256 } = recorded;
+        let envelope_sha256 = Digest::of(&envelope);
+        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope);
+        let command = StatementCommand::Publish { kind, scope, epoch: FIRST_EPOCH, serial, sha256, envelope_sha256 };
+        let options = Options { blobs: vec![envelope], ..Options::default() };
+        let question = Question::new("publishStatement", "Statements", id);
+        let ctx = self.context(tenant);
+        let handled = self.0.handler.handle::<StatementStream>(&ctx, question, id, options, command).await;
+        handled.map_err(|error| StatementsError::Record(Box::new(error)))?;
+        Ok(envelope_sha256)
     }
 
     /// The roots, the first one made when there is none.
@@ -396,7 +424,7 @@ impl Statements {
         if let Some(shelf) = shelf {
             return Ok(shelf.roots.clone());
         }
-        let stream = self.stream(tenant, StatementKind::Root, Scope::Tenant).await?;
+        let stream = self.stream(tenant, StatementKind::Root, &scope_text(tenant, Scope::Tenant)).await?;
         let mut roots = Vec::with_capacity(stream.envelopes.len());
         for envelope in &stream.envelopes {
             let (_, member) = self.open::<Root>(tenant, Scope::Tenant, *envelope).await?;
@@ -418,13 +446,13 @@ impl Statements {
             .chain(facts.projects.keys().copied().map(Scope::Project))
             .chain(facts.sites.keys().copied().map(Scope::Site));
         for scope in scopes {
-            let stream = self.stream(tenant, StatementKind::Policy, scope).await?;
+            let stream = self.stream(tenant, StatementKind::Policy, &scope_text(tenant, scope)).await?;
             if let Some(envelope) = stream.envelopes.last() {
                 shelf.policies.insert(scope, self.open(tenant, scope, *envelope).await?);
             }
         }
         for site in facts.sites.keys() {
-            let stream = self.stream(tenant, StatementKind::State, Scope::Site(*site)).await?;
+            let stream = self.stream(tenant, StatementKind::State, &scope_text(tenant, Scope::Site(*site))).await?;
             if let Some(envelope) = stream.envelopes.last() {
                 shelf.states.insert(*site, self.open(tenant, Scope::Site(*site), *envelope).await?);
             }
@@ -432,8 +460,8 @@ impl Statements {
         Ok(())
     }
 
-    async fn stream(&self, tenant: TenantId, kind: StatementKind, scope: Scope) -> Result<StatementStream, StatementsError> {
-        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope_text(tenant, scope));
+    async fn stream(&self, tenant: TenantId, kind: StatementKind, scope: &str) -> Result<StatementStream, StatementsError> {
+        let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, scope);
         let loaded = self.0.handler.load::<StatementStream>(tenant, id).await;
         Ok(loaded.map_err(|error| StatementsError::Record(Box::new(error)))?.state)
     }
@@ -499,6 +527,15 @@ impl Statements {
         let request = new_id(&*self.0.ids, self.0.clock.now());
         OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request }
     }
+}
+
+/// What is recorded of a statement.
+struct Recorded {
+    kind: StatementKind,
+    /// What it is for: the id of a tenant, project, site or agent, as text.
+    scope: String,
+    serial: u64,
+    sha256: Digest,
 }
 
 impl Shelf {

@@ -88,7 +88,7 @@ impl TenantSigners {
         match kind {
             Kind::Root => &self.root,
             Kind::Policy => &self.policy,
-            // Leases are reserved; root names no pair for them.
+            // Root names nobody for leases: they are signed like state.
             Kind::State | Kind::Lease => &self.state,
             Kind::Heartbeat => &self.heartbeat,
         }

@@ -40,7 +40,7 @@ pub(crate) use refusals;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::{agents, aliases, callers, keys, policies, projects, sites, tenants, tokens};
+    use crate::{agents, aliases, callers, keys, leases, policies, projects, sites, tenants, tokens};
 
     #[test]
     fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
@@ -50,6 +50,7 @@ mod tests {
             sites::SiteRefusal::CODES,
             agents::AgentRefusal::CODES,
             callers::CallerRefusal::CODES,
+            leases::BudgetRefusal::CODES,
             keys::KeyRefusal::CODES,
             aliases::AliasRefusal::CODES,
             policies::PolicyRefusal::CODES,

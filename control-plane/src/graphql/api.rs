@@ -42,6 +42,7 @@ use crate::{
         view::{self, Page, QueryError, View, Views},
     },
     keys::Key,
+    leases::Budget,
     naming,
     projects::{Project, graphql::ProjectNode},
     receipts::rows::ReceiptRows,
@@ -429,6 +430,12 @@ impl Api {
     pub async fn last_report(&self, site: SiteId, agent: AgentId) -> Result<Option<LastReport>, Fault> {
         let reports = self.loader.load_one(ReportsOf(site)).await.map_err(|error| fault("reading reports of agents", &*error))?;
         Ok(reports.and_then(|reports| reports.get(&agent).cloned()))
+    }
+
+    /// The budgets of a key, as agents share them.
+    pub async fn budget(&self, key: KeyId, as_of: Option<Timestamp>) -> Result<Budget, Fault> {
+        let found = self.state::<Budget>(Budget::id(&self.keys, key), as_of).await?;
+        Ok(found.map(|view| view.state).unwrap_or_default())
     }
 
     /// The aliases of a key; those of many at once are one query.

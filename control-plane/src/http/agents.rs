@@ -24,7 +24,10 @@ use schema::{
     clock::Clock,
     id::AgentId,
     wire::{
-        agent::{EnrolRequest, EnrolResponse, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, path},
+        agent::{
+            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report,
+            ReportAnswer, path,
+        },
         problem::Problem,
     },
 };
@@ -43,6 +46,7 @@ use crate::{
     },
     bundles::service::Statements,
     eventing::handler::{CommandError, Handler},
+    leases::service::{LeaseError, Leases},
     pki::{identity::PeerCertificate, listener::RENEWAL_WINDOW},
     receipts::ingest::{Ingest, IngestError},
 };
@@ -71,6 +75,7 @@ pub struct AgentApi {
     statements: Statements,
     enrolment: Enrolment,
     reports: Reports,
+    leases: Leases,
     ingest: Ingest,
     clock: Arc<dyn Clock>,
     agents: DefaultKeyedRateLimiter<AgentId>,
@@ -87,6 +92,7 @@ impl AgentApi {
         statements: Statements,
         enrolment: Enrolment,
         reports: Reports,
+        leases: Leases,
         ingest: Ingest,
         clock: Arc<dyn Clock>,
         stopping: CancellationToken,
@@ -97,6 +103,7 @@ impl AgentApi {
             statements,
             enrolment,
             reports,
+            leases,
             ingest,
             clock,
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
@@ -117,6 +124,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(path::RENEW, SMALL_BODY_BYTES).route(web::post().to(renew)).default_service(web::to(wrong_method)))
         .service(resource(path::STATEMENTS, 0).route(web::get().to(statements)).default_service(web::to(wrong_method)))
         .service(resource(path::REPORT, LARGE_BODY_BYTES).route(web::post().to(report)).default_service(web::to(wrong_method)))
+        .service(resource(path::LEASES, LARGE_BODY_BYTES).route(web::post().to(leases)).default_service(web::to(wrong_method)))
         .service(resource(path::RECEIPTS, LARGE_BODY_BYTES).route(web::post().to(receipts)).default_service(web::to(wrong_method)))
         .default_service(web::to(not_found));
 }
@@ -180,6 +188,11 @@ async fn report(shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result
         ReportError::TooMany { list } => Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into(),
         error => fault(error),
     })?))
+}
+
+async fn leases(shown: Shown, api: Data<AgentApi>, body: Json<LeaseAsk>) -> Result<Json<LeaseAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
+    Ok(Json(api.leases.take(&peer.identity, &agent, &body).await.map_err(lease_problem)?))
 }
 
 async fn receipts(shown: Shown, api: Data<AgentApi>, body: Json<ReceiptBatch>) -> Result<Json<ReceiptAnswer>, HttpProblem> {
@@ -336,6 +349,16 @@ fn enrol_problem(error: EnrolError) -> HttpProblem {
         _ => 400,
     };
     Problem::new(status, code, "Enrolment refused", whole(&error)).into()
+}
+
+fn lease_problem(error: LeaseError) -> HttpProblem {
+    let Some(code) = error.code() else { return fault(&error) };
+    let status = match code {
+        "contended" => 409,
+        "agent_not_rostered" | "forbidden" => 403,
+        _ => 400,
+    };
+    Problem::new(status, code, "Lease refused", whole(&error)).into()
 }
 
 fn ingest_problem(error: IngestError) -> HttpProblem {

@@ -12,6 +12,7 @@ use crate::{
         page::{List, cost, empty, page},
         scalar::{self, Durability, KeyOrigin, KeyPurpose, Label, LabelInput, RevocationReason, Timestamp, UInt64, VersionState},
     },
+    leases::graphql::{BudgetNode, budgets},
     projects::graphql::ProjectNode,
     sites::graphql::SiteNode,
 };
@@ -110,7 +111,7 @@ impl Shown for Key {
         let Seen { id, revision, state, as_of } = seen;
         let whole = state.state().into();
         let fixed = state.fixed?;
-        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, as_of)).collect();
+        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, as_of))).collect();
         Some(KeyNode {
             id: id.to_string().into(),
             project_id: fixed.project.to_string().into(),
@@ -191,13 +192,17 @@ pub struct KeyVersionNode {
     /// When it became active.
     pub activated_at: Option<Timestamp>,
     #[graphql(skip)]
+    version: schema::id::KeyVersion,
+    #[graphql(skip)]
+    limits: key::Limits,
+    #[graphql(skip)]
     generator: Option<schema::id::AgentId>,
     #[graphql(skip)]
     as_of: Option<Timestamp>,
 }
 
 impl KeyVersionNode {
-    fn of(key: schema::id::KeyId, number: u32, version: &Version, as_of: Option<Timestamp>) -> Self {
+    fn of(key: schema::id::KeyId, number: u32, version: &Version, (limits, as_of): (&key::Limits, Option<Timestamp>)) -> Self {
         let destroyed = version.state == key::VersionState::Destroyed;
         let mut holders: Vec<_> =
             version.holders.iter().map(|(agent, holder)| KeyHolder::of(*agent, Some(holder), destroyed, as_of)).collect();
@@ -216,6 +221,8 @@ impl KeyVersionNode {
             destruction_due_at: version.destruction.as_ref().map(|destruction| Timestamp(destruction.due)),
             created_at: Timestamp(version.requested),
             activated_at: version.activated.map(Timestamp),
+            version: schema::id::KeyVersion::new(key, number),
+            limits: limits.clone(),
             generator: version.generator,
             as_of,
         }
@@ -224,6 +231,16 @@ impl KeyVersionNode {
 
 #[ComplexObject]
 impl KeyVersionNode {
+    /// How far its limits on uses and bytes are used up; empty when it has none.
+    #[graphql(complexity = "2 * child_complexity")]
+    async fn budgets(&self, ctx: &Context<'_>) -> Result<Vec<BudgetNode>> {
+        if !self.limits.are_counted() {
+            return Ok(Vec::new());
+        }
+        let budget = Api::of(ctx)?.budget(self.version.key, self.as_of).await?;
+        Ok(budgets(&self.limits, &budget, self.version.number))
+    }
+
     /// The agent that is to make it, or made it.
     async fn generator(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
         match self.generator {
@@ -315,6 +332,10 @@ pub struct UseLimits {
     pub soft_uses: Option<UInt64>,
     /// Refuse after this many uses that protect data.
     pub hard_uses: Option<UInt64>,
+    /// Warn after this many bytes of plaintext protected.
+    pub soft_bytes: Option<UInt64>,
+    /// Refuse after this many bytes of plaintext protected.
+    pub hard_bytes: Option<UInt64>,
     /// Warn when a version has been active for this long.
     pub soft_seconds: Option<UInt64>,
     /// Refuse to protect new data when a version has been active for this long.
@@ -326,6 +347,8 @@ impl From<&key::Limits> for UseLimits {
         Self {
             soft_uses: limits.soft_uses.map(UInt64),
             hard_uses: limits.hard_uses.map(UInt64),
+            soft_bytes: limits.soft_bytes.map(UInt64),
+            hard_bytes: limits.hard_bytes.map(UInt64),
             soft_seconds: limits.soft_seconds.map(UInt64),
             hard_seconds: limits.hard_seconds.map(UInt64),
         }
@@ -339,6 +362,10 @@ pub struct UseLimitsInput {
     soft_uses: Option<UInt64>,
     /// Refuse after this many uses that protect data.
     hard_uses: Option<UInt64>,
+    /// Warn after this many bytes of plaintext protected.
+    soft_bytes: Option<UInt64>,
+    /// Refuse after this many bytes of plaintext protected.
+    hard_bytes: Option<UInt64>,
     /// Warn when a version has been active for this long.
     soft_seconds: Option<UInt64>,
     /// Refuse to protect new data when a version has been active for this long.
@@ -350,6 +377,8 @@ impl From<UseLimitsInput> for key::Limits {
         Self {
             soft_uses: input.soft_uses.map(|n| n.0),
             hard_uses: input.hard_uses.map(|n| n.0),
+            soft_bytes: input.soft_bytes.map(|n| n.0),
+            hard_bytes: input.hard_bytes.map(|n| n.0),
             soft_seconds: input.soft_seconds.map(|n| n.0),
             hard_seconds: input.hard_seconds.map(|n| n.0),
         }

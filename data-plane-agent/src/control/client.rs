@@ -13,7 +13,7 @@ use reqwest::{
 };
 use schema::wire::{
     agent::{
-        EnrolRequest, EnrolResponse, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
+        EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
     },
     problem::Problem,
 };
@@ -153,6 +153,11 @@ impl ControlClient {
     /// Says what the agent made, holds and enforces.
     pub async fn report(&self, report: &Report) -> Result<ReportAnswer, CallError> {
         self.post(path::REPORT, report).await
+    }
+
+    /// Asks for a lease.
+    pub async fn lease(&self, ask: &LeaseAsk) -> Result<LeaseAnswer, CallError> {
+        self.post(path::LEASES, ask).await
     }
 
     /// Sends receipts.

@@ -6,6 +6,7 @@
 //! certificate.json   its certificate and the authorities of the agent listener
 //! statements.json    the accepted set: exact bytes, and what must never be forgotten
 //! granting.json      the set before it whose policies go on granting, while those of the accepted set cannot be used
+//! budgets.json       the lease, what was spent of it and of all before, the request that waits for its answer
 //! time.json          the last signed time
 //! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin
 //! ```
@@ -171,6 +172,11 @@ impl ControlDirectory {
         }
     }
 
+    /// Where the ledger of budgets is kept.
+    pub fn budgets_file(&self) -> PathBuf {
+        self.0.join("budgets.json")
+    }
+
     /// The last signed time.
     pub fn time(&self) -> Result<Option<StoredTime>, KeepError> {
         self.read("time.json")
@@ -194,7 +200,7 @@ impl ControlDirectory {
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
-        ["certificate.json", "statements.json", "granting.json", "identity.json"].into_iter().try_for_each(|name| self.remove(name))
+        ["certificate.json", "statements.json", "granting.json", "budgets.json", "identity.json"].into_iter().try_for_each(|name| self.remove(name))
     }
 
     /// Makes the keys of a new agent and keeps them, before anybody hears of them.

@@ -5,6 +5,7 @@
 //! - [`enrol`]: how the agent joins its site, once.
 //! - [`time`]: what time it is, whatever the wall clock says.
 //! - [`sync`]: fetches statements, has them judged, keeps them, puts them in force.
+//! - [`lease`]: asks for leases of budgets.
 //! - [`certificate`]: renews the certificate in time.
 //! - [`report`]: says what the agent made, holds and enforces.
 
@@ -12,6 +13,7 @@ pub mod certificate;
 pub mod client;
 pub mod directory;
 pub mod enrol;
+pub mod lease;
 pub mod report;
 pub mod sync;
 pub mod time;

@@ -7,6 +7,7 @@ use schema::{
 };
 
 use super::{explain::Nearest, slice::UnusablePolicy};
+use crate::budgets::BudgetRefusal;
 
 /// Why a request is turned down.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,6 +98,9 @@ pub enum Refusal {
         /// The limit.
         limit_seconds: u64,
     },
+    /// A limit on uses or bytes.
+    #[error(transparent)]
+    Budget(BudgetRefusal),
     /// The self-tests of the algorithm did not pass at start.
     #[error("{algorithm} is switched off: its self-test failed when this agent started; look at the log and replace the agent")]
     AlgorithmDisabled {
@@ -158,6 +162,7 @@ impl Refusal {
             Self::VersionState { .. } => "version_state",
             Self::BelowMinimumVersion { .. } => "below_minimum_version",
             Self::HardTimeLimit { .. } => "hard_limit_time",
+            Self::Budget(refusal) => refusal.code(),
             Self::AlgorithmDisabled { .. } => "algorithm_disabled",
             Self::Forbidden { .. } => "forbidden_by_policy",
             Self::NothingAllows { .. } => "not_allowed_by_policy",
@@ -183,6 +188,7 @@ impl Refusal {
             Self::VersionState { .. } => (409, "The version's state does not allow it"),
             Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
             Self::HardTimeLimit { .. } => (409, "A hard limit was reached"),
+            Self::Budget(refusal) => refusal.status(),
             Self::AlgorithmDisabled { .. } => (503, "The algorithm is switched off"),
             Self::Forbidden { .. } => (403, "Policy forbids it"),
             Self::NothingAllows { .. } => (403, "Policy does not allow it"),

@@ -86,6 +86,8 @@ fn stricter(one: &Limits, other: &Limits) -> Limits {
     Limits {
         soft_uses: least(one.soft_uses, other.soft_uses),
         hard_uses: least(one.hard_uses, other.hard_uses),
+        soft_bytes: least(one.soft_bytes, other.soft_bytes),
+        hard_bytes: least(one.hard_bytes, other.hard_bytes),
         soft_seconds: least(one.soft_seconds, other.soft_seconds),
         hard_seconds: least(one.hard_seconds, other.hard_seconds),
     }

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use super::{Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, budget, caller, key, lift, policy, project, site, tenant, token};
+use super::{
+    Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, budget, caller, key, lift, policy, project, site, tenant, token,
+};
 use crate::{
     clock::Timestamp,
     id::{EventId, TenantId},

@@ -48,7 +48,8 @@ fn an_honest_lease_is_believed_and_the_next_one_too() {
     let memory = LeaseMemory::default();
     let first = judge(&world, &set, &world.lease(1, gives(Ranges::of(0, 50), Ranges::of(0, 1000))), &memory).unwrap();
     let share = first.lease().budgets[&version(1)].share.clone();
-    let mut memory = LeaseMemory { seen: Some(first.seen()), held: [(version(1), share.clone())].into(), spent: [(version(1), share)].into() };
+    let mut memory =
+        LeaseMemory { seen: Some(first.seen()), held: [(version(1), share.clone())].into(), spent: [(version(1), share)].into() };
     // What was held may have been spent in the meantime; what is new comes beside it.
     let next = world.lease(2, gives(Ranges::of(20, 80), Ranges::new()));
     let second = judge(&world, &set, &next, &memory).unwrap();
@@ -154,7 +155,14 @@ fn a_root_may_name_others_to_sign_leases() {
     world.root.roles.insert(trust::statement::Kind::Lease, role);
     let (bytes, pinned) = dsse::sign_statement(&world.root, &refs(&world.root_pairs));
     (world.roots, world.pinned) = (vec![bytes.into()], pinned);
-    let entry = trust::document::sign_roster_entry(&world.agent, world.root.head.tenant, SITE, trust::testing::AGENT, pinned, world.root.head.issued);
+    let entry = trust::document::sign_roster_entry(
+        &world.agent,
+        world.root.head.tenant,
+        SITE,
+        trust::testing::AGENT,
+        pinned,
+        world.root.head.issued,
+    );
     world.state.roster.get_mut(&trust::testing::AGENT).unwrap().entry = entry;
     let set = honest(&world);
     let bytes = world.lease(1, gives(Ranges::of(0, 5), Ranges::new()));
