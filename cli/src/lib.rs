@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+pub use commands::run;
+
 use crate::{args::Cli, error::Error};
 
 /// Parses the arguments, runs the command, prints what came of it.

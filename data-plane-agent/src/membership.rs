@@ -84,7 +84,8 @@ impl Membership {
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
         let Self { stored, certificate, keys } = self;
-        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, failed_self_tests } = parts;
+        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, failed_self_tests } =
+            parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
         let connection = Connection::new(client);

@@ -1,6 +1,8 @@
 //! An agent over real HTTP, with a real vault and journal, and statements that are really signed and accepted.
 
 mod agent {
+    mod budgets;
+    mod certificates;
     mod decisions;
     mod operations;
     mod streams;
@@ -338,10 +340,22 @@ impl Authority {
 
     /// A client certificate with this URI, and its key, PEM.
     fn issue(&self, uri: &str) -> String {
+        self.issue_with(uri, |_| {})
+    }
+
+    /// The same, that ended in 2001.
+    fn issue_ended(&self, uri: &str) -> String {
+        self.issue_with(uri, |params| {
+            (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+        })
+    }
+
+    fn issue_with(&self, uri: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> String {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         format!("{}{}", params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }

@@ -142,6 +142,12 @@ pub enum Key {
         /// Refuse after this many uses
         #[arg(long, value_name = "N")]
         hard_uses: Option<u64>,
+        /// Warn after so many bytes protected
+        #[arg(long, value_name = "BYTES")]
+        soft_bytes: Option<u64>,
+        /// Refuse after so many bytes protected
+        #[arg(long, value_name = "BYTES")]
+        hard_bytes: Option<u64>,
         /// Warn when a version has been active this long
         #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
         soft_time: Option<u64>,
@@ -300,6 +306,7 @@ const SHOW: &[output::Column] = &[
     ("created", "/createdAt"),
     ("primary", "/primaryVersion"),
     ("versions", "/versionLines"),
+    ("budgets", "/budgetLines"),
 ];
 
 impl Key {
@@ -371,10 +378,11 @@ impl Key {
             Self::Minimum { key, process, protect } => {
                 ("SetKeyMinimumVersions", json!({ "key": key, "minimumVersions": { "process": process, "protect": protect } }))
             }
-            Self::Limit { key, soft_uses, hard_uses, soft_time, hard_time } => {
+            Self::Limit { key, soft_uses, hard_uses, soft_bytes, hard_bytes, soft_time, hard_time } => {
                 let number = |number: Option<u64>| number.map(|number| number.to_string());
                 let limits = json!({
-                    "softUses": number(soft_uses), "hardUses": number(hard_uses), "softSeconds": number(soft_time), "hardSeconds": number(hard_time),
+                    "softUses": number(soft_uses), "hardUses": number(hard_uses),
+                    "softBytes": number(soft_bytes), "hardBytes": number(hard_bytes), "softSeconds": number(soft_time), "hardSeconds": number(hard_time),
                 });
                 ("SetKeyLimits", json!({ "key": key, "limits": limits }))
             }
@@ -441,6 +449,8 @@ fn show(session: &Session, mut key: Value) -> Result<(), Error> {
     if session.output == output::Format::Table {
         let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(version_line).collect();
         key["versionLines"] = json!(lines.join("\n"));
+        let budgets: Vec<String> = key["versions"].as_array().into_iter().flatten().flat_map(budget_lines).collect();
+        key["budgetLines"] = json!(budgets.join("\n"));
     }
     output::object(session.output, SHOW, &key)
 }
@@ -452,6 +462,17 @@ fn summed(mut row: Value) -> Value {
     let shown = versions.iter().find(|version| version["number"].as_u64() == Some(primary)).or(versions.last());
     row["state"] = shown.map_or(Value::Null, |version| version["state"].clone());
     row
+}
+
+/// How far each limit of a version is used up: what agents said they used, what they hold, what nobody holds.
+fn budget_lines(version: &Value) -> Vec<String> {
+    let line = |budget: &Value| {
+        let text = |name: &str| output::cell(budget.get(name));
+        let number = output::cell(version.get("number"));
+        let of = if budget["hard"].is_null() { String::new() } else { format!(" of {}, {} left", text("hard"), text("left")) };
+        format!("{number} {} used {}, held by agents {}{of}", text("counts"), text("used"), text("held"))
+    };
+    version["budgets"].as_array().into_iter().flatten().map(line).collect()
 }
 
 fn version_line(version: &Value) -> String {

@@ -111,7 +111,8 @@ impl Shown for Key {
         let Seen { id, revision, state, as_of } = seen;
         let whole = state.state().into();
         let fixed = state.fixed?;
-        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, as_of))).collect();
+        let versions =
+            state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, as_of))).collect();
         Some(KeyNode {
             id: id.to_string().into(),
             project_id: fixed.project.to_string().into(),

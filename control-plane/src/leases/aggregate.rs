@@ -67,6 +67,12 @@ impl Budget {
         keys.derived_id("budget", &[&key.to_string()])
     }
 
+    /// Whether what an agent holds now is the answer to this request of it: not so when another, later one counted, which it
+    /// then has forgotten.
+    pub fn answers(&self, agent: AgentId, number: u64, request: Digest) -> bool {
+        self.requests.get(&agent).is_none_or(|last| last.number < number || last.request == request)
+    }
+
     /// What is shared out of one limit of one version.
     pub fn pool(&self, version: u32, limit: LimitKind) -> Option<&Pool> {
         self.versions.get(&version).map(|budget| budget.of(limit))

@@ -142,13 +142,8 @@ impl Leases {
         let question = Question::new("settleBudget", "Key", key);
         let handled = self.handler.handle::<Budget>(&ctx, question, id, Options::default(), command).await;
         let budget = handled.map_err(|error| LeaseError::Settle(Box::new(error)))?.state;
-        if let Some(last) = budget.requests.get(&agent) {
-            // Another request of this agent counted last: whoever asked this one has forgotten that.
-            if last.number >= number && last.request != request {
-                given.answers = None;
-            }
-            given.number = given.number.max(last.number);
-        }
+        given.answers = given.answers.filter(|_| budget.answers(agent, number, request));
+        given.number = given.number.max(budget.requests.get(&agent).map_or(0, |last| last.number));
         for (number, version) in &budget.versions {
             let mut leased = Leased::default();
             for limit in LimitKind::ALL {

@@ -138,8 +138,7 @@ impl Ledger {
         let lease = accepted.lease();
         let pending = self.pending.take();
         let is_answer = pending.as_ref().is_some_and(|pending| lease.answers == Some(pending.sha256));
-        let held: BTreeMap<KeyVersion, Share> =
-            lease.budgets.iter().map(|(version, leased)| (*version, leased.share.clone())).collect();
+        let held: BTreeMap<KeyVersion, Share> = lease.budgets.iter().map(|(version, leased)| (*version, leased.share.clone())).collect();
         if !is_answer {
             for version in held.keys().copied() {
                 for kind in LimitKind::ALL {

@@ -4,6 +4,8 @@
 //! that are reserved on disk ([`ledger`]) before any of their numbers is used. Keys without such limits never come here.
 
 pub mod ledger;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,7 +30,7 @@ use self::ledger::{Ledger, Wish};
 use crate::policy::in_force::InForce;
 
 /// How long a request waits for a lease that is on its way.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
 /// The most uses that are reserved at once: what a crash can lose.
 const MAX_BLOCK_USES: u64 = 4096;
 /// The most bytes that are reserved at once, beyond what one request needs.

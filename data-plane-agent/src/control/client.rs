@@ -13,7 +13,8 @@ use reqwest::{
 };
 use schema::wire::{
     agent::{
-        EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
+        EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer,
+        StatementSet, path,
     },
     problem::Problem,
 };

@@ -200,7 +200,9 @@ impl ControlDirectory {
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
-        ["certificate.json", "statements.json", "granting.json", "budgets.json", "identity.json"].into_iter().try_for_each(|name| self.remove(name))
+        ["certificate.json", "statements.json", "granting.json", "budgets.json", "identity.json"]
+            .into_iter()
+            .try_for_each(|name| self.remove(name))
     }
 
     /// Makes the keys of a new agent and keeps them, before anybody hears of them.

@@ -1,0 +1,187 @@
+//! A whole system in one process: a control plane with one tenant, one project and one site, and real agents.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use control_plane::app::{App as ControlPlane, Running as RunningControlPlane};
+use data_plane_agent::{
+    app::{App as Agent, Running as RunningAgent, open_vault},
+    config::Config as AgentConfig,
+    control::{
+        directory::ControlDirectory,
+        enrol::{EnrolParts, enrol},
+    },
+    rest::tokens,
+};
+use schema::{
+    clock::{SystemClock, SystemIds},
+    id::CallerId,
+    wire::agent::EnrolmentToken,
+};
+use serde_json::{Value, json};
+
+/// How long something may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The system. Its project is `payments`, its site `fra`.
+pub struct World {
+    folder: tempfile::TempDir,
+    http: reqwest::Client,
+    admin: String,
+    /// The control plane.
+    pub plane: RunningControlPlane,
+}
+
+impl World {
+    /// Starts the control plane.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = control_plane::config::Config { data_dir: folder.path().join("control-plane"), ..Default::default() };
+        config.server.listen = "127.0.0.1:0".to_owned();
+        config.server.plain_http = true;
+        config.server.workers = Some(1);
+        config.agents.listen = "127.0.0.1:0".to_owned();
+        let plane = ControlPlane::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.expect("a control plane");
+        let admin = std::fs::read_to_string(plane.operator_token_file()).expect("a token").trim().to_owned();
+        let mut world = Self { folder, http: reqwest::Client::new(), admin, plane };
+        let made = world.mutate("createTenant", json!({ "name": "acme" }), "adminToken").await;
+        world.admin = made["adminToken"].as_str().expect("a token").to_owned();
+        secret_file(&world.path("admin.token"), world.admin.as_bytes());
+        world.mutate("createProject", json!({ "name": "payments" }), "project { id }").await;
+        world.mutate("createSite", json!({ "name": "fra" }), "site { id }").await;
+        world
+    }
+
+    /// A path in the system's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A GraphQL query of the administrator.
+    pub async fn query(&self, query: &str, variables: Value) -> Value {
+        let body = json!({ "query": query, "variables": variables });
+        let answer = self.http.post(self.plane.graphql_url()).bearer_auth(&self.admin).json(&body).send().await.expect("an answer");
+        let answer: Value = answer.json().await.expect("JSON");
+        assert!(answer["errors"].is_null(), "{query}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// A GraphQL mutation that is not refused.
+    pub async fn mutate(&self, name: &str, input: Value, fields: &str) -> Value {
+        let kind = format!("{}{}Input", name[..1].to_uppercase(), &name[1..]);
+        let query = format!("mutation($input: {kind}!) {{ {name}(input: $input) {{ {fields} userErrors {{ code message }} }} }}");
+        let answer = self.query(&query, json!({ "input": input })).await[name].clone();
+        assert_eq!(answer["userErrors"], json!([]), "{name}: {answer}");
+        answer
+    }
+
+    /// A command of `freehold`, as the administrator.
+    pub async fn cli(&self, arguments: &[&str]) -> Result<(), cli::error::Error> {
+        let token = self.path("admin.token");
+        let url = self.plane.graphql_url().trim_end_matches(control_plane::http::graphql::PATH).to_owned();
+        let nowhere = self.path("no-profiles.toml");
+        let place = ["freehold", "--config", text(&nowhere), "--server", &url, "--token-file", text(&token), "-o", "json"];
+        let command = cli::args::Cli::try_parse_from(place.iter().chain(arguments)).unwrap_or_else(|error| panic!("{error}"));
+        cli::run(command).await
+    }
+
+    /// Puts these Cedar policies in force for the project.
+    pub async fn publish(&self, cedar: &str) {
+        let policies = self.query("{ policies(first: 1) { nodes { id } } }", json!({})).await;
+        if policies["policies"]["nodes"].as_array().is_none_or(Vec::is_empty) {
+            self.mutate("createPolicy", json!({ "name": "main", "project": "payments" }), "policy { id }").await;
+        }
+        let draft = json!({ "policy": "payments/main", "content": { "cedar": cedar } });
+        self.mutate("savePolicyDraft", draft, "policy { id }").await;
+        self.mutate("publishPolicy", json!({ "policy": "payments/main" }), "policy { id }").await;
+    }
+
+    /// Makes an `A256KW+A256GCM` key at the site.
+    pub async fn encryption_key(&self, name: &str) {
+        let key = json!({
+            "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
+            "placement": ["fra"], "durability": "SINGLE_COPY",
+        });
+        self.mutate("createKey", key, "key { id }").await;
+    }
+
+    /// Registers a caller with a token, and gives the agent in this folder the token.
+    pub async fn caller(&self, name: &str, agent: &AgentConfig) -> String {
+        let caller = json!({ "project": "payments", "name": name, "kind": "TOKEN", "issuer": "fra" });
+        let made = self.mutate("registerCaller", caller, "caller { id }").await;
+        let id: CallerId = made["caller"]["id"].as_str().expect("an id").parse().expect("an id");
+        let reference = id.to_string().parse().expect("a reference");
+        tokens::add(&agent.callers_file(), reference, &SystemClock, &SystemIds).expect("a token").reveal().to_owned()
+    }
+
+    /// The settings of an agent in a folder of its own; `server` is the section of its listener.
+    pub fn agent_config(&self, name: &str, server: &str) -> AgentConfig {
+        let folder = self.path(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        secret_file(&folder.join("vault.key"), &[7; 32]);
+        let file = folder.join("agent.toml");
+        let settings = format!(
+            "data_dir = \"{0}/data\"\n[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{server}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n",
+            folder.display()
+        );
+        std::fs::write(&file, settings).expect("settings");
+        AgentConfig::load(Some(&file), [], &Default::default()).expect("settings")
+    }
+
+    /// Invites an agent to the site and lets it join.
+    pub async fn enrol(&self, config: &AgentConfig) {
+        let invited = self.mutate("inviteAgent", json!({ "site": "fra" }), "enrolment").await;
+        let token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().expect("a file")).expect("a file");
+        service::files::create_private_directory(&config.data_dir).expect("a folder");
+        let vault = open_vault(config, Arc::new(SystemIds)).await.expect("a vault");
+        let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
+        let (vault, outgoing) = (&vault, &config.control_plane.outgoing);
+        let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &SystemClock, ids: &SystemIds, host: "here" };
+        enrol(&token, &parts).await.expect("an agent that joins");
+    }
+
+    /// Runs an agent.
+    pub async fn agent(&self, config: &AgentConfig) -> RunningAgent {
+        Agent::start(config.clone(), Arc::new(SystemClock), Arc::new(SystemIds)).await.expect("an agent")
+    }
+
+    /// A call to an agent that speaks plain HTTP.
+    pub async fn call(&self, agent: &RunningAgent, path: &str, token: &str, body: &Value) -> (u16, Value) {
+        let url = format!("http://{}{path}", agent.address);
+        let answer = self.http.post(url).bearer_auth(token).json(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.expect("JSON"))
+    }
+
+    /// The same until it is allowed: statements and keys take a moment to arrive.
+    pub async fn until_allowed(&self, agent: &RunningAgent, path: &str, token: &str, body: &Value) -> Value {
+        let answer = until(|| async {
+            let (status, answer) = self.call(agent, path, token, body).await;
+            if status == 200 { Ok(answer) } else { Err(format!("{path}: {status} {answer}")) }
+        });
+        answer.await
+    }
+}
+
+/// Tries until it succeeds; panics with the last failure after a minute.
+pub async fn until<T, F: Future<Output = Result<T, String>>>(attempt: impl Fn() -> F) -> T {
+    let started = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(failure) => assert!(started.elapsed() < PATIENCE, "{failure}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn text(path: &std::path::Path) -> &str {
+    path.to_str().expect("a path of text")
+}
+
+fn secret_file(path: &std::path::Path, bytes: &[u8]) {
+    service::files::write_atomic(path, bytes, service::files::OWNER_ONLY).expect("a file");
+}

@@ -1,0 +1,319 @@
+//! Budgets: what agents may spend between them, whatever is lost on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control_plane::{
+    eventing::aggregate::{Aggregate, Deciding, EventMeta},
+    leases::{Budget, BudgetCommand, Part},
+};
+use data_plane_agent::budgets::ledger::{Ledger, Wish};
+use freehold_tests::world::{World as System, until};
+use proptest::prelude::*;
+use schema::{
+    clock::ManualIds,
+    encoding::{Base64, base64url},
+    event::StreamId,
+    id::{AgentId, BudgetId, EventId, KeyVersion},
+    key::Limits,
+    ranges::{LimitKind, Ranges},
+};
+use serde_json::{Value, json};
+use trust::{
+    accept::{AcceptedSet, Identity, accept, accept_lease},
+    document::{self, LeaseRequest},
+    pair::Pair,
+    statement::lease::{Leased, Share},
+    testing::{AGENT, KEY, OTHER_AGENT, START, TENANT, World, pair},
+};
+
+const VERSION: KeyVersion = KeyVersion::new(KEY, 1);
+const LIMIT: u64 = 60;
+
+/// Who shares out, and signs leases.
+struct Plane {
+    world: World,
+    budget: Budget,
+    serial: u64,
+}
+
+impl Plane {
+    /// Takes a request, as the service does, and gives a lease.
+    fn take(&mut self, agent: AgentId, pair: &Pair, request: &Base64) -> Base64 {
+        let signed = document::open::<LeaseRequest>(request.as_slice(), pair.public()).unwrap();
+        let (asked, sha256) = (signed.payload, signed.sha256);
+        let budget = asked.budgets.get(&VERSION).cloned().unwrap_or_default();
+        let part = Part {
+            version: 1,
+            limit: LimitKind::Uses,
+            spent: budget.spent.uses,
+            returned: budget.returned.uses,
+            wanted: budget.uses_wanted,
+            ceiling: LIMIT,
+            among: 2,
+        };
+        let command = BudgetCommand::Settle { key: KEY, agent, number: asked.number, request: sha256, parts: vec![part] };
+        let meta = EventMeta {
+            id: EventId::from_bits(1),
+            tenant: TENANT,
+            stream: StreamId::of(BudgetId::from_bits(1)),
+            revision: 1,
+            time: START,
+            actor: String::new(),
+        };
+        let events = self.budget.decide(&command, &Deciding { now: START, ids: &ManualIds::seeded(1) }).unwrap();
+        events.iter().for_each(|event| self.budget.evolve(event, &meta));
+        self.serial += 1;
+        let pool = self.budget.pool(1, LimitKind::Uses).cloned().unwrap_or_default();
+        let last = self.budget.requests.get(&agent).map_or(0, |last| last.number);
+        let answers = self.budget.answers(agent, asked.number, sha256).then_some(sha256);
+        self.world.lease(self.serial, |lease| {
+            (lease.head.agent, lease.number, lease.answers) = (Some(agent), last.max(asked.number), answers);
+            let share = Share { uses: pool.held_by(agent), bytes: Ranges::new() };
+            lease.budgets.insert(VERSION, Leased { share, uses_left: Some(pool.left(LIMIT)), bytes_left: None });
+        })
+    }
+}
+
+/// An agent: what is on its disk, what is in its memory.
+struct Spender {
+    identity: Identity,
+    pair: Pair,
+    set: AcceptedSet,
+    disk: Vec<u8>,
+    ledger: Ledger,
+    block: Ranges,
+    nonce: u8,
+    sent: Vec<Base64>,
+    received: Vec<Base64>,
+}
+
+/// When the machine stops in the middle of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Crash {
+    Never,
+    BeforeWriting,
+    AfterWriting,
+}
+
+impl Spender {
+    fn new(world: &World, agent: AgentId, seed: u64) -> Self {
+        let pair = pair(seed);
+        let identity = Identity { agent, keyid: pair.keyid(), founder: Some(world.agent.keyid()), ..world.identity() };
+        let set = accept(None, &world.set(), &identity, &Default::default(), world.now()).unwrap();
+        let ledger = Ledger::default();
+        let disk = serde_json::to_vec(&ledger).unwrap();
+        let (block, nonce, sent, received) = Default::default();
+        Self { identity, pair, set, disk, ledger, block, nonce, sent, received }
+    }
+
+    /// Everything in memory is gone.
+    fn crash(&mut self) {
+        self.ledger = serde_json::from_slice(&self.disk).unwrap();
+        self.block = Ranges::new();
+    }
+
+    /// Writes the next ledger, then goes on with it; whether it got that far.
+    fn write(&mut self, next: Ledger, crash: Crash) -> bool {
+        if crash != Crash::BeforeWriting {
+            self.disk = serde_json::to_vec(&next).unwrap();
+            self.ledger = next;
+        }
+        if crash != Crash::Never {
+            self.crash();
+        }
+        crash == Crash::Never
+    }
+
+    fn reserve(&mut self, count: u64, crash: Crash) {
+        let mut next = self.ledger.clone();
+        let block = next.reserve(VERSION, LimitKind::Uses, count, LIMIT);
+        if self.write(next, crash) {
+            self.block = self.block.union(&block);
+        }
+    }
+
+    fn request(&mut self, wish: Wish, crash: Crash) {
+        let mut next = self.ledger.clone();
+        self.nonce += 1;
+        next.request(&BTreeMap::from([(VERSION, wish)]), &self.identity, &self.pair, [self.nonce; 16], START);
+        if self.write(next, crash) {
+            self.sent.push(self.ledger.pending().unwrap().clone());
+        }
+    }
+
+    fn receive(&mut self, lease: &Base64, crash: Crash) {
+        let mut next = self.ledger.clone();
+        if let Ok(accepted) = accept_lease(&self.set, lease, next.memory(), None) {
+            next.accept(&accepted);
+            self.write(next, crash);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Reserve(u64, Crash),
+    Use,
+    Request(u64, bool, Crash),
+    /// The newest request arrives, or, when late, one of the earlier.
+    Arrive(usize),
+    /// The newest lease arrives, or, when late, one of the earlier.
+    Receive(usize, Crash),
+    Crash,
+    /// The ledger is gone from the disk.
+    Lose,
+}
+
+fn step() -> impl Strategy<Value = (bool, Step)> {
+    let crash = || prop_oneof![6 => Just(Crash::Never), 1 => Just(Crash::BeforeWriting), 1 => Just(Crash::AfterWriting)];
+    let late = || prop_oneof![4 => Just(0usize), 1 => 1usize..4];
+    let step = prop_oneof![
+        4 => (1u64..8, crash()).prop_map(|(count, crash)| Step::Reserve(count, crash)),
+        8 => Just(Step::Use),
+        4 => (0u64..25, prop::bool::weighted(0.25), crash()).prop_map(|(wanted, back, crash)| Step::Request(wanted, back, crash)),
+        4 => late().prop_map(Step::Arrive),
+        4 => (late(), crash()).prop_map(|(late, crash)| Step::Receive(late, crash)),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Lose),
+    ];
+    (any::<bool>(), step)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    /// Two agents, a network that loses, delays and repeats, and machines that stop in the middle of anything.
+    #[test]
+    fn no_part_of_a_limit_is_ever_used_twice(steps in prop::collection::vec(step(), 10..70)) {
+        let mut world = World::new();
+        world.project_policy().keys.get_mut(&KEY).unwrap().limits = Limits { hard_uses: Some(LIMIT), ..Limits::default() };
+        world.join(Vec::new());
+        let one = Spender::new(&world, AGENT, 100);
+        let other = Spender::new(&world, OTHER_AGENT, 101);
+        let mut plane = Plane { world, budget: Budget::default(), serial: 0 };
+        let mut agents = [one, other];
+        let mut used = BTreeSet::new();
+        for (which, step) in steps {
+            let agent = &mut agents[usize::from(which)];
+            match step {
+                Step::Reserve(count, crash) => agent.reserve(count, crash),
+                Step::Use => {
+                    if let Some(number) = agent.block.first() {
+                        agent.block = agent.block.without(&Ranges::of(number, number + 1));
+                        prop_assert!(number < LIMIT, "{number} is above the limit");
+                        prop_assert!(used.insert(number), "{number} is used twice");
+                    }
+                }
+                Step::Request(wanted, back, crash) => agent.request(Wish { uses: wanted, bytes: 0, give_back: back }, crash),
+                Step::Arrive(late) => {
+                    if let Some(request) = agent.sent.len().checked_sub(1 + late).map(|place| agent.sent[place].clone()) {
+                        let lease = plane.take(agent.identity.agent, &agent.pair, &request);
+                        agent.received.push(lease);
+                    }
+                }
+                Step::Receive(late, crash) => {
+                    if let Some(lease) = agent.received.len().checked_sub(1 + late).map(|place| agent.received[place].clone()) {
+                        agent.receive(&lease, crash);
+                    }
+                }
+                Step::Crash => agent.crash(),
+                Step::Lose => {
+                    agent.disk = serde_json::to_vec(&Ledger::default()).unwrap();
+                    agent.crash();
+                }
+            }
+        }
+        prop_assert!(used.len() as u64 <= LIMIT);
+    }
+}
+
+#[test]
+fn what_nobody_loses_is_all_there_to_be_used() {
+    let mut world = World::new();
+    world.project_policy().keys.get_mut(&KEY).unwrap().limits = Limits { hard_uses: Some(LIMIT), ..Limits::default() };
+    let mut agent = Spender::new(&world, AGENT, 100);
+    let mut plane = Plane { world, budget: Budget::default(), serial: 0 };
+    let mut used = 0;
+    for _ in 0..20 {
+        agent.request(Wish { uses: 20, ..Wish::default() }, Crash::Never);
+        let request = agent.sent.last().unwrap().clone();
+        let lease = plane.take(AGENT, &agent.pair, &request);
+        agent.receive(&lease, Crash::Never);
+        agent.reserve(100, Crash::Never);
+        used += agent.block.count();
+        agent.block = Ranges::new();
+    }
+    assert_eq!(used, LIMIT);
+    assert_eq!(plane.budget.pool(1, LimitKind::Uses).unwrap().spent, LIMIT);
+}
+
+/// What the control plane shows of the budgets of `payments/cards`.
+async fn budgets(system: &System) -> Value {
+    let query = "{ key(reference: \"payments/cards\") { versions { budgets { counts hard soft used held left } } } }";
+    system.query(query, json!({})).await["key"]["versions"][0]["budgets"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_on_uses_and_bytes_hold_and_say_so() {
+    let system = System::start().await;
+    let config = system.agent_config("agent", "plain_http = true");
+    system.enrol(&config).await;
+    system.encryption_key("cards").await;
+    system.encryption_key("free").await;
+    let token = system.caller("app", &config).await;
+    system.publish("permit (principal, action, resource);").await;
+    let agent = system.agent(&config).await;
+    let encrypt = |key: &str, bytes: usize| json!({ "key": format!("payments/{key}"), "plaintext": base64url(&vec![7; bytes]) });
+    let code = |answer: &(u16, Value)| (answer.0, answer.1["code"].as_str().unwrap_or("ok").to_owned());
+    system.until_allowed(&agent, "/v1/encrypt", &token, &encrypt("cards", 10)).await;
+    assert_eq!(budgets(&system).await, json!([]), "a key without limits is not counted");
+
+    system.cli(&["key", "limit", "payments/cards", "--soft-uses", "5", "--hard-uses", "10", "--hard-bytes", "1000"]).await.unwrap();
+    // The limit takes a moment to be enforced; from then on uses are counted, not before.
+    until(|| async {
+        let state = budgets(&system).await;
+        if state[0]["held"] == "0" { Err(format!("{state}")) } else { Ok(()) }
+    })
+    .await;
+    let mut sealed = Vec::new();
+    let mut warned = 0;
+    let refused = loop {
+        let answer = system.call(&agent, "/v1/encrypt", &token, &encrypt("cards", 20)).await;
+        if answer.0 != 200 {
+            break answer;
+        }
+        warned += usize::from(answer.1["warnings"].to_string().contains("soft_limit_uses"));
+        sealed.push(answer.1["message"].clone());
+        assert!(sealed.len() <= 10, "the limit does not hold");
+    };
+    assert_eq!((code(&refused), sealed.len(), warned), ((409, "limit_uses_exhausted".to_owned()), 10, 5), "{refused:?}");
+    assert!(refused.1["detail"].as_str().unwrap().contains("hard limit of 10 uses"), "{refused:?}");
+    // What is sealed is opened for ever, other keys go on, and a restart forgets nothing.
+    let open = json!({ "message": sealed[0] });
+    assert_eq!(system.call(&agent, "/v1/decrypt", &token, &open).await.0, 200);
+    assert_eq!(system.call(&agent, "/v1/encrypt", &token, &encrypt("free", 20)).await.0, 200);
+    agent.stop().await.unwrap();
+    let agent = system.agent(&config).await;
+    let answer = system.call(&agent, "/v1/encrypt", &token, &encrypt("cards", 20)).await;
+    assert_eq!(code(&answer), (409, "limit_uses_exhausted".to_owned()), "{answer:?}");
+
+    // A higher limit on uses frees it, until the bytes run out: 200 of 1000 are spent.
+    system.cli(&["key", "limit", "payments/cards", "--hard-uses", "1000", "--hard-bytes", "1000"]).await.unwrap();
+    system.until_allowed(&agent, "/v1/encrypt", &token, &encrypt("cards", 400)).await;
+    let answer = system.call(&agent, "/v1/encrypt", &token, &encrypt("cards", 900)).await;
+    assert_eq!(code(&answer), (409, "limit_bytes_exhausted".to_owned()), "{answer:?}");
+    let without_length = reqwest::Client::new()
+        .post(format!("http://{}/v1/stream/encrypt?key=payments/cards", agent.address))
+        .bearer_auth(&token)
+        .body(reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>("some")])));
+    let problem: Value = without_length.send().await.unwrap().json().await.unwrap();
+    assert_eq!(problem["code"], "size_unknown");
+
+    let shown = budgets(&system).await;
+    let number = |of: usize, what: &str| shown[of][what].as_str().unwrap().parse::<u64>().unwrap();
+    assert_eq!((shown[0]["counts"].as_str(), shown[1]["counts"].as_str()), (Some("uses"), Some("bytes")));
+    assert_eq!(number(0, "used") + number(0, "held") + number(0, "left"), 1000, "{shown}");
+    assert_eq!(number(1, "used") + number(1, "held") + number(1, "left"), 1000, "{shown}");
+    system.cli(&["key", "show", "payments/cards"]).await.unwrap();
+    agent.stop().await.unwrap();
+}
