@@ -45,7 +45,10 @@ impl SelfTests {
 fn test(algorithm: Algorithm, ids: &dyn Ids) -> Result<(), String> {
     let serving = algorithm::serve(algorithm);
     serving.self_test(algorithm, ids)?;
-    let key = serving.generate(algorithm, ids).and_then(|secret| serving.load(algorithm, &secret)).map_err(|error| error.to_string())?;
+    let key = serving.test_secret(algorithm, ids).and_then(|secret| serving.load(algorithm, &secret)).map_err(|error| error.to_string())?;
+    if key.is_slow() {
+        return Ok(()); // its own test is what a start has time for; every new key is tested pairwise
+    }
     algorithm::pairwise(key.as_ref(), ids).map_err(|error| error.to_string())
 }
 

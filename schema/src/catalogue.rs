@@ -2,10 +2,13 @@
 //!
 //! Adding an algorithm is a row here and a file in the agent's `algorithm/` folder.
 
+mod table;
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use self::table::CATALOGUE;
 use crate::key::{Operation, Purpose, UnknownWord, words};
 
 words! {
@@ -27,12 +30,28 @@ words! {
     Family {
         /// AES key wrap around an AES-GCM content key.
         AesKeyWrap = "aes-key-wrap",
-        /// HPKE with a hybrid or post-quantum KEM.
-        Hpke = "hpke",
+        /// Authenticated encryption of the content itself.
+        Aead = "aead",
+        /// Keyed hashes.
+        Hmac = "hmac",
+        /// Key derivation by keyed hashes.
+        Hkdf = "hkdf",
+        /// Encryption and signatures with RSA.
+        Rsa = "rsa",
+        /// Signatures on the curves of NIST.
+        Ecdsa = "ecdsa",
+        /// Agreement on a curve, alone or around a content key.
+        Ecdh = "ecdh",
         /// Edwards-curve signatures.
         EdDsa = "eddsa",
+        /// HPKE, with a classical or a hybrid KEM.
+        Hpke = "hpke",
+        /// Module-lattice key encapsulation.
+        MlKem = "ml-kem",
         /// Module-lattice signatures.
         MlDsa = "ml-dsa",
+        /// Stateless hash-based signatures.
+        SlhDsa = "slh-dsa",
     }
 }
 
@@ -71,6 +90,10 @@ pub struct Entry {
     pub jose_enc: Option<&'static str>,
     /// The JOSE `kty` of its keys.
     pub jose_kty: &'static str,
+    /// The JOSE `crv` of its keys, where they are points of a curve.
+    pub jose_crv: Option<&'static str>,
+    /// The revision of the draft that is followed, where it is not a standard yet; stands in the protected header.
+    pub draft: Option<&'static str>,
     /// The object identifier of its public keys or of the algorithm.
     pub oid: Option<&'static str>,
     /// Whether it should be chosen.
@@ -88,94 +111,6 @@ pub struct Entry {
     /// Whether its keys have a public half.
     pub asymmetric: bool,
 }
-
-/// Every algorithm Freehold knows, in the order in which they are shown.
-pub const CATALOGUE: &[Entry] = &[
-    Entry {
-        name: "A256KW+A256GCM",
-        title: "AES-256 key wrap with a fresh AES-256-GCM content key per message",
-        family: Family::AesKeyWrap,
-        standard: "RFC 3394, SP 800-38D, RFC 7518",
-        parameters: "256-bit key",
-        purposes: &[Purpose::Encrypt, Purpose::Wrap],
-        sealing: Some(Sealing::ContentKey),
-        digest_bytes: None,
-        jose_alg: Some("A256KW"),
-        jose_enc: Some("A256GCM"),
-        jose_kty: "oct",
-        oid: Some("2.16.840.1.101.3.4.1.45"),
-        status: Status::Recommended,
-        classical_bits: 256,
-        quantum_category: 5,
-        max_uses: None,
-        implementation: "aws-lc-rs",
-        reference: None,
-        asymmetric: false,
-    },
-    Entry {
-        name: "HPKE-9-KE",
-        title: "HPKE key encryption with ML-KEM-768 and X25519 (MLKEM768-X25519), AES-256-GCM content",
-        family: Family::Hpke,
-        standard: "RFC 9180, draft-ietf-jose-hpke-pq-pqt-01",
-        parameters: "KEM 0x647a, HPKE suite of the draft; A256GCM content encryption",
-        purposes: &[Purpose::Encrypt],
-        sealing: Some(Sealing::ContentKey),
-        digest_bytes: None,
-        jose_alg: Some("HPKE-9-KE"),
-        jose_enc: Some("A256GCM"),
-        jose_kty: "AKP",
-        oid: None,
-        status: Status::Draft,
-        classical_bits: 128,
-        quantum_category: 3,
-        max_uses: None,
-        implementation: "hpke",
-        reference: None,
-        asymmetric: true,
-    },
-    Entry {
-        name: "Ed25519",
-        title: "Edwards-curve signatures on Curve25519",
-        family: Family::EdDsa,
-        standard: "RFC 8032, FIPS 186-5, RFC 8037",
-        parameters: "Ed25519",
-        purposes: &[Purpose::Sign],
-        sealing: None,
-        digest_bytes: None,
-        jose_alg: Some("EdDSA"),
-        jose_enc: None,
-        jose_kty: "OKP",
-        oid: Some("1.3.101.112"),
-        status: Status::Allowed,
-        classical_bits: 128,
-        quantum_category: 0,
-        max_uses: None,
-        implementation: "aws-lc-rs",
-        reference: Some("ed25519-dalek"),
-        asymmetric: true,
-    },
-    Entry {
-        name: "ML-DSA-65",
-        title: "Module-lattice signatures, category 3",
-        family: Family::MlDsa,
-        standard: "FIPS 204, RFC 9964",
-        parameters: "ML-DSA-65",
-        purposes: &[Purpose::Sign],
-        sealing: None,
-        digest_bytes: None,
-        jose_alg: Some("ML-DSA-65"),
-        jose_enc: None,
-        jose_kty: "AKP",
-        oid: Some("2.16.840.1.101.3.4.3.18"),
-        status: Status::Recommended,
-        classical_bits: 192,
-        quantum_category: 3,
-        max_uses: None,
-        implementation: "aws-lc-rs",
-        reference: Some("ml-dsa"),
-        asymmetric: true,
-    },
-];
 
 /// An algorithm of the catalogue. Comparing two compares their rows.
 #[derive(Clone, Copy)]
@@ -211,7 +146,8 @@ impl Algorithm {
             Operation::Mac | Operation::VerifyMac => purpose == Purpose::Mac,
             Operation::Wrap | Operation::Unwrap => purpose == Purpose::Wrap,
             Operation::Rewrap => matches!(purpose, Purpose::Encrypt | Purpose::Wrap),
-            Operation::Agree | Operation::Encapsulate | Operation::Decapsulate => purpose == Purpose::Agree,
+            Operation::Agree => purpose == Purpose::Agree && self.0.family != Family::MlKem,
+            Operation::Encapsulate | Operation::Decapsulate => purpose == Purpose::Agree && self.0.family == Family::MlKem,
             Operation::Derive => purpose == Purpose::Derive,
             Operation::PublicKey => self.0.asymmetric,
             Operation::Explain => true,
@@ -286,10 +222,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_purpose_of_a_row_does_something_and_agreement_is_one_or_the_other() {
+        for algorithm in Algorithm::all() {
+            for purpose in algorithm.entry().purposes {
+                assert!(Operation::ALL.iter().any(|operation| algorithm.does(*purpose, *operation)), "{algorithm} {purpose}");
+            }
+            let agrees = algorithm.does(Purpose::Agree, Operation::Agree);
+            assert_ne!(agrees, algorithm.does(Purpose::Agree, Operation::Encapsulate), "{algorithm}");
+        }
+    }
+
+    #[test]
     fn every_row_is_whole_and_named_once() {
         for (index, entry) in CATALOGUE.iter().enumerate() {
             assert!(!entry.purposes.is_empty(), "{}", entry.name);
             assert!(entry.classical_bits >= 112, "{}", entry.name);
+            assert_eq!(entry.sealing.is_some(), entry.purposes.contains(&Purpose::Encrypt), "{}", entry.name);
+            assert_eq!(entry.digest_bytes.is_some(), entry.purposes.contains(&Purpose::SignDigest), "{}", entry.name);
+            assert_eq!(entry.jose_crv.is_some(), matches!(entry.jose_kty, "EC" | "OKP"), "{}", entry.name);
+            assert_eq!(entry.asymmetric, entry.jose_kty != "oct", "{}", entry.name);
+            assert!(entry.draft.is_none() || entry.status == Status::Draft, "{}", entry.name);
             assert!(CATALOGUE[index + 1..].iter().all(|other| other.name != entry.name), "{} twice", entry.name);
         }
     }

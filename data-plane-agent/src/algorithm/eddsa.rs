@@ -27,6 +27,12 @@ impl Implementation for EdDsa {
         Ok(Box::new(Key { algorithm, pair }))
     }
 
+    fn check_public_key(&self, algorithm: Algorithm, public_key: &[u8]) -> Result<(), AlgorithmError> {
+        let malformed = AlgorithmError::MalformedKey { algorithm, what: "public key" };
+        let point = public_key.try_into().map_err(|_| malformed.clone())?;
+        ed25519_dalek::VerifyingKey::from_bytes(point).map(|_| ()).map_err(|_| malformed)
+    }
+
     fn verify(&self, algorithm: Algorithm, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), AlgorithmError> {
         UnparsedPublicKey::new(&ED25519, public_key)
             .verify(message, signature)

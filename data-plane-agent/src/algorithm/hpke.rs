@@ -1,32 +1,52 @@
-//! `HPKE-9-KE`: a content key sealed to MLKEM768-X25519 (KEM 0x647a) with SHAKE256 (KDF 0x0011) and AES-256-GCM
-//! (AEAD 0x0002), as draft-ietf-jose-hpke-pq-pqt-01 and the key encryption mode of draft-ietf-jose-hpke-encrypt say.
+//! HPKE base mode (RFC 9180) in JOSE: `HPKE-4` with X25519, HKDF-SHA256 and ChaCha20-Poly1305, and `HPKE-9` with
+//! MLKEM768-X25519 (KEM 0x647a), SHAKE256 (KDF 0x0011) and AES-256-GCM; each around a content key (`-KE`) and on the
+//! message itself, as draft-ietf-jose-hpke-encrypt and draft-ietf-jose-hpke-pq-pqt say.
 
 use hpke::{
-    Deserializable, Kem as _, OpModeR, OpModeS, Serializable,
-    aead::AesGcm256,
-    kdf::KdfShake256,
-    kem::XWing,
+    Deserializable, OpModeR, OpModeS, Serializable,
+    aead::{Aead, AesGcm256, ChaCha20Poly1305},
+    kdf::{HkdfSha256, Kdf, KdfShake256},
+    kem::{Kem, X25519HkdfSha256, XWing},
     rand_core::{TryCryptoRng, TryRng},
 };
-use schema::{catalogue::Algorithm, clock::Ids};
-use zeroize::Zeroize;
+use schema::{
+    catalogue::{Algorithm, Sealing},
+    clock::Ids,
+};
 
-use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, WrappedKey};
+use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, SealedContent, WrappedKey};
 use crate::vault::secret::{ContentKey, SecretBytes};
-
-/// The revision of the draft that is implemented; stands in the protected header of what is sealed.
-pub const DRAFT: &str = "draft-ietf-jose-hpke-pq-pqt-01";
-
-const ENCAPSULATED_BYTES: usize = 1120;
-const ENCRYPTED_KEY_BYTES: usize = 48;
 
 /// The family.
 #[derive(Debug)]
 pub struct Hpke;
 
-struct Key {
+/// A KEM with what goes with it.
+trait Suite: Send + Sync + 'static {
+    type Aead: Aead;
+    type Kdf: Kdf;
+    type Kem: Kem<PrivateKey: Send + Sync>;
+}
+
+struct Classical;
+
+impl Suite for Classical {
+    type Aead = ChaCha20Poly1305;
+    type Kdf = HkdfSha256;
+    type Kem = X25519HkdfSha256;
+}
+
+struct Hybrid;
+
+impl Suite for Hybrid {
+    type Aead = AesGcm256;
+    type Kdf = KdfShake256;
+    type Kem = XWing;
+}
+
+struct Key<S: Suite> {
     algorithm: Algorithm,
-    secret: <XWing as hpke::Kem>::PrivateKey,
+    secret: <S::Kem as Kem>::PrivateKey,
     public_key: Vec<u8>,
 }
 
@@ -35,11 +55,18 @@ impl Implementation for Hpke {
         Ok(SecretBytes::random(32, ids))
     }
 
-    fn load(&self, algorithm: Algorithm, seed: &SecretBytes) -> Result<Box<dyn LoadedKey>, AlgorithmError> {
-        let secret = <XWing as hpke::Kem>::PrivateKey::from_bytes(seed.expose())
-            .map_err(|_| AlgorithmError::MalformedKey { algorithm, what: "secret key" })?;
-        let public_key = XWing::sk_to_pk(&secret).to_bytes().to_vec();
-        Ok(Box::new(Key { algorithm, secret, public_key }))
+    fn load(&self, algorithm: Algorithm, secret: &SecretBytes) -> Result<Box<dyn LoadedKey>, AlgorithmError> {
+        match is_hybrid(algorithm) {
+            true => Ok(Box::new(Key::<Hybrid>::new(algorithm, secret)?)),
+            false => Ok(Box::new(Key::<Classical>::new(algorithm, secret)?)),
+        }
+    }
+
+    fn check_public_key(&self, algorithm: Algorithm, public_key: &[u8]) -> Result<(), AlgorithmError> {
+        match is_hybrid(algorithm) {
+            true => read_public_key::<Hybrid>(algorithm, public_key).map(|_| ()),
+            false => read_public_key::<Classical>(algorithm, public_key).map(|_| ()),
+        }
     }
 
     fn seal_key(
@@ -50,28 +77,48 @@ impl Implementation for Hpke {
         content: ContentEncryption,
         ids: &dyn Ids,
     ) -> Result<WrappedKey, AlgorithmError> {
-        let public_key = <XWing as hpke::Kem>::PublicKey::from_bytes(public_key)
-            .map_err(|_| AlgorithmError::MalformedKey { algorithm, what: "public key" })?;
-        let (encapsulated, encrypted_key) = hpke::single_shot_seal_with_rng::<AesGcm256, KdfShake256, XWing>(
-            &OpModeS::Base,
-            &public_key,
-            &recipient_structure(content),
-            key.expose(),
-            &[],
-            &mut Random(ids),
-        )
-        .map_err(|_| AlgorithmError::Failed { algorithm, act: "sealing a key" })?;
-        Ok(WrappedKey { encapsulated: Some(encapsulated.to_bytes().to_vec()), encrypted_key, ..WrappedKey::default() })
+        only(algorithm, Sealing::ContentKey, "encrypt keys to a public key")?;
+        let info = recipient_structure(content);
+        let (encapsulated, encrypted_key) = seal(algorithm, public_key, &info, &[], key.expose(), ids)?;
+        Ok(WrappedKey { encapsulated: Some(encapsulated), encrypted_key, ..WrappedKey::default() })
     }
 
-    fn self_test(&self, algorithm: Algorithm, ids: &dyn Ids) -> Result<(), String> {
-        known_answer(algorithm)?;
-        let key = self.load(algorithm, &SecretBytes::random(32, ids)).map_err(|error| error.to_string())?;
-        super::pairwise(key.as_ref(), ids).map_err(|error| error.to_string())
+    fn seal_content(
+        &self,
+        algorithm: Algorithm,
+        public_key: &[u8],
+        associated: &[u8],
+        plaintext: &[u8],
+        ids: &dyn Ids,
+    ) -> Result<SealedContent, AlgorithmError> {
+        only(algorithm, Sealing::Direct, "encrypt content directly to a public key")?;
+        let (encapsulated, ciphertext) = seal(algorithm, public_key, &[], associated, plaintext, ids)?;
+        Ok(SealedContent { encapsulated: Some(encapsulated), ciphertext, ..SealedContent::default() })
+    }
+
+    fn self_test(&self, algorithm: Algorithm, _ids: &dyn Ids) -> Result<(), String> {
+        known_answer(algorithm)
     }
 }
 
-impl LoadedKey for Key {
+impl<S: Suite> Key<S> {
+    fn new(algorithm: Algorithm, secret: &SecretBytes) -> Result<Self, AlgorithmError> {
+        let malformed = AlgorithmError::MalformedKey { algorithm, what: "secret key" };
+        let secret = <S::Kem as Kem>::PrivateKey::from_bytes(secret.expose()).map_err(|_| malformed)?;
+        let public_key = S::Kem::sk_to_pk(&secret).to_bytes().to_vec();
+        Ok(Self { algorithm, secret, public_key })
+    }
+
+    fn open(&self, encapsulated: Option<&Vec<u8>>, info: &[u8], associated: &[u8], ciphertext: &[u8]) -> Option<SecretBytes> {
+        let encapsulated = <S::Kem as Kem>::EncappedKey::from_bytes(encapsulated?).ok()?;
+        let (mode, secret) = (OpModeR::Base, &self.secret);
+        hpke::single_shot_open::<S::Aead, S::Kdf, S::Kem>(&mode, secret, &encapsulated, info, ciphertext, associated)
+            .ok()
+            .map(SecretBytes::new)
+    }
+}
+
+impl<S: Suite> LoadedKey for Key<S> {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -81,27 +128,67 @@ impl LoadedKey for Key {
     }
 
     fn unwrap_key(&self, wrapped: &WrappedKey, content: ContentEncryption) -> Result<ContentKey, AlgorithmError> {
+        only(self.algorithm, Sealing::ContentKey, "unwrap content keys")?;
         let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "opening a sealed key" };
-        let Some(encapsulated) = wrapped.encapsulated.as_ref().filter(|bytes| bytes.len() == ENCAPSULATED_BYTES) else {
-            return Err(not_genuine);
-        };
-        if wrapped.encrypted_key.len() != ENCRYPTED_KEY_BYTES {
+        let info = recipient_structure(content);
+        let key = self.open(wrapped.encapsulated.as_ref(), &info, &[], &wrapped.encrypted_key).ok_or(not_genuine.clone())?;
+        ContentKey::from_slice(key.expose()).ok_or(not_genuine)
+    }
+
+    fn open_content(&self, associated: &[u8], sealed: &SealedContent) -> Result<SecretBytes, AlgorithmError> {
+        only(self.algorithm, Sealing::Direct, "decrypt content directly")?;
+        let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "decrypting" };
+        if !sealed.nonce.is_empty() || !sealed.tag.is_empty() {
             return Err(not_genuine);
         }
-        let encapsulated = <XWing as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| not_genuine.clone())?;
-        let mut key = hpke::single_shot_open::<AesGcm256, KdfShake256, XWing>(
-            &OpModeR::Base,
-            &self.secret,
-            &encapsulated,
-            &recipient_structure(content),
-            &wrapped.encrypted_key,
-            &[],
-        )
-        .map_err(|_| not_genuine.clone())?;
-        let content = ContentKey::from_slice(&key).ok_or(not_genuine);
-        key.zeroize();
-        content
+        self.open(sealed.encapsulated.as_ref(), &[], associated, &sealed.ciphertext).ok_or(not_genuine)
     }
+}
+
+fn is_hybrid(algorithm: Algorithm) -> bool {
+    algorithm.entry().quantum_category > 0
+}
+
+/// A key is for one mode of the two.
+fn only(algorithm: Algorithm, sealing: Sealing, act: &'static str) -> Result<(), AlgorithmError> {
+    if algorithm.entry().sealing == Some(sealing) { Ok(()) } else { Err(AlgorithmError::NotServed { algorithm, act }) }
+}
+
+fn read_public_key<S: Suite>(algorithm: Algorithm, public_key: &[u8]) -> Result<<S::Kem as Kem>::PublicKey, AlgorithmError> {
+    let malformed = AlgorithmError::MalformedKey { algorithm, what: "public key" };
+    <S::Kem as Kem>::PublicKey::from_bytes(public_key).map_err(|_| malformed)
+}
+
+/// What is encapsulated, and the ciphertext.
+type Sealed = (Vec<u8>, Vec<u8>);
+
+fn seal(
+    algorithm: Algorithm,
+    public_key: &[u8],
+    info: &[u8],
+    associated: &[u8],
+    plaintext: &[u8],
+    ids: &dyn Ids,
+) -> Result<Sealed, AlgorithmError> {
+    match is_hybrid(algorithm) {
+        true => seal_with::<Hybrid>(algorithm, public_key, info, associated, plaintext, ids),
+        false => seal_with::<Classical>(algorithm, public_key, info, associated, plaintext, ids),
+    }
+}
+
+fn seal_with<S: Suite>(
+    algorithm: Algorithm,
+    public_key: &[u8],
+    info: &[u8],
+    associated: &[u8],
+    plaintext: &[u8],
+    ids: &dyn Ids,
+) -> Result<Sealed, AlgorithmError> {
+    let public_key = read_public_key::<S>(algorithm, public_key)?;
+    let (mode, random) = (OpModeS::Base, &mut Random(ids));
+    hpke::single_shot_seal_with_rng::<S::Aead, S::Kdf, S::Kem>(&mode, &public_key, info, plaintext, associated, random)
+        .map(|(encapsulated, ciphertext)| (encapsulated.to_bytes().to_vec(), ciphertext))
+        .map_err(|_| AlgorithmError::Failed { algorithm, act: "sealing" })
 }
 
 /// `Recipient_structure` of draft-ietf-jose-hpke-encrypt, section 6.1, without extra information: the HPKE `info`.
@@ -131,18 +218,29 @@ impl TryRng for Random<'_> {
 
 impl TryCryptoRng for Random<'_> {}
 
-/// Opens the wrapped key of the compact example of draft-ietf-jose-hpke-pq-pqt-01, appendix A, HPKE-9-KE.
+/// Opens the compact example of the algorithm's draft (appendix A): a wrapped content key, or the whole message.
 fn known_answer(algorithm: Algorithm) -> Result<(), String> {
-    let vector = include_str!("vectors/hpke-9-ke.txt");
-    let mut fields = vector.lines().filter(|line| !line.starts_with('#')).map(|line| schema::encoding::from_base64url(line.trim()));
-    let mut field = || fields.next().and_then(Result::ok).ok_or_else(|| "the vector file is incomplete".to_owned());
-    let seed = SecretBytes::new(field()?);
-    let public_key_sha256 = field()?;
-    let wrapped = WrappedKey { encapsulated: Some(field()?), encrypted_key: field()?, ..WrappedKey::default() };
-    let content_key_sha256 = field()?;
-    let key = Hpke.load(algorithm, &seed).map_err(|error| error.to_string())?;
-    let opened = key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).map_err(|error| error.to_string())?;
+    let vector = match algorithm.name() {
+        "HPKE-4-KE" => include_str!("vectors/hpke-4-ke.txt"),
+        "HPKE-4" => include_str!("vectors/hpke-4.txt"),
+        "HPKE-9-KE" => include_str!("vectors/hpke-9-ke.txt"),
+        _ => include_str!("vectors/hpke-9.txt"),
+    };
+    let mut lines = vector.lines().filter(|line| !line.starts_with('#')).map(str::trim);
+    let mut field = || lines.next().ok_or_else(|| "the vector file is incomplete".to_owned());
+    let bytes = |text: &str| schema::encoding::from_base64url(text).map_err(|error| error.to_string());
+    let key = Hpke.load(algorithm, &SecretBytes::new(bytes(field()?)?)).map_err(|error| error.to_string())?;
+    let public_key_sha256 = bytes(field()?)?;
+    let opened = if algorithm.entry().sealing == Some(Sealing::Direct) {
+        let associated = field()?;
+        let sealed = SealedContent { encapsulated: Some(bytes(field()?)?), ciphertext: bytes(field()?)?, ..SealedContent::default() };
+        key.open_content(associated.as_bytes(), &sealed).map(|content| content.expose().to_vec())
+    } else {
+        let wrapped = WrappedKey { encapsulated: Some(bytes(field()?)?), encrypted_key: bytes(field()?)?, ..WrappedKey::default() };
+        key.unwrap_key(&wrapped, ContentEncryption::A256Gcm).map(|key| key.expose().to_vec())
+    };
+    let opened = SecretBytes::new(opened.map_err(|error| error.to_string())?);
     let sha256 = |bytes: &[u8]| schema::encoding::Digest::of(bytes).0.to_vec();
-    let agree = sha256(key.public_key().unwrap_or_default()) == public_key_sha256 && sha256(opened.expose()) == content_key_sha256;
-    if agree { Ok(()) } else { Err("draft-ietf-jose-hpke-pq-pqt-01, appendix A: other bytes".to_owned()) }
+    let agree = sha256(key.public_key().unwrap_or_default()) == public_key_sha256 && sha256(opened.expose()) == bytes(field()?)?;
+    if agree { Ok(()) } else { Err("the draft's example: other bytes".to_owned()) }
 }

@@ -4,15 +4,26 @@
 //! (sealing to it, verifying with it) is done by the [`Implementation`] itself. Fast and reference implementation stand
 //! side by side in the same file, and [`Implementation::self_test`] compares them (`docs/adding-an-algorithm.md`).
 //!
-//! - [`aes_kw`]: wrapping content keys; [`aes_gcm`]: protecting content; [`hpke`], [`eddsa`], [`ml_dsa`].
+//! - [`aes_kw`]: wrapping content keys; [`aes_gcm`]: protecting content; [`aead`]: content directly under a key.
+//! - [`hmac`], [`hkdf`]: keyed hashes, and keys derived by them.
+//! - [`rsa`], [`ecdsa`], [`ecdh`], [`eddsa`]: classical; [`hpke`]: classical and hybrid; [`ml_kem`], [`ml_dsa`], [`slh_dsa`]:
+//!   post-quantum.
 //! - [`public_key`]: JWK and PEM.
 
+pub mod aead;
 pub mod aes_gcm;
 pub mod aes_kw;
+pub mod ecdh;
+pub mod ecdsa;
 pub mod eddsa;
+pub mod hkdf;
+pub mod hmac;
 pub mod hpke;
 pub mod ml_dsa;
+pub mod ml_kem;
 pub mod public_key;
+pub mod rsa;
+pub mod slh_dsa;
 
 use schema::{
     catalogue::{Algorithm, Family, Sealing},
@@ -208,8 +219,18 @@ pub trait Implementation: Send + Sync + 'static {
     /// Makes the secret of a new key: random bytes where the standard has seeds, else what its private key is made of.
     fn generate(&self, algorithm: Algorithm, ids: &dyn Ids) -> Result<SecretBytes, AlgorithmError>;
 
+    /// The secret of a key to test with: a fresh one, where making one is quick.
+    fn test_secret(&self, algorithm: Algorithm, ids: &dyn Ids) -> Result<SecretBytes, AlgorithmError> {
+        self.generate(algorithm, ids)
+    }
+
     /// Expands a key.
     fn load(&self, algorithm: Algorithm, secret: &SecretBytes) -> Result<Box<dyn LoadedKey>, AlgorithmError>;
+
+    /// Whether these bytes are a public key of the algorithm: the right length, on the curve, the right modulus.
+    fn check_public_key(&self, algorithm: Algorithm, _public_key: &[u8]) -> Result<(), AlgorithmError> {
+        Err(AlgorithmError::NotServed { algorithm, act: "have a public key" })
+    }
 
     /// Encrypts a content key to a public key.
     fn seal_key(
@@ -263,9 +284,17 @@ pub trait Implementation: Send + Sync + 'static {
 pub fn implementation(family: Family) -> &'static dyn Implementation {
     match family {
         Family::AesKeyWrap => &aes_kw::AesKeyWrap,
-        Family::Hpke => &hpke::Hpke,
+        Family::Aead => &aead::Aead,
+        Family::Hmac => &hmac::Hmac,
+        Family::Hkdf => &hkdf::Hkdf,
+        Family::Rsa => &rsa::Rsa,
+        Family::Ecdsa => &ecdsa::Ecdsa,
+        Family::Ecdh => &ecdh::Ecdh,
         Family::EdDsa => &eddsa::EdDsa,
+        Family::Hpke => &hpke::Hpke,
+        Family::MlKem => &ml_kem::MlKem,
         Family::MlDsa => &ml_dsa::MlDsa,
+        Family::SlhDsa => &slh_dsa::SlhDsa,
     }
 }
 
@@ -379,11 +408,16 @@ mod tests {
         let ids = ManualIds::seeded(1);
         for entry in CATALOGUE {
             let algorithm: Algorithm = entry.name.parse().unwrap();
-            serve(algorithm).self_test(algorithm, &ids).unwrap();
-            let secret = serve(algorithm).generate(algorithm, &ids).unwrap();
+            serve(algorithm).self_test(algorithm, &ids).unwrap_or_else(|error| panic!("{}: {error}", entry.name));
+            let secret = serve(algorithm).test_secret(algorithm, &ids).unwrap();
             let key = serve(algorithm).load(algorithm, &secret).unwrap();
             assert_eq!(key.public_key().is_some(), entry.asymmetric, "{}", entry.name);
-            pairwise(key.as_ref(), &ids).unwrap();
+            pairwise(key.as_ref(), &ids).unwrap_or_else(|error| panic!("{}: {error}", entry.name));
+            if let Some(public_key) = key.public_key() {
+                serve(algorithm).check_public_key(algorithm, public_key).unwrap();
+                assert!(serve(algorithm).check_public_key(algorithm, &public_key[1..]).is_err(), "{}", entry.name);
+                assert!(serve(algorithm).check_public_key(algorithm, &[public_key, &[0]].concat()).is_err(), "{}", entry.name);
+            }
             let other = serve(algorithm).generate(algorithm, &ids).unwrap();
             assert_ne!(
                 fingerprint(algorithm, key.public_key(), &secret),

@@ -4,13 +4,17 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use schema::{catalogue::Algorithm, id::KeyVersion};
+use schema::{
+    catalogue::{Algorithm, Family, Sealing},
+    id::KeyVersion,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess},
 };
 
 use super::{MAX_RECIPIENTS, MessageError};
+use crate::algorithm::{WrappedKey, public_key::ForeignJwk};
 
 /// The members of a header that we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +31,12 @@ pub struct Header {
     pub typ: Option<String>,
     /// What a KEM encapsulated, base64url.
     pub ek: Option<String>,
+    /// An ephemeral public key.
+    pub epk: Option<ForeignJwk>,
+    /// What is said of the sender, base64url.
+    pub apu: Option<String>,
+    /// What is said of the recipient, base64url.
+    pub apv: Option<String>,
     /// The revision of a draft that was followed.
     pub draft: Option<String>,
     /// What must be understood.
@@ -50,7 +60,53 @@ impl Header {
 
     /// Whether it names this algorithm.
     pub fn is_for(&self, algorithm: Algorithm) -> bool {
-        self.alg.is_some() && self.alg.as_deref() == algorithm.entry().jose_alg
+        let alg = self.alg.as_deref();
+        // RFC 9864 names the curve where RFC 8037 named the family.
+        alg.is_some() && (alg == algorithm.entry().jose_alg || (alg == Some("Ed25519") && algorithm.name() == "Ed25519"))
+    }
+
+    /// Refuses another revision of a draft than the one that is followed here. A message for several says it once, so
+    /// that it may be about another recipient's algorithm.
+    pub fn follows_draft(&self, algorithm: Algorithm) -> Result<(), MessageError> {
+        let Some(given) = self.draft.as_deref() else { return Ok(()) };
+        let ours = algorithm.entry().draft;
+        if ours == Some(given) || (ours.is_none() && Algorithm::all().any(|other| other.entry().draft == Some(given))) {
+            return Ok(());
+        }
+        let ours = ours.map_or_else(String::new, |ours| format!(" (this agent follows {ours})"));
+        Err(MessageError::NotUnderstood(format!("the draft {given:?}{ours}")))
+    }
+
+    /// What a recipient's header says of the content key: what a KEM encapsulated, or an ephemeral public key with its
+    /// parties; exactly what the algorithm has.
+    pub fn wrapped_key(&self, what: &'static str, algorithm: Algorithm, encrypted_key: &[u8]) -> Result<WrappedKey, MessageError> {
+        let (with_ek, with_epk) = carries(algorithm);
+        for (name, given, wanted) in [("ek", self.ek.is_some(), with_ek), ("epk", self.epk.is_some(), with_epk)] {
+            if given != wanted {
+                let verb = if wanted { "is missing; it goes" } else { "does not go" };
+                return Err(MessageError::Malformed { what, detail: format!("{name:?} {verb} with {algorithm}") });
+            }
+        }
+        if !with_epk && (self.apu.is_some() || self.apv.is_some()) {
+            return Err(MessageError::Malformed { what, detail: format!("\"apu\" and \"apv\" do not go with {algorithm}") });
+        }
+        let bytes = |name, text: &Option<String>| match text {
+            Some(text) => read_base64url(what, name, text.as_bytes()),
+            None => Ok(Vec::new()),
+        };
+        let encapsulated = match (&self.ek, &self.epk) {
+            (Some(_), _) => Some(bytes("\"ek\"", &self.ek)?),
+            (None, Some(epk)) => {
+                Some(epk.public_key(algorithm).map_err(|error| MessageError::Malformed { what, detail: format!("\"epk\": {error}") })?)
+            }
+            (None, None) => None,
+        };
+        Ok(WrappedKey {
+            encapsulated,
+            encrypted_key: encrypted_key.to_vec(),
+            sender: bytes("\"apu\"", &self.apu)?,
+            recipient: bytes("\"apv\"", &self.apv)?,
+        })
     }
 
     /// The header of one recipient or signature: this and the unprotected ones together. A name may stand in one only;
@@ -62,7 +118,7 @@ impl Header {
                 if whole.names.contains(name) {
                     return Err(MessageError::Malformed { what, detail: format!("header parameter {name:?} stands in two headers") });
                 }
-                if !matches!(name.as_str(), "alg" | "kid" | "ek") && KNOWN.contains(&name.as_str()) {
+                if !matches!(name.as_str(), "alg" | "kid" | "ek" | "epk" | "apu" | "apv") && KNOWN.contains(&name.as_str()) {
                     return Err(MessageError::Malformed { what, detail: format!("{name:?} must stand in the protected header") });
                 }
                 whole.names.push(name.clone());
@@ -70,6 +126,9 @@ impl Header {
             whole.alg = whole.alg.or_else(|| other.alg.clone());
             whole.kid = whole.kid.or_else(|| other.kid.clone());
             whole.ek = whole.ek.or_else(|| other.ek.clone());
+            whole.epk = whole.epk.or_else(|| other.epk.clone());
+            whole.apu = whole.apu.or_else(|| other.apu.clone());
+            whole.apv = whole.apv.or_else(|| other.apv.clone());
         }
         Ok(whole)
     }
@@ -89,10 +148,16 @@ impl Header {
     }
 }
 
+/// Whether a recipient's header has `ek`, and whether it has `epk`.
+pub(super) fn carries(algorithm: Algorithm) -> (bool, bool) {
+    let wraps = algorithm.entry().sealing == Some(Sealing::ContentKey);
+    (wraps && algorithm.entry().family == Family::Hpke, wraps && algorithm.entry().family == Family::Ecdh)
+}
+
 /// The most members of one header: every name is compared with every other.
 const MAX_MEMBERS: usize = 64;
 
-const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "draft", "crit", "zip"];
+const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "epk", "apu", "apv", "draft", "crit", "zip"];
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -120,6 +185,9 @@ impl<'de> Deserialize<'de> for Header {
                         "ctx" => header.ctx = Some(map.next_value()?),
                         "typ" => header.typ = Some(map.next_value()?),
                         "ek" => header.ek = Some(map.next_value()?),
+                        "epk" => header.epk = Some(map.next_value()?),
+                        "apu" => header.apu = Some(map.next_value()?),
+                        "apv" => header.apv = Some(map.next_value()?),
                         "draft" => header.draft = Some(map.next_value()?),
                         "crit" => header.crit = Some(map.next_value()?),
                         "zip" => header.zip = Some(map.next_value()?),
@@ -175,6 +243,14 @@ impl HeaderWriter {
         self.0.push(if self.0.is_empty() { '{' } else { ',' });
         // Writing to a string cannot fail.
         let _ = write!(self.0, "\"{name}\":\"{value}\"");
+        self
+    }
+
+    /// A member whose value is JSON already.
+    pub(crate) fn json_member(mut self, name: &str, value: &str) -> Self {
+        use fmt::Write as _;
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        let _ = write!(self.0, "\"{name}\":{value}");
         self
     }
 

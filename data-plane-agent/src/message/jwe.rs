@@ -1,22 +1,23 @@
-//! JWE (RFC 7516): compact, flattened and general JSON; a fresh A256GCM content key per message.
+//! JWE (RFC 7516): compact, flattened and general JSON. Each message has a fresh A256GCM content key, or is encrypted
+//! directly under its one recipient's key (`dir`, and HPKE's integrated encryption).
 
-use schema::{clock::Ids, context::EncryptionContext, id::KeyVersion};
+use schema::{catalogue::Sealing, clock::Ids, context::EncryptionContext, encoding::base64url, id::KeyVersion};
 use serde::Deserialize;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError, Recipient,
-    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url, recipients},
+    header::{Header, HeaderWriter, base64url_len, carries, push_base64url, read_base64url, recipients},
     unwrap, wrap_for,
 };
 use crate::{
     algorithm::{
-        ContentEncryption, WrappedKey,
+        ContentEncryption, SealedContent,
         aes_gcm::{Aes256Gcm, NONCE_BYTES, TAG_BYTES},
-        hpke,
+        public_key,
     },
     policy::permit::UsePermit,
     vault::{
-        Vault,
+        Vault, VaultError, public,
         secret::{ContentKey, SecretBytes},
     },
 };
@@ -65,6 +66,11 @@ pub(crate) async fn seal(
     if permits.len() > 1 && form != Form::General {
         return Err(MessageError::Recipients);
     }
+    if let [permit] = permits.as_slice()
+        && permit.algorithm().entry().sealing == Some(Sealing::Direct)
+    {
+        return seal_directly(vault, ids, permits, plaintext, context, form, typ).await;
+    }
     let key = ContentKey::random(ids);
     let recipients = wrap_for(vault, ids, permits, &key, ContentEncryption::A256Gcm).await?;
     let mut random = [0; 16 + NONCE_BYTES];
@@ -80,6 +86,66 @@ pub(crate) async fn seal(
     }
 }
 
+/// The content itself under the key of the one recipient.
+async fn seal_directly(
+    vault: &dyn Vault,
+    ids: &dyn Ids,
+    permits: Vec<UsePermit>,
+    plaintext: &[u8],
+    context: &EncryptionContext,
+    form: Form,
+    typ: Option<&str>,
+) -> Result<String, MessageError> {
+    let Ok([permit]) = <[UsePermit; 1]>::try_from(permits) else { return Err(MessageError::Recipients) };
+    let entry = permit.algorithm().entry();
+    let header = HeaderWriter::new()
+        .optional("alg", entry.jose_alg)
+        .member("kid", permit.version())
+        .optional("enc", entry.jose_enc)
+        .optional("typ", typ)
+        .optional("ctx", context.commit(schema::clock::random(ids)))
+        .optional("draft", entry.draft)
+        .json();
+    let mut protected = String::with_capacity(base64url_len(header.len()));
+    push_base64url(&mut protected, header.as_bytes());
+    let sealed = public::seal_content(vault, ids, permit, protected.as_bytes(), plaintext).await?;
+    let encrypted_key = sealed.encapsulated.unwrap_or_default();
+    let mut out =
+        String::with_capacity(protected.len() + base64url_len(encrypted_key.len()) + base64url_len(sealed.ciphertext.len()) + 128);
+    if form == Form::Compact {
+        out.push_str(&protected);
+        for part in [&encrypted_key, &sealed.nonce, &sealed.ciphertext, &sealed.tag] {
+            out.push('.');
+            push_base64url(&mut out, part);
+        }
+        return Ok(out);
+    }
+    // What is empty is absent (RFC 7516, section 7.2.1).
+    let part = |out: &mut String, name, bytes: &[u8]| {
+        if !bytes.is_empty() {
+            push_member(out, name, bytes);
+            out.push(',');
+        }
+    };
+    out.push_str("{\"protected\":\"");
+    out.push_str(&protected);
+    out.push_str("\",");
+    match form {
+        Form::General if encrypted_key.is_empty() => out.push_str("\"recipients\":[{}],"),
+        Form::General => {
+            out.push_str("\"recipients\":[{");
+            push_member(&mut out, "encrypted_key", &encrypted_key);
+            out.push_str("}],");
+        }
+        _ => part(&mut out, "encrypted_key", &encrypted_key),
+    }
+    part(&mut out, "iv", &sealed.nonce);
+    part(&mut out, "tag", &sealed.tag);
+    push_member(&mut out, "ciphertext", &sealed.ciphertext);
+    out.push('}');
+    Ok(out)
+}
+
 struct Sealed<'a> {
     recipients: &'a [Recipient],
     ctx: Option<&'a str>,
@@ -91,18 +157,18 @@ struct Sealed<'a> {
 
 impl Sealed<'_> {
     /// The protected header; names the one recipient, when there is one.
-    fn protected(&self) -> String {
+    fn protected(&self) -> Result<String, MessageError> {
         let writer = HeaderWriter::new();
         let (writer, draft) = match self.recipients {
-            [one] => (recipient_members(writer, one, true), draft(one)),
-            several => (writer, several.iter().find_map(draft)),
+            [one] => (recipient_members(writer, one)?, one.algorithm.entry().draft),
+            several => (writer, several.iter().find_map(|recipient| recipient.algorithm.entry().draft)),
         };
-        writer
+        Ok(writer
             .member("enc", ContentEncryption::A256Gcm.name())
             .optional("typ", self.typ)
             .optional("ctx", self.ctx)
             .optional("draft", draft)
-            .json()
+            .json())
     }
 
     /// Encrypts in a buffer of its own; returns ciphertext and tag.
@@ -117,7 +183,7 @@ impl Sealed<'_> {
 
     fn compact(&self) -> Result<String, MessageError> {
         let [recipient] = self.recipients else { return Err(MessageError::Recipients) };
-        let header = self.protected();
+        let header = self.protected()?;
         let encrypted_key = &recipient.wrapped.encrypted_key;
         let parts = [header.len(), encrypted_key.len(), NONCE_BYTES, self.plaintext.len(), TAG_BYTES];
         let mut out = String::with_capacity(parts.iter().map(|part| base64url_len(*part) + 1).sum());
@@ -132,7 +198,7 @@ impl Sealed<'_> {
 
     fn json(&self, general: bool) -> Result<String, MessageError> {
         let mut protected = String::new();
-        push_base64url(&mut protected, self.protected().as_bytes());
+        push_base64url(&mut protected, self.protected()?.as_bytes());
         let (ciphertext, tag) = self.content(protected.as_bytes())?;
         let mut out = String::with_capacity(base64url_len(ciphertext.len()) + protected.len() + 2048 * self.recipients.len());
         out.push_str("{\"protected\":\"");
@@ -150,7 +216,7 @@ impl Sealed<'_> {
             }
             if self.recipients.len() > 1 {
                 out.push_str("\"header\":");
-                out.push_str(&recipient_members(HeaderWriter::new(), recipient, true).json());
+                out.push_str(&recipient_members(HeaderWriter::new(), recipient)?.json());
                 out.push(',');
             }
             push_member(&mut out, "encrypted_key", &recipient.wrapped.encrypted_key);
@@ -177,22 +243,24 @@ fn push_member(out: &mut String, name: &str, bytes: &[u8]) {
     out.push('"');
 }
 
-/// `alg`, `kid` and `ek` of one recipient.
-pub(super) fn recipient_members(writer: HeaderWriter, recipient: &Recipient, with_ek: bool) -> HeaderWriter {
-    let encapsulated = recipient.wrapped.encapsulated.as_ref().filter(|_| with_ek);
-    let ek = encapsulated.map(|bytes| schema::encoding::base64url(bytes));
-    writer.optional("alg", recipient.algorithm.entry().jose_alg).member("kid", recipient.permit_version).optional("ek", ek)
-}
-
-/// The draft a recipient's algorithm follows.
-pub(super) fn draft(recipient: &Recipient) -> Option<&'static str> {
-    (recipient.algorithm.entry().family == schema::catalogue::Family::Hpke).then_some(hpke::DRAFT)
+/// `alg`, `kid` and `ek` or `epk` of one recipient.
+pub(super) fn recipient_members(writer: HeaderWriter, recipient: &Recipient) -> Result<HeaderWriter, MessageError> {
+    let writer = writer.optional("alg", recipient.algorithm.entry().jose_alg).member("kid", recipient.permit_version);
+    let (with_ek, with_epk) = carries(recipient.algorithm);
+    Ok(match &recipient.wrapped.encapsulated {
+        Some(encapsulated) if with_ek => writer.member("ek", base64url(encapsulated)),
+        Some(encapsulated) if with_epk => {
+            let epk = public_key::ephemeral_jwk(recipient.algorithm, encapsulated).map_err(VaultError::from)?;
+            writer.json_member("epk", &epk)
+        }
+        _ => writer,
+    })
 }
 
 /// A message that was read, but not opened.
 #[derive(Debug)]
 pub struct Jwe {
-    recipients: Vec<Sealing>,
+    recipients: Vec<Addressed>,
     /// What is authenticated beside the ciphertext: the protected header as it stood there, and `aad`.
     authenticated: Vec<u8>,
     iv: Vec<u8>,
@@ -202,7 +270,7 @@ pub struct Jwe {
 
 /// One recipient of a message that was read.
 #[derive(Debug)]
-struct Sealing {
+struct Addressed {
     header: Header,
     encrypted_key: Vec<u8>,
 }
@@ -221,11 +289,11 @@ struct JsonMessage<'a> {
     recipients: Option<Vec<JsonRecipient<'a>>>,
     #[serde(default, borrow)]
     aad: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow)]
     iv: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     ciphertext: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(default, borrow)]
     tag: std::borrow::Cow<'a, str>,
 }
 
@@ -256,7 +324,7 @@ impl Jwe {
             Some(b'{') => Self::parse_json(text)?,
             _ => Self::parse_compact(text)?,
         };
-        if message.ciphertext.len() > MAX_PLAINTEXT_BYTES {
+        if message.plaintext_bytes() > MAX_PLAINTEXT_BYTES {
             return Err(MessageError::TooLong { what: "the plaintext", max_bytes: MAX_PLAINTEXT_BYTES });
         }
         for recipient in &message.recipients {
@@ -280,7 +348,7 @@ impl Jwe {
         let header = Header::parse(WHAT, &read_base64url(WHAT, "the protected header", protected)?)?;
         let encrypted_key = read_base64url(WHAT, "the encrypted key", encrypted_key)?;
         Ok(Self {
-            recipients: vec![Sealing { header, encrypted_key }],
+            recipients: vec![Addressed { header, encrypted_key }],
             authenticated: protected.to_vec(),
             iv: read_base64url(WHAT, "the initialization vector", iv)?,
             ciphertext: read_base64url(WHAT, "the ciphertext", ciphertext)?,
@@ -306,7 +374,7 @@ impl Jwe {
             let header = protected.with_unprotected(WHAT, &others)?;
             let encrypted_key =
                 read_base64url(WHAT, "\"encrypted_key\"", recipient.encrypted_key.as_deref().unwrap_or_default().as_bytes())?;
-            recipients.push(Sealing { header, encrypted_key });
+            recipients.push(Addressed { header, encrypted_key });
         }
         let mut authenticated = json.protected.as_bytes().to_vec();
         if let Some(aad) = &json.aad {
@@ -340,7 +408,8 @@ impl Jwe {
 
     /// Bytes of plaintext.
     pub fn plaintext_bytes(&self) -> usize {
-        self.ciphertext.len()
+        // Where there is no tag, it stands at the end of the ciphertext.
+        self.ciphertext.len().saturating_sub(if self.tag.is_empty() { TAG_BYTES } else { 0 })
     }
 
     /// Whether it was made for this encryption context. No key is needed.
@@ -351,22 +420,37 @@ impl Jwe {
     /// Opens it with the permitted key.
     pub async fn decrypt(&self, vault: &dyn Vault, permit: UsePermit, context: &EncryptionContext) -> Result<Opened, MessageError> {
         let recipient = self.recipient(permit.version())?;
-        let entry = permit.algorithm().entry();
+        let algorithm = permit.algorithm();
         pinned(&permit, &recipient.header)?;
         if !self.matches(context) {
             return Err(MessageError::OtherContext);
         }
-        let encapsulated = match &recipient.header.ek {
-            Some(ek) => Some(read_base64url(WHAT, "\"ek\"", ek.as_bytes())?),
-            None => None,
-        };
-        if encapsulated.is_some() != entry.asymmetric {
-            return Err(MessageError::Malformed { what: WHAT, detail: format!("\"ek\" does not go with {}", entry.name) });
-        }
-        let wrapped = WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.clone(), ..WrappedKey::default() };
         let typ = recipient.header.typ.clone();
+        let wrapped = recipient.header.wrapped_key(WHAT, algorithm, &recipient.encrypted_key)?;
+        if algorithm.entry().sealing == Some(Sealing::Direct) {
+            return Ok(Opened { plaintext: self.open_directly(vault, permit, wrapped.encrypted_key).await?, typ });
+        }
         let key = unwrap(vault, permit, &wrapped, ContentEncryption::A256Gcm).await?;
         Ok(Opened { plaintext: self.open(&key)?, typ })
+    }
+
+    /// Opens content that is encrypted under the key itself. What stands where a wrapped key would is what the KEM
+    /// encapsulated.
+    async fn open_directly(&self, vault: &dyn Vault, permit: UsePermit, encrypted_key: Vec<u8>) -> Result<SecretBytes, MessageError> {
+        if encrypted_key.is_empty() == permit.algorithm().entry().asymmetric || self.recipients.len() != 1 {
+            let detail = format!("an encrypted key of {} bytes does not go with {}", encrypted_key.len(), permit.algorithm());
+            return Err(MessageError::Malformed { what: WHAT, detail });
+        }
+        let sealed = SealedContent {
+            encapsulated: Some(encrypted_key).filter(|key| !key.is_empty()),
+            nonce: self.iv.clone(),
+            ciphertext: self.ciphertext.clone(),
+            tag: self.tag.clone(),
+        };
+        vault.open_content(permit, &self.authenticated, &sealed).await.map_err(|error| match error.code() {
+            "not_genuine" => MessageError::NotGenuine,
+            _ => error.into(),
+        })
     }
 
     /// Opens the content. Every way to fail looks the same.
@@ -384,7 +468,7 @@ impl Jwe {
     }
 
     /// The recipient that is this key version; the only one, when it does not say which key it is for.
-    fn recipient(&self, version: KeyVersion) -> Result<&Sealing, MessageError> {
+    fn recipient(&self, version: KeyVersion) -> Result<&Addressed, MessageError> {
         if let Some(named) = self.recipients.iter().find(|recipient| recipient.header.key_version() == Some(version)) {
             return Ok(named);
         }
@@ -406,10 +490,7 @@ fn pinned(permit: &UsePermit, header: &Header) -> Result<(), MessageError> {
             detail: format!("the message has alg {alg:?} and enc {enc:?}"),
         });
     }
-    match &header.draft {
-        Some(draft) if draft != hpke::DRAFT => Err(MessageError::NotUnderstood(format!("{draft:?} (this agent follows {})", hpke::DRAFT))),
-        _ => Ok(()),
-    }
+    header.follows_draft(permit.algorithm())
 }
 
 #[cfg(test)]

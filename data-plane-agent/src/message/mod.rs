@@ -156,7 +156,10 @@ pub(crate) async fn wrap_for(
             return Err(MessageError::OtherAlgorithm {
                 version: permit_version,
                 algorithm: algorithm.name(),
-                detail: "it does not encrypt content keys".to_owned(),
+                detail: match algorithm.entry().sealing {
+                    Some(Sealing::Direct) => "it encrypts the message itself: no file, and no second recipient".to_owned(),
+                    _ => "it does not encrypt".to_owned(),
+                },
             });
         }
         let wrapped = public::wrap_key(vault, ids, permit, key, content).await?;

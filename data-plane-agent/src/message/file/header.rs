@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileKeys, chunks::SPECIFICATION};
 use crate::{
-    algorithm::{ContentEncryption, WrappedKey, hpke},
+    algorithm::{ContentEncryption, WrappedKey},
     message::{
         MAX_RECIPIENTS, MessageError, Recipient,
-        header::{Header, HeaderWriter, read_base64url},
-        jwe::{draft, recipient_members},
+        header::{Header, HeaderWriter},
+        jwe::recipient_members,
     },
     policy::permit::UsePermit,
 };
@@ -98,7 +98,7 @@ pub(super) fn write(
         .json();
     let mut block = String::from("{\"recipients\":[");
     for (index, recipient) in recipients.iter().enumerate() {
-        let header = recipient_members(HeaderWriter::new(), recipient, true).optional("draft", draft(recipient)).json();
+        let header = recipient_members(HeaderWriter::new(), recipient)?.optional("draft", recipient.algorithm.entry().draft).json();
         let encrypted_key = base64url(&recipient.wrapped.encrypted_key);
         let separator = if index > 0 { "," } else { "" };
         block.push_str(&format!("{separator}{{\"header\":{header},\"encrypted_key\":\"{encrypted_key}\"}}"));
@@ -212,19 +212,12 @@ impl FileHeader {
             .find(|recipient| recipient.header.key_version() == Some(version))
             .ok_or(MessageError::OtherKey(version))?;
         let algorithm: Algorithm = permit.algorithm();
-        let entry = algorithm.entry();
-        if !recipient.header.is_for(permit.algorithm()) || recipient.header.ek.is_some() != entry.asymmetric {
+        if !recipient.header.is_for(algorithm) {
             let detail = format!("the file has alg {:?} for it", recipient.header.alg.as_deref().unwrap_or("none"));
-            return Err(MessageError::OtherAlgorithm { version, algorithm: entry.name, detail });
+            return Err(MessageError::OtherAlgorithm { version, algorithm: algorithm.name(), detail });
         }
-        if let Some(draft) = recipient.header.draft.as_ref().filter(|draft| *draft != hpke::DRAFT) {
-            return Err(MessageError::NotUnderstood(format!("{draft:?} (this agent follows {})", hpke::DRAFT)));
-        }
-        let encapsulated = match &recipient.header.ek {
-            Some(ek) => Some(read_base64url(WHAT, "\"ek\"", ek.as_bytes())?),
-            None => None,
-        };
-        Ok(WrappedKey { encapsulated, encrypted_key: recipient.encrypted_key.0.clone(), ..WrappedKey::default() })
+        recipient.header.follows_draft(algorithm)?;
+        recipient.header.wrapped_key(WHAT, algorithm, &recipient.encrypted_key.0)
     }
 
     /// Checks the header under the content key.

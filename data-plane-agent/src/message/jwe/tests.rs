@@ -5,6 +5,7 @@ use schema::{
 };
 
 use super::*;
+use crate::algorithm::WrappedKey;
 use crate::message::tests::{ED25519, HYBRID, SYMMETRIC, World, algorithm_of, context, permit, world};
 
 async fn sealed(world: &World, version: KeyVersion, plaintext: &[u8], form: Form) -> String {
@@ -48,7 +49,7 @@ async fn the_protected_header_is_what_the_formats_page_says() {
     assert_eq!(header.len(), expected.len() + 64 + 2);
     let text = sealed(&world, HYBRID, b"x", Form::Compact).await;
     let header: serde_json::Value = serde_json::from_slice(&from_base64url(text.split('.').next().unwrap()).unwrap()).unwrap();
-    assert_eq!((header["alg"].as_str(), header["draft"].as_str()), (Some("HPKE-9-KE"), Some(hpke::DRAFT)));
+    assert_eq!((header["alg"].as_str(), header["draft"].as_str()), (Some("HPKE-9-KE"), Some("draft-ietf-jose-hpke-pq-pqt-01")));
     assert_eq!(from_base64url(header["ek"].as_str().unwrap()).unwrap().len(), 1120);
     let permits = vec![permit(SYMMETRIC, Operation::Encrypt)];
     let text = encrypt(&world.vault, &world.ids, permits, b"x", &EncryptionContext::default(), Form::Compact).await.unwrap();
