@@ -182,6 +182,8 @@ pub(crate) async fn unwrap(
 }
 
 #[cfg(test)]
+mod every_algorithm;
+#[cfg(test)]
 mod golden;
 
 #[cfg(test)]
