@@ -15,6 +15,7 @@ use data_plane_agent::{
     control::{
         directory::ControlDirectory,
         enrol::{self, EnrolParts, read_enrolment_file},
+        vouch,
     },
     rest::{
         openapi,
@@ -24,6 +25,8 @@ use data_plane_agent::{
 };
 use schema::{
     clock::{SystemClock, SystemIds},
+    encoding::Digest,
+    id::AgentId,
     wire::operation::path,
 };
 use service::{
@@ -61,6 +64,13 @@ enum Command {
     },
     /// Run the agent until SIGINT or SIGTERM.
     Run,
+    /// Vouch for an agent that joins this site, after comparing its join code: this agent, running, tells the others.
+    Vouch {
+        /// The newcomer: `agt_…`.
+        agent: AgentId,
+        /// The join code that the newcomer's `freehold-agent enrol` printed, told over another channel than the control plane.
+        join_code: Digest,
+    },
     /// Register applications with this agent: their tokens are made here and known nowhere else.
     #[command(subcommand)]
     Caller(CallerCommand),
@@ -122,6 +132,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Enrol { token_file } => enrol(&config()?, &token_file),
         Command::Run => serve(config()?),
+        Command::Vouch { agent, join_code } => {
+            vouch::confirm(&ControlDirectory::open(&config()?.data_dir)?, agent, join_code)?;
+            say(&format!("{agent} is confirmed. The running agent vouches for it with its next report, in a minute or two.\n"))
+        }
         Command::Caller(command) => caller(&config()?, command),
         Command::Status => status(&config()?),
         Command::CheckConfig { example: true } => say(Config::EXAMPLE),

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use schema::{
     clock::{Clock, Ids},
+    encoding::Base64,
     wire::agent::{Rejected, ReportAnswer},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use trust::{accept::Identity, pair::Pair};
+use trust::{
+    accept::{AcceptedSet, Identity},
+    pair::Pair,
+};
 
 use crate::{
     app::{AppError, put_in_force},
@@ -24,6 +28,7 @@ use crate::{
         report::{About, Documents, Reporter, Work},
         sync::{StatementSync, SyncParts},
         time::AgentClock,
+        vouch::vouches,
     },
     journal::{
         durable::DurableJournal,
@@ -124,7 +129,16 @@ impl Membership {
             enforced: Box::new(move || enforced.load().map(|set| (set.heartbeat_serial, set.state_serial))),
             rejection: Box::new(move || rejections.rejection()),
             about: About { vault: vault.description().kind.to_owned(), failed_self_tests },
-            work: KeyWork { current, vault, pair: pair.clone(), clock: clock.clone(), reconciler: Reconciler::default() },
+            work: KeyWork {
+                current,
+                vault,
+                pair: pair.clone(),
+                clock: clock.clone(),
+                reconciler: Reconciler::default(),
+                directory: directory.clone(),
+                accepted: sync.follow(),
+                identity: stored.identity.clone(),
+            },
             ids: ids.clone(),
         };
         let Identity { tenant, site, agent, .. } = stored.identity;
@@ -156,15 +170,33 @@ struct KeyWork {
     pair: Arc<Pair>,
     clock: Arc<dyn Clock>,
     reconciler: Reconciler,
+    directory: ControlDirectory,
+    accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
+    identity: Identity,
+}
+
+impl KeyWork {
+    /// What there is to say for newcomers that a person here confirmed.
+    fn vouches(&self) -> Vec<Base64> {
+        let Some(set) = self.accepted.borrow().clone() else { return Vec::new() };
+        match self.directory.confirmed() {
+            Ok(confirmed) => vouches(&set, &confirmed, &self.identity, &self.pair, self.clock.now()),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "what a person here confirmed cannot be read");
+                Vec::new()
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl Work for KeyWork {
     async fn documents(&mut self) -> Documents {
-        match self.current.load() {
+        let documents = match self.current.load() {
             Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock).await,
             None => Documents::default(),
-        }
+        };
+        Documents { vouches: self.vouches(), ..documents }
     }
 
     fn delivered(&mut self, answer: &ReportAnswer) {

@@ -13,7 +13,7 @@ use data_plane_agent::{
     config::Config as AgentConfig,
     control::{
         directory::ControlDirectory,
-        enrol::{EnrolParts, enrol},
+        enrol::{EnrolParts, Enrolled, enrol},
     },
     rest::tokens,
 };
@@ -133,7 +133,7 @@ impl World {
     }
 
     /// Invites an agent to the site and lets it join.
-    pub async fn enrol(&self, config: &AgentConfig) {
+    pub async fn enrol(&self, config: &AgentConfig) -> Enrolled {
         let invited = self.mutate("inviteAgent", json!({ "site": "fra" }), "enrolment").await;
         let token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().expect("a file")).expect("a file");
         service::files::create_private_directory(&config.data_dir).expect("a folder");
@@ -141,7 +141,7 @@ impl World {
         let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
         let (vault, outgoing) = (&vault, &config.control_plane.outgoing);
         let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &SystemClock, ids: &SystemIds, host: "here" };
-        enrol(&token, &parts).await.expect("an agent that joins");
+        enrol(&token, &parts).await.expect("an agent that joins")
     }
 
     /// Runs an agent.

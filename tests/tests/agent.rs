@@ -6,6 +6,7 @@ mod agent {
     mod decisions;
     mod operations;
     mod streams;
+    mod vouching;
 }
 
 use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};

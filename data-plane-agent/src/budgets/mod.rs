@@ -221,7 +221,7 @@ impl Budgets {
             return Ok(0);
         }
         let bound = hard.unwrap_or(u64::MAX);
-        if let Some(end) = self.from_block(version, kind, amount, bound) {
+        if let Some(end) = self.spend_block(version, kind, amount, bound) {
             return Ok(end);
         }
         let until = tokio::time::Instant::now() + PATIENCE;
@@ -229,7 +229,7 @@ impl Budgets {
         loop {
             changed.mark_unchanged();
             let Err(refusal) = self.reserve(version, kind, amount, hard).await else {
-                if let Some(end) = self.from_block(version, kind, amount, bound) {
+                if let Some(end) = self.spend_block(version, kind, amount, bound) {
                     return Ok(end);
                 }
                 continue;
@@ -249,7 +249,7 @@ impl Budgets {
     }
 
     /// From what is reserved already; none when that does not suffice, or the lease has ended.
-    fn from_block(&self, version: KeyVersion, kind: LimitKind, amount: u64, bound: u64) -> Option<u64> {
+    fn spend_block(&self, version: KeyVersion, kind: LimitKind, amount: u64, bound: u64) -> Option<u64> {
         let now = self.time.now();
         let mut state = self.locked();
         state.lease.as_ref().filter(|lease| now <= lease.lease().head.expires)?;

@@ -6,6 +6,7 @@
 //! - [`time`]: what time it is, whatever the wall clock says.
 //! - [`sync`]: fetches statements, has them judged, keeps them, puts them in force.
 //! - [`lease`]: asks for leases of budgets.
+//! - [`vouch`]: says that a newcomer of the site is genuine.
 //! - [`certificate`]: renews the certificate in time.
 //! - [`report`]: says what the agent made, holds and enforces.
 
@@ -17,6 +18,7 @@ pub mod lease;
 pub mod report;
 pub mod sync;
 pub mod time;
+pub mod vouch;
 
 use std::time::Duration;
 
