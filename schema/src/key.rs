@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{encoding::opt_u64_string, name::Name, ranges::LimitKind};
+use crate::{catalogue::Algorithm, encoding::opt_u64_string, name::Name, ranges::LimitKind};
 
 /// The word is not one of those allowed here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -286,6 +286,16 @@ impl Limits {
             && ordered(self.soft_seconds, self.hard_seconds)
     }
 
+    /// These limits, and never more uses than the mathematics of the algorithm allows one version.
+    pub fn within(&self, algorithm: Algorithm) -> Self {
+        let Some(max_uses) = algorithm.entry().max_uses else { return self.clone() };
+        Self {
+            soft_uses: self.soft_uses.map(|soft| soft.min(max_uses)),
+            hard_uses: Some(self.hard_uses.map_or(max_uses, |hard| hard.min(max_uses))),
+            ..self.clone()
+        }
+    }
+
     /// The soft and the hard limit of what is counted.
     pub const fn of(&self, kind: LimitKind) -> (Option<u64>, Option<u64>) {
         match kind {
@@ -386,6 +396,21 @@ impl fmt::Display for KeyReference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_algorithm_has_the_last_word_on_uses() {
+        let (direct, wrapped): (Algorithm, Algorithm) = ("A256GCM".parse().unwrap(), "A256KW+A256GCM".parse().unwrap());
+        let uses = |soft, hard| Limits { soft_uses: soft, hard_uses: hard, soft_seconds: Some(1), ..Limits::default() };
+        for (given, wanted) in [
+            (uses(None, None), uses(None, Some(1 << 32))),
+            (uses(Some(5), Some(10)), uses(Some(5), Some(10))),
+            (uses(Some(1 << 40), Some(1 << 41)), uses(Some(1 << 32), Some(1 << 32))),
+        ] {
+            assert_eq!(given.within(direct), wanted);
+            assert!(given.within(direct).is_sound());
+            assert_eq!(given.within(wrapped), given);
+        }
+    }
 
     #[test]
     fn destroyed_and_compromised_are_one_way() {

@@ -113,7 +113,7 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
         origin: fixed.origin,
         eligible_generators: fixed.eligible_generators.clone(),
         rotation: key.rotation.clone(),
-        limits: key.limits.clone(),
+        limits: key.limits.within(fixed.algorithm),
         minimum_versions: key.minimum_versions,
     };
     let revoked = |(number, version): (&u32, &Version)| {

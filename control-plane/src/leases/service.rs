@@ -171,9 +171,17 @@ struct Given {
     budgets: BTreeMap<KeyVersion, Leased>,
 }
 
+/// The soft and the hard limit in force: the key's own, within what its algorithm allows.
+fn limits(key: &Key, limit: LimitKind) -> (Option<u64>, Option<u64>) {
+    match &key.fixed {
+        Some(fixed) => key.limits.within(fixed.algorithm).of(limit),
+        None => key.limits.of(limit),
+    }
+}
+
 /// The hard limit; none when there is none.
 fn ceiling(key: &Key, limit: LimitKind) -> Option<u64> {
-    key.limits.of(limit).1
+    limits(key, limit).1
 }
 
 fn part(key: &Key, agent: AgentId, number: u32, limit: LimitKind, asked: &BudgetRequest) -> Part {
@@ -183,7 +191,7 @@ fn part(key: &Key, agent: AgentId, number: u32, limit: LimitKind, asked: &Budget
     // Nobody else has a use for it.
     let asker_has_it = version.and_then(|version| version.holders.get(&agent)).filter(has_it).is_some();
     let active = version.is_some_and(|version| version.state == VersionState::Active);
-    let gives = active && asker_has_it && key.limits.of(limit) != (None, None);
+    let gives = active && asker_has_it && limits(key, limit) != (None, None);
     Part {
         version: number,
         limit,

@@ -74,12 +74,6 @@ fn derive(hash: hkdf::Algorithm, secret: &[u8], salt: &[u8], info: &[u8], length
     Some(derived)
 }
 
-/// Derives from a secret that is not kept as a key: what was agreed on or decapsulated. `None` when more than 8160 bytes
-/// are asked for.
-pub fn derive_sha256(secret: &SecretBytes, salt: &[u8], info: &[u8], length_bytes: usize) -> Option<SecretBytes> {
-    derive(HKDF_SHA256, secret.expose(), salt, info, length_bytes)
-}
-
 fn reference(algorithm: Algorithm, secret: &[u8], salt: &[u8], info: &[u8], length_bytes: usize) -> Option<Vec<u8>> {
     let mut derived = vec![0; length_bytes];
     if algorithm.name() == "HKDF-SHA-512" {

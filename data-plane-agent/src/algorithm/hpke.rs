@@ -244,3 +244,38 @@ fn known_answer(algorithm: Algorithm) -> Result<(), String> {
     let agree = sha256(key.public_key().unwrap_or_default()) == public_key_sha256 && sha256(opened.expose()) == bytes(field()?)?;
     if agree { Ok(()) } else { Err("the draft's example: other bytes".to_owned()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc_9180_appendix_a_2_1() {
+        let bytes = |text: &str| hex::decode(text).unwrap();
+        let secret = SecretBytes::new(bytes("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb"));
+        let key = Key::<Classical>::new("HPKE-4".parse().unwrap(), &secret).unwrap();
+        assert_eq!(key.public_key, bytes("4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a"));
+        let encapsulated = bytes("1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a");
+        let ciphertext = bytes("1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28");
+        let open = |info: &[u8], associated: &[u8]| key.open(Some(&encapsulated), info, associated, &ciphertext);
+        assert_eq!(open(b"Ode on a Grecian Urn", b"Count-0").unwrap().expose(), b"Beauty is truth, truth beauty");
+        assert!(open(b"Ode on a Grecian Urn", b"Count-1").is_none());
+        assert!(open(b"", b"Count-0").is_none());
+    }
+
+    #[test]
+    fn the_two_modes_of_a_draft_are_two_algorithms() {
+        let ids = schema::clock::ManualIds::seeded(5);
+        for (wrapping, direct) in [("HPKE-4-KE", "HPKE-4"), ("HPKE-9-KE", "HPKE-9")] {
+            let (wrapping, direct): (Algorithm, Algorithm) = (wrapping.parse().unwrap(), direct.parse().unwrap());
+            let key = Hpke.load(wrapping, &Hpke.generate(wrapping, &ids).unwrap()).unwrap();
+            let public_key = key.public_key().unwrap();
+            let sealed = Hpke.seal_content(direct, public_key, b"", b"plaintext", &ids).unwrap();
+            assert!(matches!(key.open_content(b"", &sealed), Err(AlgorithmError::NotServed { .. })));
+            assert!(matches!(Hpke.seal_content(wrapping, public_key, b"", b"x", &ids), Err(AlgorithmError::NotServed { .. })));
+            let content = ContentKey::random(&ids);
+            let refused = Hpke.seal_key(direct, public_key, &content, ContentEncryption::A256Gcm, &ids);
+            assert!(matches!(refused, Err(AlgorithmError::NotServed { .. })));
+        }
+    }
+}

@@ -3,7 +3,12 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use schema::{clock::ManualIds, id::KeyVersion, key::Operation};
+use schema::{
+    catalogue::Algorithm,
+    clock::ManualIds,
+    id::{KeyId, KeyVersion},
+    key::{Operation, Purpose},
+};
 
 use super::{
     file::{FileSealer, HeaderReader},
@@ -13,6 +18,7 @@ use super::{
 };
 use crate::{
     message::data_key,
+    policy::permit::UsePermit,
     vault::{
         Vault,
         file::{FileVault, Unlock},
@@ -40,10 +46,14 @@ fn unlock() -> Unlock {
 
 /// A vault directory of its own with the golden vault's files.
 fn vault() -> (tempfile::TempDir, FileVault) {
+    vault_from("vault-v1")
+}
+
+fn vault_from(name: &str) -> (tempfile::TempDir, FileVault) {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    for entry in fs::read_dir(golden().join("vault-v1")).unwrap() {
+    for entry in fs::read_dir(golden().join(name)).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
     }
@@ -92,6 +102,65 @@ async fn the_golden_file_opens() {
         opener.finish(&mut out).unwrap();
         assert!(out == file_plaintext());
     }
+}
+
+/// The version of the golden key of an algorithm: its key's id comes of its name.
+fn version_of(algorithm: Algorithm) -> KeyVersion {
+    let digest = schema::encoding::Digest::labelled("freehold-golden", &[algorithm.name().as_bytes()]);
+    KeyVersion::new(KeyId::from_bits(u128::from_be_bytes(*digest.0.first_chunk().unwrap())), 1)
+}
+
+/// One message under a key of every algorithm that seals or signs messages. Files are named by algorithm, so that a new
+/// row of the catalogue needs no change here: it has no golden file until one is written.
+#[tokio::test]
+async fn golden_messages_of_the_catalogue_open_and_verify() {
+    let (_directory, vault) = vault_from("catalogue-v1/vault");
+    let (mut opened, mut verified) = (0, 0);
+    for algorithm in Algorithm::all() {
+        let version = version_of(algorithm);
+        let place = |kind: &str| golden().join("catalogue-v1").join(format!("{}.{kind}", algorithm.name()));
+        if let Ok(text) = fs::read(place("jwe")) {
+            let permit = UsePermit::for_test(version, Operation::Decrypt, algorithm);
+            let message = Jwe::parse(&text).unwrap().decrypt(&vault, permit, &bound()).await.unwrap();
+            assert_eq!(message.plaintext.expose(), PLAINTEXT, "{algorithm}");
+            opened += 1;
+        }
+        if let Ok(text) = fs::read(place("jws")) {
+            let (permit, held) = (UsePermit::for_test(version, Operation::Verify, algorithm), vault.held(version).await.unwrap());
+            let message = Jws::parse(&text, None).unwrap();
+            message.verify(0, permit, &held, &bound()).unwrap();
+            assert_eq!(message.payload(), PLAINTEXT, "{algorithm}");
+            verified += 1;
+        }
+    }
+    assert_eq!((opened, verified), (12, 11), "a golden file is missing");
+}
+
+/// `cargo test --workspace --lib -- --ignored write_the_golden_catalogue`; refuses to change what is there.
+#[tokio::test]
+#[ignore = "writes files"]
+async fn write_the_golden_catalogue() {
+    let ids = ManualIds::seeded(2026);
+    let place = golden().join("catalogue-v1");
+    assert!(!place.exists(), "golden files are for ever");
+    fs::create_dir_all(&place).unwrap();
+    let vault = FileVault::open_or_create(&place.join("vault"), &unlock(), Arc::new(ids.clone())).unwrap();
+    for algorithm in Algorithm::all() {
+        let version = version_of(algorithm);
+        vault.generate(version, algorithm).await.unwrap();
+        if algorithm.serves(Purpose::Encrypt) {
+            let permits = vec![UsePermit::for_test(version, Operation::Encrypt, algorithm)];
+            let text = jwe::encrypt(&vault, &ids, permits, PLAINTEXT, &bound(), jwe::Form::Compact).await.unwrap();
+            fs::write(place.join(format!("{}.jwe", algorithm.name())), text).unwrap();
+        }
+        if algorithm.serves(Purpose::Sign) {
+            let permits = vec![UsePermit::for_test(version, Operation::Sign, algorithm)];
+            let text = jws::sign(&vault, &ids, permits, PLAINTEXT, &bound(), jws::Form::Compact).await.unwrap();
+            fs::write(place.join(format!("{}.jws", algorithm.name())), text).unwrap();
+        }
+    }
+    drop(vault);
+    fs::remove_file(place.join("vault/lock")).unwrap();
 }
 
 /// `cargo test --workspace --lib -- --ignored write_the_golden_files`, for a new version of a format: then change the
