@@ -526,18 +526,16 @@ impl Parts {
     }
 
     fn agent_api(&self, ground: &Ground, stopping: &CancellationToken) -> AgentApi {
-        let ingest = Ingest::new(ground.handler.clone(), self.receipts.clone(), ground.clock.clone(), ground.ids.clone());
-        let clock = ground.clock.clone();
-        AgentApi::new(
-            ground.handler.clone(),
-            self.statements.clone(),
-            self.enrolment.clone(),
-            self.reports.clone(),
-            Leases::new(ground.handler.clone(), self.statements.clone(), ground.clock.clone(), ground.ids.clone()),
-            ingest,
-            clock,
-            stopping.clone(),
-        )
+        let Ground { handler, clock, ids, .. } = ground;
+        let parts = agents::Parts {
+            handler: handler.clone(),
+            statements: self.statements.clone(),
+            enrolment: self.enrolment.clone(),
+            reports: self.reports.clone(),
+            leases: Leases::new(handler.clone(), self.statements.clone(), clock.clone(), ids.clone()),
+            ingest: Ingest::new(handler.clone(), self.receipts.clone(), clock.clone(), ids.clone()),
+        };
+        AgentApi::new(parts, clock.clone(), stopping.clone())
     }
 
     fn edge(self, ground: &Ground, config: &Config) -> Edge {

@@ -69,6 +69,22 @@ const ENROLMENTS_PER_MINUTE: u32 = 60;
 /// After so many checks, entries that are full again are forgotten.
 const SWEEP_EVERY: u32 = 10_000;
 
+/// What agents are served by.
+pub struct Parts {
+    /// Where agents are looked up.
+    pub handler: Handler,
+    /// The statements of their sites.
+    pub statements: Statements,
+    /// How they join.
+    pub enrolment: Enrolment,
+    /// What they say of themselves.
+    pub reports: Reports,
+    /// What they may spend.
+    pub leases: Leases,
+    /// Their receipts.
+    pub ingest: Ingest,
+}
+
 /// What the agents' listener serves. One for all its workers.
 pub struct AgentApi {
     handler: Handler,
@@ -87,16 +103,8 @@ pub struct AgentApi {
 
 impl AgentApi {
     /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
-    pub fn new(
-        handler: Handler,
-        statements: Statements,
-        enrolment: Enrolment,
-        reports: Reports,
-        leases: Leases,
-        ingest: Ingest,
-        clock: Arc<dyn Clock>,
-        stopping: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: Parts, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
+        let Parts { handler, statements, enrolment, reports, leases, ingest } = parts;
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
             handler,
