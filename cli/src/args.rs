@@ -134,7 +134,7 @@ pub enum Command {
     Verify(commands::messages::Verify),
     /// Make a data key: sealed, and in clear into a file
     DataKey(commands::messages::DataKey),
-    /// Move a message or a wrapped key to the newest version of its key
+    /// Move a message, a sealed file or a wrapped key to the newest version of its key
     Rewrap(commands::anew::Rewrap),
     /// Seal for other keys what 'encrypt' sealed, without opening it here
     ReEncrypt(commands::files::ReEncrypt),

@@ -80,9 +80,7 @@ impl Error {
         let exit = match (problem.status, problem.code.as_str()) {
             (401, _) => Exit::Unauthenticated,
             (404, _) => Exit::NotFound,
-            (_, code) if code.starts_with("message_") || code.starts_with("file_") || code.ends_with("context_mismatch") => {
-                Exit::Unverified
-            }
+            (_, "not_genuine" | "truncated" | "context_mismatch") => Exit::Unverified,
             (400 | 413 | 415 | 422, _) => Exit::Usage,
             (403 | 409 | 410 | 429, _) => Exit::Refused,
             _ => Exit::Fault,

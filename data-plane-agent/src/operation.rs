@@ -61,6 +61,8 @@ pub struct Request<'a> {
     pub context: &'a EncryptionContext,
     /// Bytes of plaintext or ciphertext, when known beforehand.
     pub size: Option<u64>,
+    /// How many keys a message or file is for, where it is for keys.
+    pub recipients: Option<u32>,
     /// Whether the version is to protect anew, though the operation is one that also reads what is old.
     pub anew: bool,
     /// Whether the answer can be masked.
@@ -70,7 +72,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request of the ordinary kind.
     pub fn new(by: Proven, operation: Operation, context: &'a EncryptionContext, size: Option<u64>) -> Self {
-        Self { by, operation, context, size, anew: false, masks: false }
+        Self { by, operation, context, size, recipients: None, anew: false, masks: false }
     }
 }
 
@@ -317,6 +319,7 @@ fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
         context: request.context,
         address: request.by.address,
         size: request.size,
+        recipients: request.recipients,
         anew: request.anew,
         masks: request.masks,
     }

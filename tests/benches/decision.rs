@@ -103,6 +103,7 @@ fn measure(shape: &str, scoped: bool, count: usize) -> anyhow::Result<Value> {
         context: &context,
         address: [127, 0, 0, 1].into(),
         size: Some(1024),
+        recipients: Some(1),
         anew: false,
         masks: false,
     };

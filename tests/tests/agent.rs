@@ -3,7 +3,9 @@
 mod agent {
     mod budgets;
     mod certificates;
+    mod command_line;
     mod decisions;
+    mod families;
     mod operations;
     mod streams;
     mod vouching;

@@ -335,7 +335,7 @@ fn text_of(path: &Path) -> Result<String, Error> {
 /// Hexadecimal text as base64url.
 fn hexadecimal(text: &str) -> Result<String, String> {
     let wrong = || "expected hexadecimal digits, two for each byte".to_owned();
-    if text.len() % 2 != 0 || text.is_empty() || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    if !text.len().is_multiple_of(2) || text.is_empty() || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(wrong());
     }
     let bytes: Result<Vec<u8>, _> = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16)).collect();

@@ -206,7 +206,8 @@ fn standard(handle: impl AsFd) -> Result<tokio::fs::File, Error> {
     Ok(tokio::fs::File::from_std(owned.into()))
 }
 
-fn beside(target: &Path) -> PathBuf {
+/// A name beside a file, for what is not whole yet.
+pub fn beside(target: &Path) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".part-{}", std::process::id()));
     target.with_file_name(name)

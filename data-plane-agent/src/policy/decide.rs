@@ -33,6 +33,8 @@ pub struct Ask<'a> {
     pub address: IpAddr,
     /// Bytes of plaintext or ciphertext, when known beforehand.
     pub size: Option<u64>,
+    /// How many keys a message or file is for, where it is for keys.
+    pub recipients: Option<u32>,
     /// Whether the version is to protect anew, though the operation is one that also reads what is old.
     pub anew: bool,
     /// Whether the asker can hide parts of what it hands out.
@@ -150,6 +152,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
         size: ask.size,
         version: (number > 0).then_some(number),
         statements: freshness.as_str(),
+        recipients: ask.recipients,
     };
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Key(key.id, definition), &moment);
     let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
@@ -177,6 +180,7 @@ pub fn outlook(grounds: &Grounds<'_>, ask: &Ask<'_>, key: &KeyInForce) -> Option
         size: ask.size,
         version: (key.primary > 0).then_some(key.primary),
         statements: freshness(Some(in_force), grounds.now).as_str(),
+        recipients: ask.recipients,
     };
     let target = Target::Key(key.id, &key.definition);
     let (verdict, conditional) = in_force.policies.look((ask.caller, caller), ask.operation, target, &moment).ok()?;
@@ -202,6 +206,7 @@ pub fn decide_keyless(grounds: &Grounds<'_>, ask: &Ask<'_>) -> Result<AllowedKey
         size: ask.size,
         version: None,
         statements: freshness.as_str(),
+        recipients: ask.recipients,
     };
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Site(in_force.site), &moment);
     let (policies, _) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask))?;
@@ -341,7 +346,16 @@ mod tests {
     const ANYTHING: &str = "permit (principal, action, resource);";
 
     fn ask(operation: Operation, context: &EncryptionContext) -> Ask<'_> {
-        Ask { caller: CALLER, operation, context, address: Ipv4Addr::LOCALHOST.into(), size: Some(10), anew: false, masks: false }
+        Ask {
+            caller: CALLER,
+            operation,
+            context,
+            address: Ipv4Addr::LOCALHOST.into(),
+            size: Some(10),
+            recipients: None,
+            anew: false,
+            masks: false,
+        }
     }
 
     fn try_at(set: &SetBuilder, operation: Operation, reference: &str, now: Timestamp) -> Result<Allowed, &'static str> {

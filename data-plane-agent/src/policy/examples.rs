@@ -19,8 +19,10 @@ use super::{
 const PAGE: &str = include_str!("../../../docs/policies.md");
 const PROJECT: &str = "prj_01kd7zk3w0fz8b9x2m4n6p8q0a";
 
+type Pairs = [(&'static str, &'static str)];
+
 /// Name, id, labels.
-const CALLERS: &[(&str, &str, &[(&str, &str)])] = &[
+const CALLERS: &[(&str, &str, &Pairs)] = &[
     ("billing", "clr_01kd7zk3w0fz8b9x2m4n6p8q0a", &[("team", "billing"), ("customer", "acme")]),
     ("reports", "clr_01kd7zk3w0fz8b9x2m4n6p8q0b", &[("team", "reports")]),
     ("support", "clr_01kd7zk3w0fz8b9x2m4n6p8q0c", &[("team", "support")]),
@@ -81,7 +83,8 @@ fn answer(set: &SetBuilder, row: &[&str]) -> &'static str {
     in_force.heartbeat_time = Timestamp::from_micros(now.micros() - age_seconds * 1_000_000);
     let (enabled, context) = (Algorithm::all().collect(), EncryptionContext::new(pairs).unwrap());
     let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now };
-    let ask = Ask { caller, operation: row[1].parse().unwrap(), context: &context, address, size, anew: false, masks: true };
+    let ask =
+        Ask { caller, operation: row[1].parse().unwrap(), context: &context, address, size, recipients: None, anew: false, masks: true };
     match decide(&grounds, &ask, &KeyReference::Id(key)).map_err(|refused| refused.refusal.code()) {
         Ok(allowed) if allowed.obligations.mask.is_some() => "allowed, masked",
         Ok(_) => "allowed",

@@ -33,6 +33,7 @@ struct Kept {
     size: Option<u64>,
     version: Option<u32>,
     statements: &'static str,
+    recipients: Option<u32>,
     verdict: Arc<Verdict>,
 }
 
@@ -57,6 +58,7 @@ impl KeptDecisions {
             size: moment.size,
             version: moment.version,
             statements: moment.statements,
+            recipients: moment.recipients,
             verdict,
         };
         *self.place(slice, looks, moment).write().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(kept));
@@ -72,6 +74,7 @@ impl KeptDecisions {
         looks.size.then_some(moment.size).hash(&mut hasher);
         looks.version.then_some(moment.version).hash(&mut hasher);
         looks.statements.then_some(moment.statements).hash(&mut hasher);
+        looks.recipients.then_some(moment.recipients).hash(&mut hasher);
         &self.places[(hasher.finish() % PLACES as u64) as usize]
     }
 }
@@ -82,6 +85,7 @@ impl Kept {
             && (!looks.size || self.size == moment.size)
             && (!looks.version || self.version == moment.version)
             && (!looks.statements || self.statements == moment.statements)
+            && (!looks.recipients || self.recipients == moment.recipients)
             && self.tags.iter().map(|(name, value)| (&**name, &**value)).eq(looked_at(looks, moment))
     }
 }

@@ -16,6 +16,7 @@ pub(crate) struct Looks {
     pub(crate) size: bool,
     pub(crate) version: bool,
     pub(crate) statements: bool,
+    pub(crate) recipients: bool,
 }
 
 /// Pairs of the encryption context.
@@ -28,9 +29,17 @@ pub(crate) enum Tags {
 }
 
 impl Looks {
-    const NOWHERE: Self =
-        Self { tags: Tags::Named(BTreeSet::new()), time: false, address: false, size: false, version: false, statements: false };
-    pub(crate) const EVERYWHERE: Self = Self { tags: Tags::All, time: true, address: true, size: true, version: true, statements: true };
+    const NOWHERE: Self = Self {
+        tags: Tags::Named(BTreeSet::new()),
+        time: false,
+        address: false,
+        size: false,
+        version: false,
+        statements: false,
+        recipients: false,
+    };
+    pub(crate) const EVERYWHERE: Self =
+        Self { tags: Tags::All, time: true, address: true, size: true, version: true, statements: true, recipients: true };
 
     /// What these policies look at; everything, when one cannot be read.
     pub(crate) fn of<'a>(policies: impl Iterator<Item = &'a Policy>) -> Self {
@@ -91,6 +100,7 @@ impl Looks {
             Some("size") => self.size = true,
             Some("version") => self.version = true,
             Some("statements") => self.statements = true,
+            Some("recipients") => self.recipients = true,
             _ => *self = Self::EVERYWHERE,
         }
     }
@@ -121,6 +131,7 @@ mod tests {
         assert_eq!(size, Looks { size: true, ..Looks::NOWHERE });
         assert!(looks("unless { context.time > datetime(\"2026-01-01\") }").passing());
         assert!(looks("when { context.address.isLoopback() }").passing());
+        assert_eq!(looks("when { context has recipients }"), Looks { recipients: true, ..Looks::NOWHERE });
         assert_eq!(looks("when { context has version }"), Looks { version: true, ..Looks::NOWHERE });
         assert_eq!(looks("when { if context.statements == \"fresh\" then true else false }"), Looks { statements: true, ..Looks::NOWHERE });
     }

@@ -21,6 +21,7 @@ struct Question<'a> {
     key: &'a KeyReference,
     context: &'a EncryptionContext,
     size: Option<u64>,
+    recipients: Option<u32>,
     anew: bool,
     masks: bool,
 }
@@ -28,8 +29,8 @@ struct Question<'a> {
 impl<'a> Once<'a> {
     /// Decides, or says again what was decided.
     pub fn decide(&mut self, grounds: &Grounds<'_>, ask: &Ask<'a>, key: &'a KeyReference) -> Result<Allowed, Refused> {
-        let Ask { caller: _, operation, context, address: _, size, anew, masks } = *ask;
-        let question = Question { operation, key, context, size, anew, masks };
+        let Ask { caller: _, operation, context, address: _, size, recipients, anew, masks } = *ask;
+        let question = Question { operation, key, context, size, recipients, anew, masks };
         match self.decided.entry(question).or_insert_with(|| decide(grounds, ask, key)) {
             Ok(allowed) => Ok(allowed.again()),
             Err(refused) => Err(refused.clone()),

@@ -119,6 +119,7 @@ mod tests {
             context: &context,
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             size: Some(1),
+            recipients: None,
             anew: false,
             masks: false,
         };

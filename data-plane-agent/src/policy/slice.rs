@@ -369,6 +369,8 @@ pub struct Moment<'a> {
     pub version: Option<u32>,
     /// `fresh`, `stale` or `grace`.
     pub statements: &'static str,
+    /// How many keys a message or file is for, where it is for keys.
+    pub recipients: Option<u32>,
 }
 
 /// The policies that could match, and their entities.
@@ -464,7 +466,7 @@ impl Slice {
         let scene = &self.scene;
         let fault = |detail: String| UnusablePolicy::Entity { id: "the request".to_owned(), detail };
         let looks = &self.looks;
-        let mut pairs = Vec::with_capacity(6);
+        let mut pairs = Vec::with_capacity(7);
         if looks.anywhere() {
             pairs.push(("encryption".to_owned(), RestrictedExpression::new_entity_uid(scene.encryption.clone())));
         }
@@ -482,6 +484,9 @@ impl Slice {
         }
         if let Some(version) = moment.version.filter(|_| looks.version) {
             pairs.push(("version".to_owned(), RestrictedExpression::new_long(version.into())));
+        }
+        if let Some(recipients) = moment.recipients.filter(|_| looks.recipients) {
+            pairs.push(("recipients".to_owned(), RestrictedExpression::new_long(recipients.into())));
         }
         let context = Context::from_pairs(pairs).map_err(|error| fault(error.to_string()))?;
         let mut tags = looked_at(looks, moment).peekable();
@@ -561,11 +566,19 @@ mod tests {
 
     fn moment(context: &EncryptionContext) -> Moment<'_> {
         let time = Timestamp::from_micros(1_750_000_000_123_456);
-        Moment { context, time, address: IpAddr::V4(Ipv4Addr::LOCALHOST), size: Some(100), version: Some(1), statements: "fresh" }
+        Moment {
+            context,
+            time,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            size: Some(100),
+            version: Some(1),
+            statements: "fresh",
+            recipients: Some(1),
+        }
     }
 
     /// Moments that differ from this one in one fact each.
-    fn others<'a>(moment: &Moment<'a>) -> [Moment<'a>; 5] {
+    fn others<'a>(moment: &Moment<'a>) -> [Moment<'a>; 6] {
         static OTHER: OnceLock<EncryptionContext> = OnceLock::new();
         let context = OTHER.get_or_init(|| EncryptionContext::new([("tenant".to_owned(), "8".to_owned())].into()).unwrap());
         [
@@ -574,6 +587,7 @@ mod tests {
             Moment { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), ..*moment },
             Moment { size: Some(10), ..*moment },
             Moment { statements: "stale", ..*moment },
+            Moment { recipients: Some(2), ..*moment },
         ]
     }
 
@@ -606,6 +620,7 @@ mod tests {
         let condition = prop_oneof![
             4 => Just(String::new()),
             1 => Just("when { context.size < 50 }".to_owned()),
+            1 => Just("unless { context has recipients && context.recipients > 1 }".to_owned()),
             1 => Just("when { context.encryption.hasTag(\"tenant\") && context.encryption.getTag(\"tenant\") == \"7\" }".to_owned()),
             1 => Just("unless { principal.name == \"app-1\" || context.statements != \"fresh\" }".to_owned()),
             1 => Just("when { context.encryption.getTag(\"tenant\") == \"7\" }".to_owned()),

@@ -53,6 +53,8 @@ pub(crate) struct KeyUse {
     pub context: EncryptionContext,
     /// Bytes of plaintext or ciphertext.
     pub size: u64,
+    /// How many keys a message is for, where it is for keys.
+    pub recipients: Option<u32>,
     /// Whether the version is to protect anew, though the operation also reads what is old.
     pub anew: bool,
     /// Whether the answer can be masked.
@@ -67,12 +69,18 @@ impl KeyUse {
 
     /// A use of the ordinary kind.
     pub fn new(operation: Operation, key: KeyReference, context: EncryptionContext, size: usize) -> Self {
-        Self { operation, key, context, size: size as u64, anew: false, masks: false }
+        Self { operation, key, context, size: size as u64, recipients: None, anew: false, masks: false }
+    }
+
+    /// The same of a message for so many keys.
+    pub fn for_keys(mut self, count: usize) -> Self {
+        self.recipients = u32::try_from(count).ok();
+        self
     }
 
     fn request(&self, by: Proven) -> Request<'_> {
-        let Self { operation, key: _, ref context, size, anew, masks } = *self;
-        Request { by, operation, context, size: Some(size), anew, masks }
+        let Self { operation, key: _, ref context, size, recipients, anew, masks } = *self;
+        Request { by, operation, context, size: Some(size), recipients, anew, masks }
     }
 }
 

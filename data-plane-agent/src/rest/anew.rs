@@ -23,6 +23,7 @@ use super::{
 use crate::{
     message::{
         MessageError,
+        file::{FileHeader, HeaderReader},
         jwe::{self, Form, Jwe},
         jws,
     },
@@ -30,8 +31,8 @@ use crate::{
 };
 
 operation! {
-    /// Protects with the newest version of a key what an older version protects: a message, or a wrapped key. The plaintext stays in the agent.
-    rewrap, rewrap_batch: RewrapRequest => RewrapAnswer, at "/v1/rewrap" and "/v1/batch/rewrap", "messages", "The message or wrapped key under the newest version."
+    /// Protects with the newest version of a key what an older version protects: a message, a file by its header, or a wrapped key. The plaintext stays in the agent.
+    rewrap, rewrap_batch: RewrapRequest => RewrapAnswer, at "/v1/rewrap" and "/v1/batch/rewrap", "messages", "The message, header or wrapped key under the newest version."
 }
 
 operation! {
@@ -48,6 +49,8 @@ operation! {
 pub enum Old {
     /// A message.
     Message(Box<Jwe>, Form),
+    /// A file, by its header.
+    File(Box<FileHeader>),
     /// A bare key.
     Wrapped(Vec<u8>),
 }
@@ -57,14 +60,18 @@ impl Act for RewrapRequest {
     type Answer = RewrapAnswer;
 
     fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Old), Problem> {
-        let Self { message, wrapped, key, context, format } = self;
-        let (version, size, old) = match (message, wrapped, key) {
-            (Some(message), None, None) => {
+        let Self { message, file_header, wrapped, key, context, format } = self;
+        let (version, size, old) = match (message, file_header, wrapped, key) {
+            (Some(message), None, None, None) => {
                 let message = read_for_one(&message)?;
                 let version = one_of_ours(shared, &message.key_versions())?;
                 (version, message.plaintext_bytes(), Old::Message(Box::new(message), jwe_form(format)))
             }
-            (None, Some(wrapped), Some(key)) => {
+            (None, Some(bytes), None, None) => {
+                let header = read_header(&bytes.0)?;
+                (one_of_ours(shared, &header.key_versions())?, bytes.0.len(), Old::File(Box::new(header)))
+            }
+            (None, None, Some(wrapped), Some(key)) => {
                 let KeyReference::Version(version) = key_reference(&key)? else {
                     let detail = "name the version that wrapped it, key_…/3: it is the key_version of the answer to wrap";
                     return Err(Problem::new(400, "invalid_key_reference", "This names no version", detail).field("key"));
@@ -72,7 +79,7 @@ impl Act for RewrapRequest {
                 (version, wrapped.0.len(), Old::Wrapped(wrapped.0))
             }
             _ => {
-                let detail = "give a message, or a wrapped key together with the key version that wrapped it";
+                let detail = "give a message, or a file_header, or a wrapped key together with the key version that wrapped it";
                 return Err(Problem::new(400, "invalid_body", "Invalid body", detail));
             }
         };
@@ -84,19 +91,23 @@ impl Act for RewrapRequest {
     async fn run(shared: &Shared, old: Old, mut grants: Grants) -> Result<Done<RewrapAnswer>, MessageError> {
         let (from, to) = (grants.take()?, grants.take()?);
         let vault = &*shared.vault;
-        let (message, wrapped) = match old {
+        let (mut message, mut file_header, mut wrapped) = (None, None, None);
+        match old {
             Old::Message(sealed, form) => {
                 let opened = sealed.decrypt(vault, from.permit, &from.context).await?;
                 let typ = opened.typ.as_deref();
                 let sealed = jwe::seal(vault, &*shared.ids, vec![to.permit], opened.plaintext.expose(), &to.context, form, typ).await?;
-                (Some(sealed), None)
+                message = Some(sealed);
             }
-            Old::Wrapped(wrapped) => {
-                let key = vault.unwrap_bytes(from.permit, &wrapped).await?;
-                (None, Some(Base64(public::wrap_bytes(vault, &*shared.ids, to.permit, &key).await?)))
+            Old::File(header) => {
+                file_header = Some(Base64(header.rewrap(vault, &*shared.ids, (from.permit, to.permit), &to.context).await?));
             }
-        };
-        Ok(Done::new(RewrapAnswer { message, wrapped, source: from.used, used: to.used }, from.size))
+            Old::Wrapped(old) => {
+                let key = vault.unwrap_bytes(from.permit, &old).await?;
+                wrapped = Some(Base64(public::wrap_bytes(vault, &*shared.ids, to.permit, &key).await?));
+            }
+        }
+        Ok(Done::new(RewrapAnswer { message, file_header, wrapped, source: from.used, used: to.used }, from.size))
     }
 }
 
@@ -143,6 +154,19 @@ impl Act for ReSignRequest {
         let payload = read.signed.payload();
         let signature = jws::sign(&*shared.vault, &*shared.ids, vec![to.permit], payload, &to.context, form).await?;
         Ok(Done::new(ReSignAnswer { signature, source, used: to.used }, size))
+    }
+}
+
+/// A whole header and nothing behind it.
+fn read_header(bytes: &[u8]) -> Result<FileHeader, Problem> {
+    let mut reader = HeaderReader::new();
+    match reader.push(bytes).map_err(|error| problem::of_message(&error))? {
+        Some((header, used)) if used == bytes.len() => Ok(header),
+        Some(_) => {
+            let detail = "there is more than the header: send the first 8 bytes and as many as they say";
+            Err(Problem::new(400, "malformed", "More than a header", detail).field("file_header"))
+        }
+        None => Err(problem::of_message(&reader.finish())),
     }
 }
 

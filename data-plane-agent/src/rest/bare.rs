@@ -193,7 +193,11 @@ impl Act for AgreeRequest {
 
     async fn run(shared: &Shared, public_key: Base64, mut grants: Grants) -> Result<Done<AgreeAnswer>, MessageError> {
         let grant = grants.take()?;
-        let secret = handed_out(shared.vault.agree(grant.permit, &public_key.0).await?);
+        let agreed = shared.vault.agree(grant.permit, &public_key.0).await;
+        let secret = handed_out(agreed.map_err(|error| match error.code() {
+            "malformed_key" => MessageError::Malformed { what: "public key for this key", detail: error.to_string() },
+            _ => error.into(),
+        })?);
         let size = secret.0.len() as u64;
         Ok(Done::new(AgreeAnswer { secret, used: grant.used }, size))
     }

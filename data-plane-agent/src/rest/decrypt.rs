@@ -29,7 +29,7 @@ impl Act for DecryptRequest {
         let sealed = Jwe::parse(self.message.as_bytes()).map_err(|error| problem::of_message(&error))?;
         let version = one_of_ours(shared, &sealed.key_versions())?;
         let opening = KeyUse::new(Operation::Decrypt, KeyReference::Version(version), self.context, sealed.plaintext_bytes());
-        Ok((vec![KeyUse { masks: true, ..opening }], sealed))
+        Ok((vec![KeyUse { masks: true, ..opening.for_keys(sealed.recipient_count()) }], sealed))
     }
 
     async fn run(shared: &Shared, sealed: Jwe, mut grants: Grants) -> Result<Done<DecryptAnswer>, MessageError> {

@@ -40,9 +40,10 @@ impl Act for EncryptRequest {
                 return Err(Problem::new(400, "recipient_count", "Too many recipients", detail).field("also_for"));
             }
         };
-        let size = plaintext.0.len();
+        let (size, count) = (plaintext.0.len(), 1 + also_for.len());
         let uses = std::iter::once(&key).chain(&also_for);
-        let uses = uses.map(|key| KeyUse::of(Operation::Encrypt, key, context.clone(), size)).collect::<Result<_, _>>()?;
+        let uses =
+            uses.map(|key| Ok(KeyUse::of(Operation::Encrypt, key, context.clone(), size)?.for_keys(count))).collect::<Result<_, _>>()?;
         Ok((uses, (plaintext, form)))
     }
 

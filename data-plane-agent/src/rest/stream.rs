@@ -180,12 +180,13 @@ async fn verified(shared: &Shared, mut opener: FileOpener, body: &mut Body, rest
     let mut spooled = shared.spool.begin(&*shared.ids).await.map_err(Broken)?;
     let mut next = Some(rest);
     while let Some(bytes) = next {
-        let mut plaintext = SecretBytes::new(Vec::new());
+        // Room for everything these bytes may give: a vector that grows leaves copies behind.
+        let mut plaintext = SecretBytes::new(Vec::with_capacity(bytes.len() + CHUNK_BYTES));
         spooled.push(&bytes).await.map_err(Broken)?;
         plaintext.take_from(|out| opener.push(&bytes, out)).map_err(bad)?;
         next = body.next().await?;
     }
-    SecretBytes::new(Vec::new()).take_from(|out| opener.finish(out)).map_err(bad)?;
+    SecretBytes::new(Vec::with_capacity(CHUNK_BYTES)).take_from(|out| opener.finish(out)).map_err(bad)?;
     spooled.rewind().await.map_err(Broken)?;
     Ok(Opening::new(again, Source::Spooled(spooled), Bytes::new()))
 }
@@ -193,7 +194,11 @@ async fn verified(shared: &Shared, mut opener: FileOpener, body: &mut Body, rest
 async fn begin_sealing(by: Proven, shared: &Shared, request: &HttpRequest) -> Result<(FileSealer, Vec<Begun>), Problem> {
     let context = context_of(request, header::CONTEXT)?.unwrap_or_default();
     let targets = targets(request)?;
-    let asked = |target| (Request::new(by, Operation::Encrypt, &context, content_length(request)), target);
+    let recipients = u32::try_from(targets.len()).ok();
+    let asked = |target| {
+        let request = Request::new(by, Operation::Encrypt, &context, content_length(request));
+        (Request { recipients, ..request }, target)
+    };
     let group = targets.iter().map(asked).collect();
     let granted = shared.pipeline.begin_all(by, &[group]).await?.pop().unwrap_or_else(|| Ok(Vec::new()))?;
     let (permits, begun): (Vec<_>, Vec<Begun>) = granted.into_iter().unzip();
@@ -245,7 +250,8 @@ async fn begin_opening(by: Proven, shared: &Shared, request: &HttpRequest, body:
     let context = context_of(request, header::CONTEXT)?.unwrap_or_default();
     let (file, rest) = read_header(request, body).await?;
     let version = one_of_ours(shared, &file.key_versions())?;
-    let asked = Request::new(by, Operation::Decrypt, &context, content_length(request));
+    let recipients = u32::try_from(file.recipient_count()).ok();
+    let asked = Request { recipients, ..Request::new(by, Operation::Decrypt, &context, content_length(request)) };
     let (permit, begun) = shared.pipeline.begin(&asked, &KeyReference::Version(version)).await?;
     match file.open(&*shared.vault, permit, &context).await {
         Ok(opener) => Ok((opener, begun, rest)),

@@ -108,6 +108,7 @@ async fn rewrapping_moves_to_the_newest_version() {
     let mut site = site().await;
     let sealed = ok(site.encrypt(&site.billing).await);
     let wrapped = ok(site.call("/v1/wrap", &site.billing, json!({ "key": "payments/wrapping", "plaintext": base64url(&[7; 32]) })).await);
+    let file = sealed_file(&site, std::num::NonZeroU64::new(50_000).unwrap()).await;
     site.rotate(KEY, 2, "A256KW+A256GCM").await;
     site.rotate(WRAPPING_KEY, 2, "A256KW+A256GCM").await;
     site.republish();
@@ -128,6 +129,22 @@ async fn rewrapping_moves_to_the_newest_version() {
     let opened = ok(site.call("/v1/unwrap", &site.billing, unwrap(&anew["key_version"])).await);
     assert_eq!(opened["plaintext"], base64url(&[7; 32]));
     assert_eq!(code(site.call("/v1/unwrap", &site.billing, unwrap(&wrapped["key_version"])).await), (400, "not_genuine".to_owned()));
+    // Of a file only the header goes through: the body stays where it is.
+    let header = header_bytes(&file);
+    let request = |bytes: &[u8]| json!({ "file_header": base64url(bytes), "context": { "purpose": "backup" } });
+    let anew = ok(site.call("/v1/rewrap", &site.billing, request(&file[..header])).await);
+    assert_eq!(anew["key_version"], format!("{KEY}/2"));
+    let whole = [from_base64url(anew["file_header"].as_str().unwrap()).unwrap(), file[header..].to_vec()].concat();
+    let opened =
+        site.post("/v1/stream/decrypt", &site.billing).header("freehold-context", context_header()).body(whole).send().await.unwrap();
+    assert_eq!(opened.headers()["freehold-key-version"], format!("{KEY}/2"));
+    assert_eq!(opened.bytes().await.unwrap().len(), 50_000);
+    assert_eq!(code(site.call("/v1/rewrap", &site.billing, request(&file[..header + 1])).await), (400, "malformed".to_owned()));
+    assert_eq!(code(site.call("/v1/rewrap", &site.billing, request(&file[..header - 1])).await), (400, "truncated".to_owned()));
+    let mut changed = file[..header].to_vec();
+    changed[header - 1] = b'\t';
+    assert_eq!(code(site.call("/v1/rewrap", &site.billing, request(&changed)).await), (400, "malformed".to_owned()));
+
     for bad in [json!({}), json!({ "wrapped": "AA" }), json!({ "wrapped": "AA", "key": "payments/wrapping" })] {
         assert_eq!(site.call("/v1/rewrap", &site.billing, bad).await.0.as_u16(), 400);
     }
@@ -289,4 +306,18 @@ async fn no_kept_answer_outlives_a_revocation_or_a_policy() {
     for _ in 0..2 {
         assert_eq!(code(site.encrypt(&site.billing).await), (403, "caller_suspended".to_owned()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_sees_how_many_keys_a_message_is_for() {
+    let mut site = site().await;
+    let alone = "forbid (principal, action == Action::\"encrypt\", resource) when { context has recipients && context.recipients > 1 };";
+    site.world.project_policy().cedar.insert("pol_test/2".to_owned(), alone.to_owned());
+    site.republish();
+    ok(site.encrypt(&site.billing).await);
+    let both = json!({ "key": "payments/card-data", "also_for": ["payments/archive"], "plaintext": "" });
+    assert_eq!(code(site.call("/v1/encrypt", &site.billing, both).await), (403, "forbidden_by_policy".to_owned()));
+    let answer = site.post("/v1/stream/encrypt?key=payments/card-data&key=payments/archive", &site.billing).body("x").send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap()["code"], "forbidden_by_policy");
+    ok(site.encrypt(&site.billing).await);
 }

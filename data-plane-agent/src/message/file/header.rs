@@ -96,24 +96,29 @@ pub(super) fn write(
         .member("spec", SPECIFICATION)
         .optional("ctx", ctx)
         .json();
-    let mut block = String::from("{\"recipients\":[");
-    for (index, recipient) in recipients.iter().enumerate() {
-        let header = recipient_members(HeaderWriter::new(), recipient)?.optional("draft", recipient.algorithm.entry().draft).json();
-        let encrypted_key = base64url(&recipient.wrapped.encrypted_key);
-        let separator = if index > 0 { "," } else { "" };
-        block.push_str(&format!("{separator}{{\"header\":{header},\"encrypted_key\":\"{encrypted_key}\"}}"));
-    }
-    block.push_str("]}");
+    let entries = recipients.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    Ok((assemble(fixed.as_bytes(), &entries, keys)?, binding(fixed.as_bytes())))
+}
+
+/// One recipient as it stands in the block.
+fn entry(recipient: &Recipient) -> Result<String, MessageError> {
+    let header = recipient_members(HeaderWriter::new(), recipient)?.optional("draft", recipient.algorithm.entry().draft).json();
+    Ok(format!("{{\"header\":{header},\"encrypted_key\":\"{}\"}}", base64url(&recipient.wrapped.encrypted_key)))
+}
+
+/// Magic, length and header, padded.
+fn assemble(fixed: &[u8], entries: &[String], keys: &FileKeys) -> Result<Vec<u8>, MessageError> {
+    let block = format!("{{\"recipients\":[{}]}}", entries.join(","));
     let mac_text_bytes = 43;
-    let json_bytes = 34 + base64url(fixed.as_bytes()).len() + base64url(block.as_bytes()).len() + mac_text_bytes;
+    let json_bytes = 34 + base64url(fixed).len() + base64url(block.as_bytes()).len() + mac_text_bytes;
     let whole = (PREAMBLE_BYTES + json_bytes).next_multiple_of(ALIGN_BYTES);
     let length = whole - PREAMBLE_BYTES;
     if length > MAX_HEADER_BYTES {
         return Err(MessageError::TooLong { what: "the header", max_bytes: MAX_HEADER_BYTES });
     }
     let length_u32 = u32::try_from(length).map_err(|_| MessageError::TooLong { what: "the header", max_bytes: MAX_HEADER_BYTES })?;
-    let mac = mac(keys, length_u32, fixed.as_bytes(), block.as_bytes());
-    let outer = Outer { fixed: fixed.as_bytes().into(), recipients: block.as_bytes().into(), mac: mac.as_ref().into() };
+    let mac = mac(keys, length_u32, fixed, block.as_bytes());
+    let outer = Outer { fixed: fixed.into(), recipients: block.as_bytes().into(), mac: mac.as_ref().into() };
     let mut out = Vec::with_capacity(whole);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&length_u32.to_be_bytes());
@@ -122,7 +127,7 @@ pub(super) fn write(
         return Err(MessageError::Failed("measuring the header"));
     }
     out.resize(whole, b' ');
-    Ok((out, binding(fixed.as_bytes())))
+    Ok(out)
 }
 
 /// What the body is bound to: SHA-256 of magic and fixed part.
@@ -225,6 +230,21 @@ impl FileHeader {
         use subtle::ConstantTimeEq as _;
         let expected = mac(keys, self.length, &self.fixed_bytes, &self.recipients_bytes);
         if bool::from(expected.as_ref().ct_eq(&self.mac)) { Ok(()) } else { Err(MessageError::NotGenuine) }
+    }
+
+    /// The header with this recipient in the place of another; the rest, and the body, stay as they are.
+    pub(super) fn replacing(&self, old: KeyVersion, new: &Recipient, keys: &FileKeys) -> Result<Vec<u8>, MessageError> {
+        #[derive(Deserialize)]
+        struct Block {
+            recipients: Vec<serde_json::Value>,
+        }
+        let malformed = |error: serde_json::Error| MessageError::Malformed { what: WHAT, detail: format!("recipients: {error}") };
+        let block: Block = serde_json::from_slice(&self.recipients_bytes).map_err(malformed)?;
+        let each = self.recipients.iter().zip(block.recipients);
+        let entries = each
+            .map(|(read, text)| if read.header.key_version() == Some(old) { entry(new) } else { Ok(text.to_string()) })
+            .collect::<Result<Vec<_>, _>>()?;
+        assemble(&self.fixed_bytes, &entries, keys)
     }
 
     pub(super) fn binding(&self) -> [u8; 32] {

@@ -121,6 +121,26 @@ impl FileHeader {
         self.check(&keys)?;
         Ok(FileOpener { chunks: ChunkOpener::new(keys.body, self.binding()) })
     }
+
+    /// The header of the same file with the content key wrapped under another version, in the place of the first one. The body
+    /// stays as it is. Whoever could open the file still can: the content key is the same.
+    pub async fn rewrap(
+        &self,
+        vault: &dyn Vault,
+        ids: &dyn Ids,
+        (from, to): (UsePermit, UsePermit),
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, MessageError> {
+        if !self.matches(context) {
+            return Err(MessageError::OtherContext);
+        }
+        let (old, wrapped) = (from.version(), self.wrapped_for(&from)?);
+        let key = unwrap(vault, from, &wrapped, ContentEncryption::Cobblestone256).await?;
+        let keys = FileKeys::derive(&key)?;
+        self.check(&keys)?;
+        let recipients = wrap_for(vault, ids, vec![to], &key, ContentEncryption::Cobblestone256).await?;
+        self.replacing(old, recipients.first().ok_or(MessageError::Recipients)?, &keys)
+    }
 }
 
 /// What a content key gives: one key for the body, one for the header's MAC (HKDF-Expand, RFC 5869, SHA-256).

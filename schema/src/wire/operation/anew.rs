@@ -6,13 +6,17 @@ use utoipa::ToSchema;
 use super::{Format, SecretBytes, Used};
 use crate::{context::EncryptionContext, encoding::Base64};
 
-/// Protect anew with the newest version: a message, or a wrapped key and the key version that wrapped it.
+/// Protect anew with the newest version: a message, the header of a file, or a wrapped key and the key version that wrapped it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewrapRequest {
     /// A JWE for one key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The header of a sealed file: its bytes up to the body, magic and padding included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub file_header: Option<Base64>,
     /// A wrapped key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
@@ -35,6 +39,10 @@ pub struct RewrapAnswer {
     /// The message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The header to put in the place of the old one. The body stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub file_header: Option<Base64>,
     /// The wrapped key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
