@@ -5,6 +5,7 @@
 //! - [`id`]: one type per identifier; [`name`]: text that has been parsed.
 //! - [`clock`]: time, randomness and ids as arguments.
 //! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`rule`]: rules of policies.
+//! - [`public_key`]: public keys as others bring them, JWK and PEM.
 //! - [`ranges`]: sets of numbers, as budgets are handed out.
 //! - [`context`]: the encryption context and its canonical bytes; [`obligation`]: what a permit may demand.
 //! - [`event`]: the record that is kept for ever, and what each domain records.
@@ -20,6 +21,7 @@ pub mod id;
 pub mod key;
 pub mod name;
 pub mod obligation;
+pub mod public_key;
 pub mod ranges;
 pub mod rule;
 pub mod token;

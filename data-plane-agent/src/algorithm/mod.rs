@@ -29,7 +29,7 @@ use schema::{
     catalogue::{Algorithm, Family, Sealing},
     clock::Ids,
     encoding::Digest,
-    key::{Operation, Purpose},
+    key::{FINGERPRINT_LABEL, Operation, Purpose},
 };
 
 use crate::vault::secret::{ContentKey, SecretBytes};
@@ -306,11 +306,12 @@ pub fn serve(algorithm: Algorithm) -> &'static dyn Implementation {
 /// Identifies key material without telling it: SHA-256 over a label, the algorithm and the public key, or a value
 /// derived from the secret where there is no public key.
 pub fn fingerprint(algorithm: Algorithm, public_key: Option<&[u8]>, secret: &SecretBytes) -> Digest {
-    const LABEL: &str = "freehold-fingerprint-v1";
-    let name = algorithm.name().as_bytes();
     match public_key {
-        Some(public_key) => Digest::labelled(LABEL, &[name, public_key]),
-        None => Digest::labelled(LABEL, &[name, &hmac_sha256(secret.expose(), LABEL.as_bytes())]),
+        Some(public_key) => schema::key::fingerprint(algorithm, public_key),
+        None => {
+            let derived = hmac_sha256(secret.expose(), FINGERPRINT_LABEL.as_bytes());
+            Digest::labelled(FINGERPRINT_LABEL, &[algorithm.name().as_bytes(), &derived])
+        }
     }
 }
 

@@ -1,24 +1,20 @@
-//! Public keys as they leave and as partners bring them: JWK (RFC 7517, RFC 7518, RFC 8037, RFC 9964) and PEM
-//! (SubjectPublicKeyInfo, RFC 5280, with the identifiers of RFC 3279, RFC 5480, RFC 8410, RFC 9881, RFC 9935 and RFC 9909).
+//! Public keys as they leave: JWK (RFC 7517, RFC 7518, RFC 8037, RFC 9964) and PEM (SubjectPublicKeyInfo, RFC 5280). How
+//! those of others are read stands in [`schema::public_key`].
 //!
 //! Within the agent a public key is as the algorithm's own standard encodes it: `RSAPublicKey`, an uncompressed point, or
 //! plain bytes.
 
-use aws_lc_rs::{encoding::AsDer as _, rsa::PublicKeyComponents, signature::RSA_PSS_2048_8192_SHA256};
 use schema::{
     catalogue::Algorithm,
-    encoding::{base64url, from_base64url},
+    encoding::base64url,
     id::KeyVersion,
     key::Purpose,
+    public_key::{ForeignJwk, identifier, rsa_components},
 };
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::Serialize;
 use spki::{
-    AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef,
-    der::{
-        Any, Decode as _, DecodePem as _, EncodePem as _, Reader as _, SliceReader,
-        asn1::{BitString, ObjectIdentifier, UintRef},
-        pem::LineEnding,
-    },
+    SubjectPublicKeyInfoOwned,
+    der::{EncodePem as _, asn1::BitString, pem::LineEnding},
 };
 
 use super::{AlgorithmError, serve};
@@ -104,67 +100,11 @@ fn material(algorithm: Algorithm, public_key: &[u8]) -> Result<Material, Algorit
     })
 }
 
-/// A public JSON Web Key as others write it. Members that we do not know are ignored, but not a private half.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct ForeignJwk {
-    kty: String,
-    alg: Option<String>,
-    crv: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    #[serde(rename = "pub")]
-    public: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    d: bool,
-    #[serde(default, deserialize_with = "present", rename = "priv")]
-    private: bool,
-    #[serde(default, deserialize_with = "present")]
-    k: bool,
-}
-
-/// Whether a member is there; what it says is not kept.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| true)
-}
-
-impl ForeignJwk {
-    /// Reads a JWK.
-    pub fn parse(algorithm: Algorithm, json: &[u8]) -> Result<Self, AlgorithmError> {
-        let detail = "it is not a JSON Web Key (RFC 7517): a JSON object with \"kty\", whose members are text";
-        serde_json::from_slice(json).map_err(|_| AlgorithmError::Unfit { algorithm, detail })
-    }
-
-    /// The key as the algorithm's standard encodes it: checked to be one, and to be of this algorithm.
-    pub fn public_key(&self, algorithm: Algorithm) -> Result<Vec<u8>, AlgorithmError> {
-        let entry = algorithm.entry();
-        let unfit = |detail| AlgorithmError::Unfit { algorithm, detail };
-        if self.d || self.private || self.k {
-            return Err(unfit("the JWK holds a secret (\"d\", \"priv\" or \"k\"): send the public half only, and replace that key"));
-        }
-        if self.kty != entry.jose_kty || self.crv.as_deref() != entry.jose_crv {
-            return Err(unfit("the JWK has another \"kty\" or \"crv\" than keys of the algorithm"));
-        }
-        // A key with an algorithm is for that one; `ECDH-ES` covers what it is combined with.
-        let related = |alg: &str| Some(alg) == entry.jose_alg || (alg.starts_with("ECDH-ES") && entry.jose_alg == Some("ECDH-ES+A256KW"));
-        if !self.alg.as_deref().is_none_or(|alg| related(alg) || alg == algorithm.name()) {
-            return Err(unfit("the JWK is for another algorithm (\"alg\")"));
-        }
-        let missing = || unfit("the JWK lacks a member that its \"kty\" needs, or one is not base64url without padding");
-        let bytes = |text: &Option<String>| text.as_ref().and_then(|text| from_base64url(text).ok()).ok_or_else(missing);
-        let public_key = match entry.jose_kty {
-            "RSA" => {
-                rsa_public_key(&bytes(&self.n)?, &bytes(&self.e)?).ok_or(AlgorithmError::MalformedKey { algorithm, what: "public key" })?
-            }
-            "EC" => [[4].as_slice(), &bytes(&self.x)?, &bytes(&self.y)?].concat(),
-            "OKP" => bytes(&self.x)?,
-            "AKP" => bytes(&self.public)?,
-            _ => return Err(AlgorithmError::NotServed { algorithm, act: "have a public key" }),
-        };
-        serve(algorithm).check_public_key(algorithm, &public_key)?;
-        Ok(public_key)
-    }
+/// A public key that came as a JWK, as the algorithm's standard encodes it: checked to be one, and to be of this algorithm.
+pub fn from_jwk(algorithm: Algorithm, jwk: &ForeignJwk) -> Result<Vec<u8>, AlgorithmError> {
+    let public_key = jwk.bytes(algorithm).map_err(|error| AlgorithmError::Unfit { algorithm, detail: error.detail })?;
+    serve(algorithm).check_public_key(algorithm, &public_key)?;
+    Ok(public_key)
 }
 
 /// The public key of a version as PEM, `-----BEGIN PUBLIC KEY-----`. Not every algorithm has an object identifier for
@@ -178,55 +118,9 @@ pub fn pem(algorithm: Algorithm, public_key: &[u8]) -> Result<String, AlgorithmE
     info.to_pem(LineEnding::LF).map_err(|_| no_pem)
 }
 
-/// A public key that a partner sent as PEM, as the algorithm's standard encodes it: checked to be one of this algorithm.
-pub fn from_pem(algorithm: Algorithm, text: &str) -> Result<Vec<u8>, AlgorithmError> {
-    let unfit = |detail| AlgorithmError::Unfit { algorithm, detail };
-    let wanted = identifier(algorithm).ok_or(unfit("its public keys have no PEM form yet: send a JWK"))?;
-    let info = SubjectPublicKeyInfoOwned::from_pem(text.trim_start().as_bytes())
-        .map_err(|_| unfit("it is not a PEM of a SubjectPublicKeyInfo: -----BEGIN PUBLIC KEY-----"))?;
-    if info.algorithm != wanted {
-        return Err(unfit("the PEM holds a public key of another algorithm"));
-    }
-    let public_key = info.subject_public_key.as_bytes().ok_or(AlgorithmError::MalformedKey { algorithm, what: "public key" })?;
-    serve(algorithm).check_public_key(algorithm, public_key)?;
-    Ok(public_key.to_vec())
-}
-
-/// The algorithm identifier of public keys: RSA keys are `rsaEncryption`, whatever they are for, because more programs
-/// read it than read the narrower ones.
-fn identifier(algorithm: Algorithm) -> Option<AlgorithmIdentifierOwned> {
-    let entry = algorithm.entry();
-    let parameters = match (entry.jose_kty, entry.jose_crv) {
-        ("RSA", _) => Some(Any::null()),
-        ("EC", Some("P-256")) => Some(Any::from(ObjectIdentifier::new("1.2.840.10045.3.1.7").ok()?)),
-        ("EC", _) => Some(Any::from(ObjectIdentifier::new("1.3.132.0.34").ok()?)),
-        _ => None,
-    };
-    let oid = ObjectIdentifier::new(entry.oid.filter(|_| entry.asymmetric)?).ok()?;
-    Some(AlgorithmIdentifierOwned { oid, parameters })
-}
-
-/// Modulus and exponent of an `RSAPublicKey`, big-endian without leading zeros.
-fn rsa_components(public_key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut reader = SliceReader::new(public_key).ok()?;
-    let read = |reader: &mut SliceReader<'_>| -> spki::der::Result<(Vec<u8>, Vec<u8>)> {
-        let modulus = UintRef::decode(reader)?.as_bytes().to_vec();
-        Ok((modulus, UintRef::decode(reader)?.as_bytes().to_vec()))
-    };
-    let components = reader.sequence(read).ok()?;
-    reader.finish().ok().map(|()| components)
-}
-
-/// The `RSAPublicKey` of modulus and exponent.
-fn rsa_public_key(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
-    let key = PublicKeyComponents { n: modulus, e: exponent }.to_parsed_public_key(&RSA_PSS_2048_8192_SHA256).ok()?;
-    let info = key.as_der().ok()?;
-    SubjectPublicKeyInfoRef::from_der(info.as_ref()).ok()?.subject_public_key.as_bytes().map(<[u8]>::to_vec)
-}
-
 #[cfg(test)]
 mod tests {
-    use schema::clock::ManualIds;
+    use schema::{clock::ManualIds, encoding::from_base64url, public_key::is_as_long_as_one};
 
     use super::*;
 
@@ -265,19 +159,21 @@ mod tests {
             let key = serve(algorithm).load(algorithm, &secret).unwrap();
             let public_key = key.public_key().unwrap();
             let json = serde_json::to_vec(&jwk(VERSION, algorithm, public_key).unwrap()).unwrap();
-            let read = |algorithm| ForeignJwk::parse(algorithm, &json)?.public_key(algorithm);
+            let read = |algorithm| from_jwk(algorithm, &ForeignJwk::parse(algorithm, &json).unwrap());
             assert_eq!(read(algorithm).unwrap(), public_key, "{algorithm}");
+            assert!(is_as_long_as_one(algorithm, public_key), "{algorithm}");
+            assert!(!is_as_long_as_one(algorithm, &public_key[1..]) && !is_as_long_as_one(algorithm, &[public_key, &[0]].concat()));
             let text = pem(algorithm, public_key);
             assert_eq!(text.is_ok(), algorithm.entry().oid.is_some(), "{algorithm}");
             if let Ok(text) = &text {
-                assert_eq!(from_pem(algorithm, text).unwrap(), public_key, "{algorithm}");
+                assert_eq!(schema::public_key::read(algorithm, text).unwrap(), public_key, "{algorithm}");
             }
             for other in Algorithm::all().filter(|other| other.entry().asymmetric && *other != algorithm) {
                 assert!(read(other).is_err(), "a JWK of {algorithm} read as {other}");
                 // A PEM does not say what an RSA key or a point is for.
                 let alike = other.entry().oid == algorithm.entry().oid && other.entry().classical_bits == algorithm.entry().classical_bits;
                 if let Ok(text) = &text {
-                    assert_eq!(from_pem(other, text).is_ok(), alike, "a PEM of {algorithm} read as {other}");
+                    assert_eq!(schema::public_key::read(other, text).is_ok(), alike, "a PEM of {algorithm} read as {other}");
                 }
             }
         }
@@ -288,25 +184,15 @@ mod tests {
         // RFC 7517, appendix A.1, and RFC 7638, section 3.1 (an RSA key of 2048 bits, too short for us).
         let ec = br#"{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","use":"enc","kid":"1"}"#;
         let algorithm: Algorithm = "ECDH-ES-P256".parse().unwrap();
-        let key = ForeignJwk::parse(algorithm, ec).unwrap().public_key(algorithm).unwrap();
+        let key = from_jwk(algorithm, &ForeignJwk::parse(algorithm, ec).unwrap()).unwrap();
         assert_eq!((key.len(), key[0], key[1]), (65, 4, 0x30));
         let off = String::from_utf8(ec.to_vec()).unwrap().replace("4Etl", "5Etl");
-        assert!(ForeignJwk::parse(algorithm, off.as_bytes()).unwrap().public_key(algorithm).is_err());
+        assert!(from_jwk(algorithm, &ForeignJwk::parse(algorithm, off.as_bytes()).unwrap()).is_err());
         let rsa = br#"{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw","e":"AQAB"}"#;
         for name in ["RSA-OAEP-256-3072", "RSA-PSS-4096"] {
             let algorithm: Algorithm = name.parse().unwrap();
-            let error = ForeignJwk::parse(algorithm, rsa).unwrap().public_key(algorithm).unwrap_err();
+            let error = from_jwk(algorithm, &ForeignJwk::parse(algorithm, rsa).unwrap()).unwrap_err();
             assert!(matches!(error, AlgorithmError::MalformedKey { .. }));
         }
-    }
-
-    #[test]
-    fn secrets_are_turned_away() {
-        let algorithm: Algorithm = "Ed25519".parse().unwrap();
-        let json = br#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}"#;
-        let error = ForeignJwk::parse(algorithm, json).unwrap().public_key(algorithm).unwrap_err();
-        assert!(error.to_string().contains("public half only"), "{error}");
-        assert!(ForeignJwk::parse(algorithm, b"[]").is_err());
-        assert!(from_pem(algorithm, "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n").is_err());
     }
 }

@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{
     catalogue::{Algorithm, Family, Sealing},
     id::KeyVersion,
+    public_key::ForeignJwk,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -14,7 +15,7 @@ use serde::{
 };
 
 use super::{MAX_RECIPIENTS, MessageError};
-use crate::algorithm::{WrappedKey, public_key::ForeignJwk};
+use crate::algorithm::{WrappedKey, public_key::from_jwk};
 
 /// The members of a header that we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl Header {
         let encapsulated = match (&self.ek, &self.epk) {
             (Some(_), _) => Some(bytes("\"ek\"", &self.ek)?),
             (None, Some(epk)) => {
-                Some(epk.public_key(algorithm).map_err(|error| MessageError::Malformed { what, detail: format!("\"epk\": {error}") })?)
+                Some(from_jwk(algorithm, epk).map_err(|error| MessageError::Malformed { what, detail: format!("\"epk\": {error}") })?)
             }
             (None, None) => None,
         };

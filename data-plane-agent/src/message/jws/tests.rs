@@ -123,7 +123,7 @@ fn rfc_7515_appendix_a_3() {
     let text = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
     let jwk = br#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
     let algorithm: Algorithm = "ECDSA-P256".parse().unwrap();
-    let public_key = algorithm::public_key::ForeignJwk::parse(algorithm, jwk).unwrap().public_key(algorithm).unwrap();
+    let public_key = schema::public_key::ForeignJwk::parse(algorithm, jwk).unwrap().bytes(algorithm).unwrap();
     let held = Held { version: ED25519, algorithm, fingerprint: schema::encoding::Digest([0; 32]), public_key: Some(public_key) };
     let message = Jws::parse(text.as_bytes(), None).unwrap();
     let permit = UsePermit::for_test(ED25519, Operation::Verify, algorithm);
