@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{catalogue::Algorithm, encoding::opt_u64_string, name::Name, ranges::LimitKind};
+use crate::{
+    catalogue::Algorithm,
+    encoding::{Digest, opt_u64_string},
+    name::Name,
+    ranges::LimitKind,
+};
 
 /// The word is not one of those allowed here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +87,8 @@ words! {
         TwoHolders = "two-holders",
         /// A backup sealed to the site's recovery key.
         SealedBackup = "sealed-backup",
+        /// None here: a partner alone has the private half.
+        Elsewhere = "elsewhere",
     }
 }
 
@@ -92,6 +99,8 @@ words! {
         Generated = "generated",
         /// Elsewhere, and brought in.
         Imported = "imported",
+        /// By a partner, who keeps the private half: only the public half is known here.
+        External = "external",
     }
 }
 
@@ -243,6 +252,12 @@ impl Operation {
         matches!(self, Self::Encrypt | Self::Sign | Self::GenerateDataKey | Self::SignDigest | Self::Mac | Self::Wrap | Self::Encapsulate)
     }
 
+    /// Whether the public half of a key is enough for it.
+    pub const fn needs_only_public_half(self) -> bool {
+        use Operation::{Encapsulate, Encrypt, Explain, GenerateDataKey, PublicKey, ReSign, Verify, VerifyDigest, Wrap};
+        matches!(self, Encrypt | GenerateDataKey | Wrap | Encapsulate | Verify | VerifyDigest | ReSign | PublicKey | Explain)
+    }
+
     /// Whether it names a key.
     pub const fn needs_key(self) -> bool {
         !matches!(self, Self::Random)
@@ -345,6 +360,15 @@ pub struct MinimumVersions {
     #[serde(default)]
     pub protect: u32,
 }
+
+/// Identifies an asymmetric key by its public half, encoded as the algorithm's standard says: SHA-256 over a label, the
+/// algorithm and the public key.
+pub fn fingerprint(algorithm: Algorithm, public_key: &[u8]) -> Digest {
+    Digest::labelled(FINGERPRINT_LABEL, &[algorithm.name().as_bytes(), public_key])
+}
+
+/// The label of fingerprints of key material.
+pub const FINGERPRINT_LABEL: &str = "freehold-fingerprint-v1";
 
 /// An encryption context or any other map of plain text pairs.
 pub type Pairs = BTreeMap<String, String>;

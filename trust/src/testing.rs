@@ -405,6 +405,7 @@ pub fn definition() -> KeyDefinition {
         rotation: Default::default(),
         limits: Default::default(),
         minimum_versions: Default::default(),
+        external: Default::default(),
     }
 }
 

@@ -113,6 +113,15 @@ events! {
             /// The signed version record: a DSSE envelope, exact bytes.
             record: Base64,
         },
+        /// A partner's public key was registered as a version of an external key. It is in nobody's vault.
+        ExternalVersionRegistered 1 {
+            /// The version.
+            number: u32,
+            /// Identifies the key: [`crate::key::fingerprint`].
+            fingerprint: Digest,
+            /// The public key as the algorithm's standard encodes it.
+            public_key: Base64,
+        },
         /// A holder's vault has a version.
         HolderReady 1 {
             /// The version.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::{
     clock::Timestamp,
     id::{KeyId, ProjectId, SiteId},
+    key::fingerprint,
     name::Name,
 };
 
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::statement::{
     Scope,
-    policy::{KeyDefinition, KeyTemplate, Policy},
+    policy::{ExternalVersion, KeyDefinition, KeyTemplate, Policy},
     state::{State, TemplatedKey},
 };
 
@@ -90,6 +91,28 @@ fn in_scope(scope: &Scope, policy: &Policy) -> Result<(), Rejection> {
     if let Some((key, _)) = policy.keys.iter().find(|(_, definition)| !definition.algorithm.serves(definition.purpose)) {
         return Err(out(format!("{key}, whose algorithm does not serve its purpose")));
     }
+    policy.keys.iter().try_for_each(|(key, definition)| external(*key, definition))
+}
+
+/// A partner's key has public keys that are what they say, and nothing that makes or holds material; other keys have none.
+fn external(key: KeyId, definition: &KeyDefinition) -> Result<(), Rejection> {
+    let unsound = |detail| Err(Rejection::ExternalKey { key, detail });
+    if !definition.is_external() {
+        return if definition.external.is_empty() { Ok(()) } else { unsound("it is no partner's, and has a partner's public keys") };
+    }
+    let genuine = |version: &ExternalVersion| fingerprint(definition.algorithm, version.public_key.as_slice()) == version.fingerprint;
+    if !definition.algorithm.entry().asymmetric {
+        return unsound("its algorithm has no public keys");
+    }
+    if definition.exportable || !definition.eligible_generators.is_empty() {
+        return unsound("nobody here makes or moves its material");
+    }
+    if definition.external.is_empty() {
+        return unsound("it has no public key");
+    }
+    if !definition.external.iter().all(genuine) {
+        return unsound("a public key is not the one of its fingerprint");
+    }
     Ok(())
 }
 
@@ -113,6 +136,7 @@ fn fits(key: KeyId, definition: &KeyDefinition, template: &KeyTemplate, site: Si
         (template.durabilities.contains(&definition.durability), "its durability is not allowed"),
         (template.exportable || !definition.exportable, "it may not be exportable"),
         (definition.origin == schema::key::Origin::Generated, "its material was not made at the site"),
+        (definition.external.is_empty(), "public keys of partners stand in policy only"),
         (definition.rotation == template.rotation, "its rotation rule is not the template's"),
         (definition.limits == template.limits, "its limits are not the template's"),
     ];

@@ -51,15 +51,19 @@ pub(super) fn judge(state: &State, rules: &KeyRules<'_>, memory: &mut Memory) ->
         if !definition.placement.contains(&rules.identity.site) {
             return Err(Rejection::NotPlacedHere(*key));
         }
-        numbers(*key, key_state, memory)?;
+        numbers(*key, key_state, definition, memory)?;
         let mut before: Option<&VersionEntry> = None;
         for (number, entry) in &key_state.versions {
             let version = KeyVersion::new(*key, *number);
             if !rules.newcomer && !memory.versions.contains_key(&version) {
                 interval(version, entry, before, definition, state, rules)?;
             }
-            generator(version, entry, definition, rules, memory)?;
-            let fingerprint = proofs(version, entry, definition, rules, memory)?;
+            let fingerprint = if definition.is_external() {
+                external(version, entry, definition, memory)?
+            } else {
+                generator(version, entry, definition, rules, memory)?;
+                proofs(version, entry, definition, rules, memory)?
+            };
             settle(version, entry, key_state.primary, fingerprint, rules, memory)?;
             before = Some(entry);
         }
@@ -68,7 +72,7 @@ pub(super) fn judge(state: &State, rules: &KeyRules<'_>, memory: &mut Memory) ->
 }
 
 /// Versions are numbered from 1 without gaps and never fewer; the primary is one of them and moves forward only.
-fn numbers(key: KeyId, state: &KeyState, memory: &mut Memory) -> Result<(), Rejection> {
+fn numbers(key: KeyId, state: &KeyState, definition: &KeyDefinition, memory: &mut Memory) -> Result<(), Rejection> {
     let contiguous = state.versions.keys().zip(1..).all(|(number, expected)| *number == expected);
     let highest = state.versions.keys().next_back().copied().unwrap_or(0);
     let held = memory.versions.range(KeyVersion::new(key, 0)..=KeyVersion::new(key, u32::MAX)).next_back();
@@ -82,7 +86,8 @@ fn numbers(key: KeyId, state: &KeyState, memory: &mut Memory) -> Result<(), Reje
     if state.primary != 0 {
         let primary = KeyVersion::new(key, state.primary);
         let entry = state.versions.get(&state.primary).ok_or(Rejection::PrimaryNotMade(primary))?;
-        if entry.record.is_none() || entry.state == VersionState::PreActivation {
+        let made = entry.record.is_some() || definition.is_external();
+        if !made || entry.state == VersionState::PreActivation {
             return Err(Rejection::PrimaryNotMade(primary));
         }
     }
@@ -142,6 +147,20 @@ fn generator(
     let rostered = rules.roster.believed.contains_key(&agent);
     let revoked = memory.restrictions.contains_key(&Subject::Agent(agent));
     if eligible && rostered && !revoked { Ok(()) } else { Err(Rejection::IneligibleGenerator { version, agent }) }
+}
+
+/// A version of a partner's key is one that policy names: state says how it stands, and nothing of what it is or who has it.
+fn external(version: KeyVersion, entry: &VersionEntry, definition: &KeyDefinition, memory: &Memory) -> Result<Option<Digest>, Rejection> {
+    let named =
+        definition.external_version(version.number).ok_or(Rejection::ExternalVersion { version, detail: "policy does not name it" })?;
+    if entry.generator.is_some() || entry.record.is_some() || !entry.ready.is_empty() {
+        return Err(Rejection::ExternalVersion { version, detail: "state says that somebody here made or holds it" });
+    }
+    let held = memory.versions.get(&version).and_then(|held| held.fingerprint);
+    match held.filter(|held| *held != named.fingerprint) {
+        Some(held) => Err(Rejection::SecondFingerprint { version, held, found: named.fingerprint }),
+        None => Ok(Some(named.fingerprint)),
+    }
 }
 
 /// The version record and the ready reports hold; gives the fingerprint.

@@ -305,6 +305,22 @@ pub enum Rejection {
         /// Now.
         found: Digest,
     },
+    /// Check 9: a definition of a partner's key that is none.
+    #[error("the key {key} cannot be a partner's: {detail}")]
+    ExternalKey {
+        /// The key.
+        key: KeyId,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// Check 9: a version of a partner's key that is more than policy says.
+    #[error("the version {version} of a partner's key is not believed: {detail}")]
+    ExternalVersion {
+        /// The version.
+        version: KeyVersion,
+        /// What is wrong.
+        detail: &'static str,
+    },
     /// Check 9: a roster entry that is broken or not of this site.
     #[error("the roster entry of {agent} does not hold: {detail}")]
     RosterEntry {
@@ -407,6 +423,8 @@ impl Rejection {
             Self::DocumentRefused { .. } => "document_refused",
             Self::NotRostered { .. } => "not_rostered",
             Self::SecondFingerprint { .. } => "second_fingerprint",
+            Self::ExternalKey { .. } => "external_key_unsound",
+            Self::ExternalVersion { .. } => "external_version",
             Self::RosterEntry { .. } => "roster_entry",
             Self::Impostor(_) => "impostor",
             Self::SlotsForgotten { .. } => "slots_forgotten",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 pub use schema::rule::{CallerKind, KeyTemplate, OfflineRule, VouchingRule};
 use schema::{
     catalogue::Algorithm,
-    encoding::{Base64, u64_string},
+    encoding::{Base64, Digest, u64_string},
     id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule},
     name::{Labels, Name},
@@ -58,6 +58,7 @@ impl Policy {
 
 impl Statement for Policy {
     const KIND: Kind = Kind::Policy;
+    const UNDERSTOOD: &'static [&'static str] = &[EXTERNAL_KEYS];
 
     fn head(&self) -> &Head {
         &self.head
@@ -114,6 +115,34 @@ pub struct KeyDefinition {
     pub limits: Limits,
     /// The lowest versions that may still be used.
     pub minimum_versions: MinimumVersions,
+    /// The partner's public keys, version 1 first, of a key whose origin is `external`: policy alone names them. Such a
+    /// policy requires [`EXTERNAL_KEYS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<ExternalVersion>,
+}
+
+impl KeyDefinition {
+    /// Whether a partner alone has the private half.
+    pub fn is_external(&self) -> bool {
+        self.origin == Origin::External
+    }
+
+    /// The partner's public key in this version, when policy names one.
+    pub fn external_version(&self, number: u32) -> Option<&ExternalVersion> {
+        self.external.get(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+}
+
+/// A reader must know that a partner's key has no private half here.
+pub const EXTERNAL_KEYS: &str = "external-keys";
+
+/// A partner's public key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalVersion {
+    /// The public key as the algorithm's standard encodes it.
+    pub public_key: Base64,
+    /// Identifies it: [`schema::key::fingerprint`].
+    pub fingerprint: Digest,
 }
 
 /// Lifts every restriction on a subject up to a state serial.
