@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
         Err(source) => return Error::fault("could not start", source).report(cli.global.output),
     };
     let output = cli.global.output;
-    match runtime.block_on(commands::run(cli)) {
+    match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(output),
     }

@@ -1,6 +1,10 @@
 //! What operators meet: starts that must fail and say what to do, an agent that starts alone, and no secret in anything that is
 //! written.
 
+mod operations {
+    mod external;
+}
+
 use std::{
     fs,
     io::Read,

@@ -1,9 +1,15 @@
 //! Keys and their versions.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Subcommand;
-use schema::key::{Durability, Purpose, RevocationReason, VersionState};
+use schema::{
+    key::{Durability, Purpose, RevocationReason, VersionState},
+    public_key,
+};
 use serde_json::{Value, json};
 
 use super::{Idempotency, Limit, Session, labels, one_of, pair};
@@ -95,6 +101,47 @@ pub enum Key {
         /// Wait until a version is active
         #[arg(long)]
         wait: bool,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Register a partner's public key, to encrypt to and to verify with; the partner keeps the private half
+    RegisterExternal {
+        /// Its name: a-z, 0-9, '-' and '.'
+        name: String,
+        /// The project (id or name)
+        #[arg(long)]
+        project: String,
+        /// An asymmetric algorithm: see 'freehold key algorithms'
+        #[arg(long)]
+        algorithm: String,
+        /// The public key: a JWK, or a PEM
+        #[arg(long, value_name = "FILE")]
+        public_key: PathBuf,
+        /// Where it may be used (id or name); may be repeated
+        #[arg(long = "site", required = true)]
+        sites: Vec<String>,
+        /// What it is for [default: the first purpose of the algorithm that a public half serves]
+        #[arg(long, value_parser = one_of::<Purpose>)]
+        purpose: Option<String>,
+        /// What it is for, in words
+        #[arg(long)]
+        description: Option<String>,
+        /// A label, given to policy; may be repeated
+        #[arg(long = "label", value_parser = pair, value_name = "NAME=VALUE")]
+        labels: Vec<(String, String)>,
+        /// Let it be destroyed without lifting a protection first
+        #[arg(long)]
+        no_deletion_protection: bool,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Register the next public key of a partner: it is used from now on
+    RegisterExternalVersion {
+        /// Id, or project/name
+        key: String,
+        /// The public key: a JWK, or a PEM
+        #[arg(long, value_name = "FILE")]
+        public_key: PathBuf,
         #[command(flatten)]
         idempotency: Idempotency,
     },
@@ -372,6 +419,32 @@ impl Key {
                 let payload = client.mutate(KEY, "RotateKey", input).await?;
                 return finish(session, &client, payload, wait).await;
             }
+            Self::RegisterExternal {
+                name,
+                project,
+                algorithm,
+                public_key,
+                sites,
+                purpose,
+                description,
+                labels: pairs,
+                no_deletion_protection,
+                idempotency,
+            } => {
+                let input = json!({
+                    "project": project, "name": name, "algorithm": algorithm, "purpose": purpose, "placement": sites,
+                    "publicKey": read_public_key(&public_key)?, "description": description, "labels": labels(&pairs),
+                    "deletionProtection": !no_deletion_protection, "idempotencyKey": idempotency.idempotency_key,
+                });
+                ("RegisterExternalKey", input)
+            }
+            Self::RegisterExternalVersion { key, public_key, idempotency } => {
+                let public_key = read_public_key(&public_key)?;
+                (
+                    "RegisterExternalKeyVersion",
+                    json!({ "key": key, "publicKey": public_key, "idempotencyKey": idempotency.idempotency_key }),
+                )
+            }
             Self::Describe { key, description } => ("DescribeKey", json!({ "key": key, "description": description })),
             Self::Relabel { key, labels: pairs } => ("RelabelKey", json!({ "key": key, "labels": labels(&pairs) })),
             Self::Protect { key, off } => ("SetKeyDeletionProtection", json!({ "key": key, "protected": !off })),
@@ -417,6 +490,17 @@ impl Version {
     }
 }
 
+/// A file with a partner's public key. A private one is not sent.
+fn read_public_key(path: &Path) -> Result<String, Error> {
+    let act = || format!("could not read the public key from {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|source| Error { exit: Exit::Usage, ..Error::fault(&act(), source) })?;
+    if public_key::holds_secret(&text) {
+        let hint = "send the public half only; if this file came from somebody else, that key is to be replaced";
+        return Err(Error::usage(format!("{} holds a private key; nothing was sent", path.display())).hint(hint));
+    }
+    Ok(text)
+}
+
 /// After creation and rotation: waits, if asked to, until the newest version is active.
 async fn finish(session: &Session, client: &Client, payload: Value, wait: bool) -> Result<(), Error> {
     let mut key = payload.get("key").cloned().unwrap_or(Value::Null);
@@ -447,7 +531,8 @@ fn active(key: &Value, number: u64) -> bool {
 
 fn show(session: &Session, mut key: Value) -> Result<(), Error> {
     if session.output == output::Format::Table {
-        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(version_line).collect();
+        let external = key["origin"] == "EXTERNAL";
+        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(|version| version_line(version, external)).collect();
         key["versionLines"] = json!(lines.join("\n"));
         let budgets: Vec<String> = key["versions"].as_array().into_iter().flatten().flat_map(budget_lines).collect();
         key["budgetLines"] = json!(budgets.join("\n"));
@@ -475,7 +560,7 @@ fn budget_lines(version: &Value) -> Vec<String> {
     version["budgets"].as_array().into_iter().flatten().map(line).collect()
 }
 
-fn version_line(version: &Value) -> String {
+fn version_line(version: &Value, external: bool) -> String {
     let text = |name: &str| output::cell(version.get(name));
     let holders: Vec<String> = version["holders"]
         .as_array()
@@ -490,6 +575,10 @@ fn version_line(version: &Value) -> String {
             )
         })
         .collect();
-    let holders = if holders.is_empty() { "no holder yet".to_owned() } else { holders.join("; ") };
+    let holders = match holders.is_empty() {
+        false => holders.join("; "),
+        true if external => "with the partner".to_owned(),
+        true => "no holder yet".to_owned(),
+    };
     format!("{} {} since {}: {holders}", text("number"), text("state"), text("activatedAt"))
 }

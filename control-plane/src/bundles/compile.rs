@@ -13,7 +13,7 @@ use schema::{
 };
 use trust::statement::{
     Head, Kind, Scope,
-    policy::{Policy, Resumption, SerialText},
+    policy::{EXTERNAL_KEYS, Policy, Resumption, SerialText},
     root::Root,
     state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
 };
@@ -98,8 +98,10 @@ fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions:
     let at_work = facts.callers.values().filter(|caller| Some(caller.definition.project) == project && caller.revoked.is_none());
     let authorities: BTreeSet<&Base64> = at_work.filter_map(|caller| caller.authority.as_ref()).collect();
     let vouching = |scope| facts.policies.iter().filter(|document| document.scope == scope).find_map(|document| document.vouching.clone());
+    let external = keys.iter().any(|(_, key)| key.definition.is_external());
+    let requires = external.then(|| EXTERNAL_KEYS.to_owned()).into_iter().collect();
     Policy {
-        head: Head { project, site, ..blank_head(Kind::Policy, facts.tenant) },
+        head: Head { project, site, requires, ..blank_head(Kind::Policy, facts.tenant) },
         cedar_version: CEDAR_VERSION.to_owned(),
         cedar: documents.iter().flat_map(|document| document.cedar.clone()).collect(),
         callers: facts
@@ -177,6 +179,10 @@ fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
     let is_at_work =
         |agent: &AgentId| is_of_site(agent) && facts.agents.get(agent).is_some_and(|agent| !agent.suspended && agent.revoked.is_none());
     let mut state = key.state.clone();
+    // Who has a partner's key, policy says.
+    if key.definition.is_external() {
+        return state;
+    }
     for version in state.versions.values_mut() {
         version.ready.retain(|holder, _| is_of_site(holder));
         let was_made = version.record.is_some();
@@ -267,7 +273,6 @@ pub trait Headed: Clone + PartialEq {
     fn blank(&self) -> Self {
         let mut blank = self.clone();
         let head = blank.head_mut();
-        head.requires.clear();
         (head.epoch, head.serial, head.root_serial) = (0, 0, 0);
         (head.issued, head.not_before, head.expires) = Default::default();
         blank
@@ -305,7 +310,7 @@ mod tests {
         rule::{CallerKind, OfflineRule},
     };
     use trust::statement::{
-        policy::{CallerDefinition, KeyDefinition},
+        policy::{CallerDefinition, ExternalVersion, KeyDefinition},
         state::{KeyState, VersionEntry, Vouch},
     };
 
@@ -353,6 +358,7 @@ mod tests {
             rotation: Default::default(),
             limits: Default::default(),
             minimum_versions: Default::default(),
+            external: Default::default(),
         };
         let entry = VersionEntry {
             state: VersionState::Active,
@@ -480,6 +486,24 @@ mod tests {
             facts.callers.get_mut(&CallerId::from_bits(number)).unwrap().revoked = revoked;
         }
         assert_eq!(authorities(&facts, Scope::Project(PROJECT)), [Base64(vec![7])]);
+    }
+
+    #[test]
+    fn a_partners_key_stands_whole_in_policy_and_as_it_is_in_state() {
+        let mut facts = facts();
+        assert!(compile(&facts, &Published::default()).policies[&Scope::Project(PROJECT)].head.requires.is_empty());
+        let key = facts.keys.get_mut(&KEY).unwrap();
+        let external = ExternalVersion { public_key: Base64(vec![1]), fingerprint: schema::encoding::Digest::of(b"1") };
+        (key.definition.origin, key.definition.external) = (Origin::External, vec![external.clone()]);
+        let version = key.state.versions.get_mut(&1).unwrap();
+        (version.generator, version.record) = (None, None);
+        version.ready.clear();
+        let content = compile(&facts, &Published::default());
+        let policy = &content.policies[&Scope::Project(PROJECT)];
+        assert_eq!((&policy.head.requires, &policy.keys[&KEY].external), (&vec![EXTERNAL_KEYS.to_owned()], &vec![external]));
+        let here = &content.states[&SITE].keys[&KEY];
+        assert_eq!((here.primary, here.versions[&1].state), (1, VersionState::Active));
+        assert_eq!(policy.blank(), *policy, "what is published compiles to itself");
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use schema::{
     id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    key::Origin,
     name::Name,
 };
 use trust::statement::{
-    policy::{CallerDefinition, KeyDefinition},
+    policy::{CallerDefinition, ExternalVersion, KeyDefinition},
     state::{KeyState, VersionEntry},
 };
 
@@ -115,6 +116,7 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
         rotation: key.rotation.clone(),
         limits: key.limits.within(fixed.algorithm),
         minimum_versions: key.minimum_versions,
+        external: if fixed.origin == Origin::External { key.versions.values().filter_map(external).collect() } else { Vec::new() },
     };
     let revoked = |(number, version): (&u32, &Version)| {
         version.revoked.as_ref().map(|revoked| (*number, Revoked { reason: revoked.reason, at: revoked.at }))
@@ -132,6 +134,12 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
     Some((fixed.id, facts))
 }
 
+/// Versions of a partner's key are numbered from 1 without gaps, and each has its public key.
+fn external(version: &Version) -> Option<ExternalVersion> {
+    let made = version.made.as_ref()?;
+    Some(ExternalVersion { public_key: made.public_key.clone()?, fingerprint: made.fingerprint })
+}
+
 fn version_entry(version: &Version) -> VersionEntry {
     let ready = version.holders.iter().filter(|(_, holder)| holder.gone.is_none());
     VersionEntry {
@@ -139,7 +147,7 @@ fn version_entry(version: &Version) -> VersionEntry {
         created: version.requested,
         activated: version.activated,
         generator: version.generator,
-        record: version.made.as_ref().map(|made| made.record.clone()),
+        record: version.made.as_ref().and_then(|made| made.record.clone()),
         ready: ready.filter_map(|(agent, holder)| Some((*agent, holder.ready.as_ref()?.report.clone()))).collect(),
     }
 }

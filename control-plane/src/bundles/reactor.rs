@@ -44,6 +44,7 @@ pub const TRIGGERS: &[&str] = &[
     "VersionRequested",
     "GeneratorAssigned",
     "VersionMade",
+    "ExternalVersionRegistered",
     "HolderReady",
     "VersionActivated",
     "PrimaryMoved",

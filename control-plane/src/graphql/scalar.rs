@@ -105,6 +105,8 @@ mirror! {
         TwoHolders,
         /// A backup sealed to the site's recovery key.
         SealedBackup,
+        /// None here: a partner alone has the private half.
+        Elsewhere,
     }
     /// Where the material of a key was made.
     KeyOrigin = "schema::key::Origin" {
@@ -112,6 +114,8 @@ mirror! {
         Generated,
         /// Elsewhere, and brought in.
         Imported,
+        /// By a partner, who keeps the private half: only the public half is known here.
+        External,
     }
     /// The state of one version (SP 800-57).
     VersionState = "schema::key::VersionState" {

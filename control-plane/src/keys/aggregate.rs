@@ -206,10 +206,15 @@ impl Aggregate for Key {
             KeyEvent::GeneratorAssigned(event) => self.version(event.number, |version| version.generator = Some(event.generator)),
             KeyEvent::VersionMade(event) => self.version(event.number, |version| {
                 version.generator = Some(event.generator);
-                version.made =
-                    Some(Made { fingerprint: event.fingerprint, public_key: event.public_key.clone(), record: event.record.clone(), at });
+                let (public_key, record) = (event.public_key.clone(), Some(event.record.clone()));
+                version.made = Some(Made { fingerprint: event.fingerprint, public_key, record, at });
                 version.holders.insert(event.generator, Holder::default());
             }),
+            KeyEvent::ExternalVersionRegistered(event) => {
+                let public_key = Some(event.public_key.clone());
+                let made = Made { fingerprint: event.fingerprint, public_key, record: None, at };
+                self.versions.insert(event.number, Version { made: Some(made), ..Version::requested(None, at) });
+            }
             KeyEvent::HolderReady(event) => self.version(event.number, |version| {
                 version.holders.entry(event.holder).or_default().ready = Some(Ready { report: event.report.clone(), at });
             }),

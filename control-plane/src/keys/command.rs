@@ -15,6 +15,13 @@ use serde::Serialize;
 pub enum KeyCommand {
     /// Begin it, and ask for its first version.
     Create(Box<CreateKey>),
+    /// Begin a partner's key, with the public key it has now.
+    RegisterExternal(Box<RegisterExternal>),
+    /// The partner has another public key now: the next version.
+    RegisterExternalVersion {
+        /// The public key as the algorithm's standard encodes it; the handler has read it.
+        public_key: Base64,
+    },
     /// Describe it otherwise.
     Describe {
         /// What it is for.
@@ -186,6 +193,32 @@ pub struct CreateKey {
     /// Looked up: whether every site of the placement has a recovery key.
     #[serde(skip)]
     pub sites_have_recovery_keys: bool,
+}
+
+/// Begin a partner's key.
+#[derive(Debug, Clone, Serialize)]
+pub struct RegisterExternal {
+    /// The project it belongs to.
+    pub project: ProjectId,
+    /// Its name in the project.
+    pub name: Name,
+    /// What it is for.
+    pub description: Option<Text>,
+    /// Exactly one algorithm.
+    pub algorithm: Algorithm,
+    /// Exactly one purpose; absent: the first that a public half serves.
+    pub purpose: Option<Purpose>,
+    /// Where it may be used: sites of the tenant, which the handler has looked up.
+    pub placement: Vec<SiteId>,
+    /// Labels, given to policy.
+    pub labels: Labels,
+    /// Whether it is protected from destruction.
+    pub deletion_protection: bool,
+    /// The public key as the algorithm's standard encodes it; the handler has read it.
+    pub public_key: Base64,
+    /// Looked up: whether an alias of the project has this very name.
+    #[serde(skip)]
+    pub name_is_an_alias: bool,
 }
 
 /// A template of the policy in force.

@@ -10,11 +10,11 @@ use schema::{
         VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
     },
     id::{AgentId, KeyVersion, SiteId},
-    key::{Durability, Limits, MinimumVersions, RotationRule, VersionState},
+    key::{Durability, Limits, MinimumVersions, Origin, RotationRule, VersionState},
     name::Labels,
 };
 
-use super::{CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordVersion, Template, Version, destruction};
+use super::{CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordVersion, Template, Version, destruction, external};
 
 /// The most labels of one key.
 const MAX_LABELS: usize = 64;
@@ -25,11 +25,13 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
     let Some(fixed) = &key.fixed else {
         return match command {
             KeyCommand::Create(create) => self::create(create),
+            KeyCommand::RegisterExternal(register) => external::register(register),
             _ => Err(KeyRefusal::NotFound),
         };
     };
     match command {
-        KeyCommand::Create(_) => Err(KeyRefusal::Exists),
+        KeyCommand::Create(_) | KeyCommand::RegisterExternal(_) => Err(KeyRefusal::Exists),
+        KeyCommand::RegisterExternalVersion { public_key } => external::register_version(key, fixed, public_key),
         KeyCommand::Describe { description } => {
             changed(*description != key.description, || KeyDescribed { description: description.clone() }.into())
         }
@@ -45,6 +47,7 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
         }
         KeyCommand::SetRotationRule { rotation } => {
             only_by_template(fixed)?;
+            external::not_external(fixed)?;
             check_rotation(rotation)?;
             changed(*rotation != key.rotation, || KeyRotationRuleSet { rotation: rotation.clone() }.into())
         }
@@ -107,12 +110,10 @@ fn create(create: &CreateKey) -> Decision {
     if algorithm.entry().status == Status::Legacy {
         return Err(KeyRefusal::LegacyAlgorithm { algorithm });
     }
-    if create.placement.is_empty() {
-        return Err(KeyRefusal::NoPlacement);
+    if create.origin == Origin::External || create.durability == Durability::Elsewhere {
+        return Err(KeyRefusal::NeedsPublicKey);
     }
-    if create.placement.iter().enumerate().any(|(place, site)| create.placement[..place].contains(site)) {
-        return Err(KeyRefusal::PlacementTwice);
-    }
+    check_placement(&create.placement)?;
     if create.durability == Durability::SealedBackup && !create.sites_have_recovery_keys {
         return Err(KeyRefusal::NoRecoveryKey);
     }
@@ -172,7 +173,15 @@ fn only_by_template(fixed: &Fixed) -> Result<(), KeyRefusal> {
     if fixed.template.is_some() { Err(KeyRefusal::FollowsTemplate) } else { Ok(()) }
 }
 
-fn check_labels(labels: &Labels) -> Result<(), KeyRefusal> {
+pub(super) fn check_placement(placement: &[SiteId]) -> Result<(), KeyRefusal> {
+    if placement.is_empty() {
+        return Err(KeyRefusal::NoPlacement);
+    }
+    let twice = placement.iter().enumerate().any(|(place, site)| placement[..place].contains(site));
+    if twice { Err(KeyRefusal::PlacementTwice) } else { Ok(()) }
+}
+
+pub(super) fn check_labels(labels: &Labels) -> Result<(), KeyRefusal> {
     if labels.len() > MAX_LABELS { Err(KeyRefusal::TooManyLabels { max: MAX_LABELS }) } else { Ok(()) }
 }
 
@@ -206,6 +215,7 @@ fn check_generator(placement: &[SiteId], eligible: &[AgentId], (agent, site): (A
 }
 
 fn rotate(key: &Key, fixed: &Fixed, generator: Option<(AgentId, SiteId)>, now: Timestamp) -> Decision {
+    external::not_external(fixed)?;
     if key.suspended.is_some() {
         return Err(KeyRefusal::Suspended);
     }
@@ -223,6 +233,7 @@ fn rotate(key: &Key, fixed: &Fixed, generator: Option<(AgentId, SiteId)>, now: T
 }
 
 fn assign(key: &Key, fixed: &Fixed, number: u32, generator: (AgentId, SiteId)) -> Decision {
+    external::not_external(fixed)?;
     let version = find(key, number)?;
     if version.made.is_some() {
         return Err(KeyRefusal::AlreadyMade { number });
@@ -236,6 +247,7 @@ fn assign(key: &Key, fixed: &Fixed, number: u32, generator: (AgentId, SiteId)) -
 }
 
 fn record_version(key: &Key, fixed: &Fixed, record: &RecordVersion) -> Decision {
+    external::not_external(fixed)?;
     let (number, version) = find_named(key, fixed, record.version)?;
     if let Some(made) = &version.made {
         // Agents repeat their reports until they are acknowledged.
@@ -268,6 +280,7 @@ fn record_version(key: &Key, fixed: &Fixed, record: &RecordVersion) -> Decision 
 }
 
 fn record_ready(key: &Key, fixed: &Fixed, report: &RecordReady) -> Decision {
+    external::not_external(fixed)?;
     let (number, version) = find_named(key, fixed, report.version)?;
     let made = version.made.as_ref().ok_or(KeyRefusal::NotMade { number })?;
     if !fixed.placement.contains(&report.site) {

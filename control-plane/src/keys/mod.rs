@@ -6,11 +6,15 @@
 //! refuses an algorithm that does not serve the purpose, a second fingerprint for a version, a generator that was not
 //! chosen, two versions in the making at once, a rotation that is too soon, transitions that SP 800-57 does not know, and
 //! destruction while it is protected or without a wait.
+//!
+//! An external key is a partner's: only its public half is known, every version of it is registered by hand and active at
+//! once, and nobody here makes, holds or rotates it.
 
 mod aggregate;
 mod command;
 mod decide;
 mod destruction;
+mod external;
 pub mod graphql;
 pub mod mutations;
 pub mod placement;
@@ -21,7 +25,7 @@ pub mod upkeep;
 mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};
-pub use command::{CreateKey, KeyCommand, RecordDestroyed, RecordReady, RecordVersion, Template};
+pub use command::{CreateKey, KeyCommand, RecordDestroyed, RecordReady, RecordVersion, RegisterExternal, Template};
 pub use destruction::{DEFAULT_WAIT, MAX_WAIT, MIN_WAIT};
 pub use refusal::KeyRefusal;
 pub use version::{Destruction, Gone, Holder, Made, Ready, Revoked, Version};

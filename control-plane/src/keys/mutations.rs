@@ -1,9 +1,10 @@
 //! What can be done with keys through GraphQL.
 
 use async_graphql::{Context, ID, InputObject, Object, Result};
-use schema::{id::KeyId, name::Name};
+use aws_lc_rs::signature;
+use schema::{catalogue::Algorithm, encoding::Base64, id::KeyId, name::Name, public_key};
 
-use super::{CreateKey, Key, KeyCommand, Template, graphql::*, placement::choose_generator};
+use super::{CreateKey, Key, KeyCommand, RegisterExternal, Template, graphql::*, placement::choose_generator};
 use crate::{
     access::permit::Question,
     agents::{Agent, AgentState},
@@ -17,7 +18,7 @@ use crate::{
 };
 
 payloads!(key: KeyNode =>
-    CreateKeyPayload, DescribeKeyPayload, RelabelKeyPayload, SetKeyLimitsPayload, SetKeyRotationRulePayload,
+    CreateKeyPayload, RegisterExternalKeyPayload, RegisterExternalKeyVersionPayload, DescribeKeyPayload, RelabelKeyPayload, SetKeyLimitsPayload, SetKeyRotationRulePayload,
     SetKeyMinimumVersionsPayload, SetKeyDeletionProtectionPayload, SuspendKeyPayload, ResumeKeyPayload, RotateKeyPayload,
     SuspendKeyVersionPayload, ResumeKeyVersionPayload, DeactivateKeyVersionPayload, CompromiseKeyVersionPayload,
     RevokeKeyVersionPayload, DestroyKeyVersionPayload, CancelKeyVersionDestructionPayload, AttestHolderLostPayload);
@@ -64,6 +65,33 @@ pub struct CreateKeyInput {
     common: CommonNew,
 }
 
+/// A partner's key to register: only its public half is known here. Algorithm, purpose and placement never change.
+#[derive(InputObject)]
+pub struct RegisterExternalKeyInput {
+    /// Id or name.
+    project: ID,
+    /// 1 to 63 characters of a-z, 0-9, `-` and `.`, starting with a letter. Never personal; never changes.
+    name: String,
+    /// An asymmetric algorithm of the catalogue, e.g. `HPKE-9-KE`.
+    algorithm: String,
+    /// What it is for; absent: the first purpose of the algorithm that its public half serves.
+    purpose: Option<KeyPurpose>,
+    /// Sites where it may be used, ids or names.
+    placement: Vec<ID>,
+    /// The public key: a JWK, or a PEM with `-----BEGIN PUBLIC KEY-----`.
+    public_key: String,
+    /// In words.
+    description: Option<String>,
+    /// Labels, given to policy.
+    #[graphql(default)]
+    labels: Vec<LabelInput>,
+    /// Whether it is protected from destruction.
+    #[graphql(default = true)]
+    deletion_protection: bool,
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
 /// Defines inputs about one key.
 macro_rules! inputs {
     ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $type:ty),* $(,)? })*) => {$(
@@ -78,6 +106,13 @@ macro_rules! inputs {
 }
 
 inputs! {
+    /// The next public key of a partner.
+    RegisterExternalKeyVersionInput {
+        /// Id, `project/name` or `project/alias`.
+        key: ID,
+        /// The public key: a JWK, or a PEM with `-----BEGIN PUBLIC KEY-----`.
+        public_key: String,
+    }
     /// What a key is for from now on.
     DescribeKeyInput {
         /// Id, `project/name` or `project/alias`.
@@ -210,6 +245,28 @@ impl KeyMutation {
     /// Creates a key and asks for its first version. It becomes active once its holders have reported it ready.
     async fn create_key(&self, ctx: &Context<'_>, input: CreateKeyInput) -> Result<CreateKeyPayload> {
         CreateKeyPayload::of(create(Api::of(ctx)?, input).await)
+    }
+
+    /// Registers a partner's public key, to encrypt to and to verify with. It is active at once; the partner alone has the
+    /// private half.
+    async fn register_external_key(&self, ctx: &Context<'_>, input: RegisterExternalKeyInput) -> Result<RegisterExternalKeyPayload> {
+        RegisterExternalKeyPayload::of(register_external(Api::of(ctx)?, input).await)
+    }
+
+    /// Registers the next public key of a partner: it is used from now on when no version is named.
+    async fn register_external_key_version(
+        &self,
+        ctx: &Context<'_>,
+        input: RegisterExternalKeyVersionInput,
+    ) -> Result<RegisterExternalKeyVersionPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.key("key", &input.key).await?;
+            let fixed = api.state::<Key>(id, None).await?.and_then(|view| view.state.fixed).ok_or_else(|| no_such("key", "key"))?;
+            let command = KeyCommand::RegisterExternalVersion { public_key: partners_key(fixed.algorithm, &input.public_key)? };
+            on_key(api, "registerExternalKeyVersion", &input.key, command, input.common).await
+        };
+        RegisterExternalKeyVersionPayload::of(attempt.await)
     }
 
     /// Says what a key is for.
@@ -425,6 +482,54 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
     };
     let question = Question::new("createKey", "Key", id).within("Project", project);
     api.run::<Key>(id, KeyCommand::Create(Box::new(command)), question, input.common).await
+}
+
+async fn register_external(api: &Api, input: RegisterExternalKeyInput) -> Result<Done<KeyNode>, Stop> {
+    let project = api.existing_project("project", &input.project).await?;
+    let name: Name = field("name", &input.name)?;
+    let algorithm = field("algorithm", &input.algorithm)?;
+    let mut placement = Vec::with_capacity(input.placement.len());
+    for site in &input.placement {
+        placement.push(api.existing_site("placement", site).await?);
+    }
+    let id = naming::key_id(&api.keys, project, &name);
+    let alias = api.state::<Alias>(naming::alias_id(&api.keys, project, &name), None).await?;
+    let command = RegisterExternal {
+        project,
+        description: optional("description", input.description.as_deref())?,
+        algorithm,
+        purpose: input.purpose.map(Into::into),
+        placement,
+        labels: payload::labels(&input.labels)?,
+        deletion_protection: input.deletion_protection,
+        public_key: partners_key(algorithm, &input.public_key)?,
+        name_is_an_alias: alias.is_some(),
+        name,
+    };
+    let question = Question::new("registerExternalKey", "Key", id).within("Project", project);
+    api.run::<Key>(id, KeyCommand::RegisterExternal(Box::new(command)), question, input.common).await
+}
+
+/// Reads what a partner sent.
+fn partners_key(algorithm: Algorithm, text: &str) -> Result<Base64, Stop> {
+    let invalid = |detail: String| UserError::at("publicKey", "invalid_public_key", detail);
+    let public_key = public_key::read(algorithm, text).map_err(|error| invalid(error.to_string()))?;
+    if !is_on_its_curve(algorithm, &public_key) {
+        return Err(invalid(format!("this is no public key of {algorithm}: it is not a point of its curve, or not a sound RSA key")).into());
+    }
+    Ok(Base64(public_key))
+}
+
+/// Whether the library that agents use takes it, where more than the length can be wrong.
+fn is_on_its_curve(algorithm: Algorithm, public_key: &[u8]) -> bool {
+    let taken_by: &'static dyn signature::VerificationAlgorithm = match (algorithm.entry().jose_kty, algorithm.entry().jose_crv) {
+        ("RSA", _) => &signature::RSA_PSS_2048_8192_SHA256,
+        ("EC", Some("P-256")) => &signature::ECDSA_P256_SHA256_FIXED,
+        ("EC", _) => &signature::ECDSA_P384_SHA384_FIXED,
+        ("OKP", Some("Ed25519")) => &signature::ED25519,
+        _ => return true,
+    };
+    signature::ParsedPublicKey::new(taken_by, public_key).is_ok()
 }
 
 /// What a template of the project's published policy allows.

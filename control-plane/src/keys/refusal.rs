@@ -17,6 +17,12 @@ refusals! {
         NameTaken = "key_name_is_an_alias" at "name", "an alias of the project has this very name; choose another name for the key";
         Purpose { algorithm: Algorithm, purpose: Purpose } = "algorithm_does_not_serve_purpose" at "purpose", "{algorithm} cannot {purpose}; choose a purpose the catalogue lists for it";
         LegacyAlgorithm { algorithm: Algorithm } = "algorithm_only_opens_old_data" at "algorithm", "{algorithm} only opens and verifies what is old; choose another algorithm for a new key";
+        NotExternal = "key_is_not_external", "this key's material is made by agents: rotate it instead";
+        External = "key_is_external", "a partner makes this key: register the next public key that it sends instead";
+        NeedsPublicKey = "external_key_needs_public_key" at "origin", "a key whose private half is elsewhere begins with its public key: register it as an external key";
+        NoPublicHalf { algorithm: Algorithm } = "external_key_symmetric" at "algorithm", "{algorithm} is symmetric and has no public key; a partner's key needs an asymmetric algorithm";
+        NothingToDo { algorithm: Algorithm, purpose: Purpose } = "external_key_does_nothing" at "purpose", "to {purpose} with {algorithm} takes the private half, which the partner keeps";
+        PublicKeyKnown { number: u32 } = "public_key_already_registered" at "publicKey", "version {number} has this very public key; ask the partner for a new one";
         NoPlacement = "key_without_site" at "placement", "a key needs at least one site where its material may be";
         PlacementTwice = "key_site_twice" at "placement", "a site stands twice in the placement";
         NoRecoveryKey = "no_recovery_key" at "durability", "sealed-backup needs a recovery key at every site of the key, and a site has none yet; choose two-holders, or single-copy if you accept that losing one vault loses the key";

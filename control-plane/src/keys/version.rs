@@ -45,9 +45,9 @@ pub struct Made {
     pub fingerprint: Digest,
     /// The public key, where there is one.
     pub public_key: Option<Base64>,
-    /// The generator's signed version record: a DSSE envelope, exact bytes.
-    pub record: Base64,
-    /// When the record came.
+    /// The generator's signed version record: a DSSE envelope, exact bytes. None of a partner's key.
+    pub record: Option<Base64>,
+    /// When the record, or the partner's public key, came.
     pub at: Timestamp,
 }
 
@@ -155,6 +155,8 @@ impl Version {
             Durability::TwoHolders => self.made.is_some() && homes.len() >= 2,
             // No site has a recovery key, so no such key exists yet.
             Durability::SealedBackup => false,
+            // Nobody here has to have it.
+            Durability::Elsewhere => self.made.is_some(),
         }
     }
 

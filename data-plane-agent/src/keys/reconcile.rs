@@ -53,7 +53,8 @@ impl Reconciler {
     pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock) -> Documents {
         let round = Round { in_force, vault, pair, clock };
         let mut documents = Documents::default();
-        for key in in_force.keys() {
+        // Of a partner's key there is nothing to make, hold or wipe.
+        for key in in_force.keys().filter(|key| !key.definition.is_external()) {
             for (number, entry) in &key.versions {
                 let version = KeyVersion::new(key.id, *number);
                 let done = if entry.wipe {

@@ -73,7 +73,7 @@ impl Allowed {
     /// The same decision for another request that is no different.
     pub fn again(&self) -> Self {
         Self {
-            permit: UsePermit::grant(self.version, self.permit.operation(), self.permit.algorithm()),
+            permit: UsePermit::grant(self.version, self.permit.operation(), self.permit.algorithm(), self.permit.external().cloned()),
             key: self.key.clone(),
             version: self.version,
             policies: self.policies.clone(),
@@ -133,6 +133,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     if !serves(definition, ask.operation) {
         return Err(match ask.operation {
             Operation::PublicKey => Refusal::NoPublicKey,
+            operation if definition.algorithm.does(definition.purpose, operation) => Refusal::ExternalKey { operation },
             operation => Refusal::WrongPurpose { purpose: definition.purpose, operation },
         }
         .into());
@@ -157,7 +158,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Key(key.id, definition), &moment);
     let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
 
-    let permit = UsePermit::grant(version, ask.operation, definition.algorithm);
+    let permit = UsePermit::grant(version, ask.operation, definition.algorithm, key.external(version.number).cloned());
     if ask.operation == Operation::Explain {
         return Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings });
     }
@@ -459,6 +460,37 @@ mod tests {
         let grounds = Grounds { in_force: Some(&in_force), enabled: &BTreeSet::new(), now: NOW };
         let refused = decide(&grounds, &ask(Operation::Encrypt, &context), &"billing/cards".parse().unwrap()).unwrap_err();
         assert_eq!(refused.refusal.code(), "algorithm_disabled");
+    }
+
+    #[test]
+    fn a_partners_key_does_what_its_public_half_can() {
+        let mut set = SetBuilder::new(ANYTHING);
+        let algorithm = "ML-DSA-65".parse().unwrap();
+        let key = set.key();
+        (key.algorithm, key.purpose, key.origin) = (algorithm, Purpose::Sign, schema::key::Origin::External);
+        key.external = [1u8, 2].map(|seed| external(algorithm, seed)).to_vec();
+        for operation in [Operation::Verify, Operation::ReSign, Operation::PublicKey] {
+            let allowed = attempt(&set, operation, "billing/cards").unwrap();
+            let held = allowed.permit.external().unwrap();
+            assert_eq!((held.version, held.public_key.as_deref()), (KeyVersion::new(KEY, 2), Some([2; 1952].as_slice())));
+            assert_eq!(allowed.again().permit.external(), Some(held));
+        }
+        assert_eq!(attempt(&set, Operation::Sign, "billing/cards").unwrap_err(), "external_key");
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "wrong_purpose");
+        let key = set.key();
+        (key.algorithm, key.purpose) = ("HPKE-9-KE".parse().unwrap(), Purpose::Encrypt);
+        for operation in [Operation::Encrypt, Operation::GenerateDataKey] {
+            assert!(attempt(&set, operation, "billing/cards").is_ok(), "{operation}");
+        }
+        for operation in [Operation::Decrypt, Operation::Rewrap, Operation::ReEncrypt] {
+            assert_eq!(attempt(&set, operation, "billing/cards").unwrap_err(), "external_key", "{operation}");
+        }
+    }
+
+    fn external(algorithm: Algorithm, seed: u8) -> trust::statement::policy::ExternalVersion {
+        let public_key = vec![seed; 1952];
+        let fingerprint = schema::key::fingerprint(algorithm, &public_key);
+        trust::statement::policy::ExternalVersion { public_key: public_key.into(), fingerprint }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use trust::{
 };
 
 use super::slice::{PolicyIndex, UnusablePolicy};
+use crate::vault::Held;
 
 /// What was accepted, as a decision needs it: a narrow view, so that decisions can be tested without signatures.
 #[derive(Debug, Clone)]
@@ -140,6 +141,8 @@ pub struct VersionInForce {
     pub record: Option<VersionRecord>,
     /// Whether this agent's ready report stands in the state.
     pub reported_ready: bool,
+    /// Of a partner's key: its public half, as policy names it.
+    pub external: Option<Arc<Held>>,
 }
 
 impl KeyInForce {
@@ -150,7 +153,16 @@ impl KeyInForce {
 
     /// The public half of a version, as the algorithm's standard encodes it.
     pub fn public_key(&self, number: u32) -> Option<&[u8]> {
-        self.versions.get(&number)?.record.as_ref()?.public_key.as_ref().map(|key| key.as_slice())
+        let version = self.versions.get(&number)?;
+        match &version.external {
+            Some(external) => external.public_key.as_deref(),
+            None => version.record.as_ref()?.public_key.as_ref().map(|key| key.as_slice()),
+        }
+    }
+
+    /// The public half of a version of a partner's key.
+    pub fn external(&self, number: u32) -> Option<&Arc<Held>> {
+        self.versions.get(&number)?.external.as_ref()
     }
 }
 
@@ -269,6 +281,7 @@ impl InForce {
                 generator: entry.generator,
                 record: entry.record.as_ref().and_then(|bytes| trust::dsse::peek_document(bytes.as_slice()).ok()),
                 reported_ready: entry.ready.contains_key(&self.agent),
+                external: external(definition, KeyVersion::new(id, *number)),
             };
             (*number, view)
         });
@@ -288,6 +301,13 @@ impl InForce {
     }
 }
 
+/// A partner's key as if a vault held its public half.
+fn external(definition: &KeyDefinition, version: KeyVersion) -> Option<Arc<Held>> {
+    let external = definition.external_version(version.number).filter(|_| definition.is_external())?;
+    let public_key = Some(external.public_key.0.clone());
+    Some(Arc::new(Held { version, algorithm: definition.algorithm, fingerprint: external.fingerprint, public_key }))
+}
+
 fn serial_of(policy: &Policy) -> StatementSerial {
     let scope = match policy.scope() {
         Scope::Tenant => "tenant".to_owned(),
@@ -297,7 +317,9 @@ fn serial_of(policy: &Policy) -> StatementSerial {
     StatementSerial { scope, serial: policy.head.serial }
 }
 
-/// Whether a key does this at all: its algorithm and its one purpose say so.
+/// Whether a key does this at all: its algorithm and its one purpose say so, and of a partner's key the public half is
+/// enough.
 pub(crate) fn serves(definition: &KeyDefinition, operation: Operation) -> bool {
-    definition.algorithm.does(definition.purpose, operation)
+    let here = !definition.is_external() || operation.needs_only_public_half();
+    here && definition.algorithm.does(definition.purpose, operation)
 }

@@ -1,6 +1,10 @@
 //! The proof that a use of a key was decided. Only the policy module can make one, and use spends it.
 
+use std::sync::Arc;
+
 use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
+
+use crate::vault::Held;
 
 /// One use of one key version was allowed. Not `Clone`: a vault operation takes it by value, so a decision is good for
 /// exactly one use, and using a key without a decision does not compile.
@@ -16,7 +20,7 @@ use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
 /// # use data_plane_agent::policy::permit::UsePermit;
 /// # use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
 /// fn undecided(version: KeyVersion, algorithm: Algorithm) -> UsePermit {
-///     UsePermit::grant(version, Operation::Sign, algorithm)
+///     UsePermit::grant(version, Operation::Sign, algorithm, None)
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
@@ -25,12 +29,14 @@ pub struct UsePermit {
     version: KeyVersion,
     operation: Operation,
     algorithm: Algorithm,
+    external: Option<Arc<Held>>,
 }
 
 impl UsePermit {
-    /// Allows one use. Only the deciding module may call this.
-    pub(in crate::policy) fn grant(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {
-        Self { version, operation, algorithm }
+    /// Allows one use. Only the deciding module may call this. The public half of a partner's key comes along: no vault has
+    /// it.
+    pub(in crate::policy) fn grant(version: KeyVersion, operation: Operation, algorithm: Algorithm, external: Option<Arc<Held>>) -> Self {
+        Self { version, operation, algorithm, external }
     }
 
     /// The key version that may be used.
@@ -48,9 +54,14 @@ impl UsePermit {
         self.algorithm
     }
 
+    /// The public half, as policy names it, when the key is a partner's.
+    pub fn external(&self) -> Option<&Arc<Held>> {
+        self.external.as_ref()
+    }
+
     /// A permit nobody decided about, for tests.
     #[cfg(test)]
     pub(crate) fn for_test(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {
-        Self::grant(version, operation, algorithm)
+        Self::grant(version, operation, algorithm, None)
     }
 }

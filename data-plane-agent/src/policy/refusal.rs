@@ -69,6 +69,12 @@ pub enum Refusal {
         /// What was asked.
         operation: Operation,
     },
+    /// The key is a partner's, who alone has its private half.
+    #[error("this key is a partner's: only its public half is known here, and that cannot {operation}")]
+    ExternalKey {
+        /// What was asked.
+        operation: Operation,
+    },
     /// The key has no public half.
     #[error("this key is symmetric: it has no public half")]
     NoPublicKey,
@@ -158,6 +164,7 @@ impl Refusal {
             Self::VersionNotFound { .. } => "version_not_found",
             Self::NoPrimaryVersion => "no_active_version",
             Self::WrongPurpose { .. } => "wrong_purpose",
+            Self::ExternalKey { .. } => "external_key",
             Self::NoPublicKey => "no_public_key",
             Self::VersionState { .. } => "version_state",
             Self::BelowMinimumVersion { .. } => "below_minimum_version",
@@ -184,6 +191,7 @@ impl Refusal {
             Self::VersionNotFound { .. } => (404, "There is no such version"),
             Self::NoPrimaryVersion => (409, "The key has no active version"),
             Self::WrongPurpose { .. } => (400, "The key is for something else"),
+            Self::ExternalKey { .. } => (400, "The key is a partner's"),
             Self::NoPublicKey => (400, "The key has no public half"),
             Self::VersionState { .. } => (409, "The version's state does not allow it"),
             Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
@@ -202,7 +210,7 @@ impl Refusal {
                 Ok(nearest) => problem.fact("nearest", nearest),
                 Err(_) => problem,
             },
-            Self::KeyNotFound { .. } | Self::WrongPurpose { .. } | Self::NoPublicKey => problem.field("key"),
+            Self::KeyNotFound { .. } | Self::WrongPurpose { .. } | Self::ExternalKey { .. } | Self::NoPublicKey => problem.field("key"),
             _ => problem,
         }
     }

@@ -54,6 +54,7 @@ pub(crate) fn key(project: ProjectId, name: &str, placement: &[SiteId]) -> KeyDe
         rotation: RotationRule::default(),
         limits: Limits::default(),
         minimum_versions: MinimumVersions::default(),
+        external: vec![],
     }
 }
 

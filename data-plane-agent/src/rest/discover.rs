@@ -18,7 +18,7 @@ use super::Shared;
 use crate::{
     algorithm::public_key::{Jwk, jwk},
     operation::{Proven, Request},
-    policy::in_force::{InForce, KeyInForce},
+    policy::in_force::{InForce, KeyInForce, serves},
 };
 
 /// The most keys of one answer.
@@ -129,7 +129,7 @@ fn sorted(in_force: &InForce) -> impl Iterator<Item = &KeyInForce> {
 /// A key as this caller sees it; nothing when it may do nothing with it.
 fn entry(by: Proven, shared: &Shared, in_force: &InForce, key: &KeyInForce) -> Option<KeyEntry> {
     let definition = &key.definition;
-    let served = Operation::ALL.iter().copied().filter(|operation| definition.algorithm.does(definition.purpose, *operation));
+    let served = Operation::ALL.iter().copied().filter(|operation| serves(definition, *operation));
     let operations: std::collections::BTreeMap<_, _> =
         served.filter_map(|operation| Some((operation, outlook(by, shared, in_force, key, operation)?))).collect();
     (!operations.is_empty()).then(|| KeyEntry {

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     message::{MessageError, jws::Jws},
     policy::refusal::Refusal,
+    vault::public,
 };
 
 operation! {
@@ -71,7 +72,7 @@ impl Read {
 
     /// Verifies it. Only the public key is needed.
     pub(super) async fn check(&self, shared: &Shared, grant: Grant) -> Result<(), MessageError> {
-        let held = shared.vault.held(grant.permit.version()).await?;
+        let held = public::held(&*shared.vault, &grant.permit).await?;
         self.signed.verify(self.index, grant.permit, &held, &grant.context)
     }
 }

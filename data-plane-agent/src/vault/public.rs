@@ -68,8 +68,16 @@ pub async fn verify_digest(vault: &dyn Vault, permit: UsePermit, digest: &[u8], 
     Ok(algorithm::serve(held.algorithm).verify_digest(held.algorithm, public_key(&held)?, digest, signature)?)
 }
 
+/// What is known of the version a permit is for: a vault says it, or policy when the key is a partner's.
+pub async fn held(vault: &dyn Vault, permit: &UsePermit) -> Result<Arc<Held>, VaultError> {
+    match permit.external() {
+        Some(external) => Ok(external.clone()),
+        None => vault.held(permit.version()).await,
+    }
+}
+
 async fn spent(vault: &dyn Vault, permit: UsePermit, operations: &[Operation], asked: &'static str) -> Result<Arc<Held>, VaultError> {
-    let held = vault.held(permit.version()).await?;
+    let held = held(vault, &permit).await?;
     spend(&permit, &held, operations, asked)?;
     Ok(held)
 }

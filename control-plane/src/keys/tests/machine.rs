@@ -21,6 +21,8 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
     let reason = proptest::sample::select(RevocationReason::ALL);
     prop_oneof![
         2 => any::<bool>().prop_map(|two| create(|key| if two { key.durability = schema::key::Durability::TwoHolders })),
+        1 => Just(super::external::partner()),
+        2 => (1u8..4).prop_map(super::external::next),
         4 => (proptest::option::of(agent()), site.clone()).prop_map(|(agent, site)| KeyCommand::Rotate { generator: agent.map(|agent| (agent, site)) }),
         3 => (number.clone(), agent(), site.clone()).prop_map(|(number, generator, site)| KeyCommand::AssignGenerator { number, generator, site }),
         6 => (number.clone(), agent(), print).prop_map(|(number, generator, print)| made(number, |record| {
@@ -53,10 +55,13 @@ fn check(before: &Key, after: &Key, fingerprints: &mut BTreeMap<u32, Digest>) ->
     prop_assert!(after.versions.keys().copied().eq(1..=after.highest()), "a gap between versions");
     prop_assert!(after.versions.values().filter(|version| version.is_pending()).count() <= 1, "two versions in the making");
     prop_assert!(after.minimum_versions.process <= after.primary && after.minimum_versions.protect <= after.primary);
+    let external = after.fixed.as_ref().is_some_and(|fixed| fixed.origin == Origin::External);
     for (number, version) in &after.versions {
         if let Some(made) = &version.made {
             prop_assert_eq!(*fingerprints.entry(*number).or_insert(made.fingerprint), made.fingerprint, "another fingerprint");
-            prop_assert!(version.generator.is_some_and(|generator| version.holders.contains_key(&generator)));
+            let here = version.generator.is_some_and(|generator| version.holders.contains_key(&generator));
+            prop_assert_eq!(here, !external, "a partner's key is held here, or a key of ours is not");
+            prop_assert_eq!(made.record.is_some(), !external);
         } else {
             prop_assert!(version.holders.is_empty());
         }
@@ -67,7 +72,7 @@ fn check(before: &Key, after: &Key, fingerprints: &mut BTreeMap<u32, Digest>) ->
         prop_assert_eq!(completed, begun && version.holders_left().next().is_none());
         let old = before.versions.get(number);
         let Some(old) = old else {
-            prop_assert_eq!(version.state, VersionState::PreActivation);
+            prop_assert_eq!(version.state, if external { VersionState::Active } else { VersionState::PreActivation });
             continue;
         };
         let legal = version.state == old.state

@@ -24,6 +24,7 @@ use crate::{
         problem,
         verify::chosen,
     },
+    vault::public,
 };
 
 /// Signs a stream: the body is any number of bytes, the answer a JWS over a manifest of it.
@@ -110,7 +111,7 @@ pub async fn verify(
         Err(problem) => return Err(body.refuse(problem).await),
     };
     body.oblige(&begun.obligations);
-    let signature = match shared.vault.held(permit.version()).await {
+    let signature = match public::held(&*shared.vault, &permit).await {
         Ok(held) => verdict(signed.verify(index, permit, &held, &context)),
         Err(error) => Err(MessageError::from(error)),
     };
