@@ -6,6 +6,8 @@
 //! and the command line of OpenSSL. Secrets of the agent's keys are read from its vault by one of them, from the
 //! description of the vault's format alone.
 
+#[path = "interop/bare.rs"]
+mod bare;
 #[path = "interop/files.rs"]
 mod files;
 #[path = "interop/messages.rs"]
@@ -32,6 +34,7 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
     let site = Site::start(&mut peers).await;
     peers.python.must(serde_json::json!({ "op": "golden" })).await;
     for key in &site.keys {
+        signatures::public_key(&mut peers, key, &mut table).await;
         match key.purpose {
             Purpose::Encrypt => {
                 messages::check(&site, &mut peers, key, &mut table).await;
@@ -41,7 +44,11 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
                 signatures::check(&site, &mut peers, key, &mut table).await;
                 openssl::check(&site, &mut peers, key, &mut table).await;
             }
-            _ => {}
+            Purpose::SignDigest => bare::digests(&site, &mut peers, key, &mut table).await,
+            Purpose::Mac => bare::mac(&site, &mut peers, key, &mut table).await,
+            Purpose::Wrap => bare::wrapping(&site, &mut peers, key, &mut table).await,
+            Purpose::Agree => bare::secrets(&site, &mut peers, key, &mut table).await,
+            Purpose::Derive => bare::deriving(&site, &mut peers, key, &mut table).await,
         }
     }
     table.compare_with_the_committed_one();

@@ -1,5 +1,5 @@
 // The JavaScript side of the checks against other programs: one JSON request a line in, one JSON answer a line out. Requests and answers
-// are described in ../python/peer.py. `with` is a library: `jose`, or `hpke` (with the @noble implementations).
+// are described in ../python/peer.py. `with` is a library: `jose`, `hpke` (with the @noble implementations), or `noble` (@noble/post-quantum alone).
 // FREEHOLD_PEER_MODULES is where the libraries are installed.
 
 import { webcrypto } from 'node:crypto'
@@ -12,8 +12,9 @@ const require = createRequire(`${modules}/`)
 const jose = require('jose')
 const HPKE = require('hpke')
 const noble = require('@panva/hpke-noble')
-
-const DRAFT = 'draft-ietf-jose-hpke-pq-pqt-01'
+const { ml_dsa44, ml_dsa65, ml_dsa87 } = require('@noble/post-quantum/ml-dsa.js')
+const { ml_kem768, ml_kem1024 } = require('@noble/post-quantum/ml-kem.js')
+const { slh_dsa_sha2_128s, slh_dsa_sha2_192s, slh_dsa_sha2_256s } = require('@noble/post-quantum/slh-dsa.js')
 
 class Unknown extends Error {}
 
@@ -34,29 +35,35 @@ async function known(act) {
 
 const importKey = (key) => known(() => jose.importJWK(key, key.alg))
 
-// HPKE: the key encryption of draft-ietf-jose-hpke-encrypt, put together here from the library's HPKE and WebCrypto's AES.
+// HPKE: draft-ietf-jose-hpke-encrypt, put together here from the library's HPKE and WebCrypto's AES.
 
+const classical = () => new HPKE.CipherSuite(noble.KEM_DHKEM_X25519_HKDF_SHA256, noble.KDF_HKDF_SHA256, noble.AEAD_ChaCha20Poly1305)
+const hybrid = () => new HPKE.CipherSuite(noble.KEM_MLKEM768_X25519, noble.KDF_SHAKE256, noble.AEAD_AES_256_GCM)
 const HPKE_ALGORITHMS = {
-  'HPKE-9-KE': () => new HPKE.CipherSuite(noble.KEM_MLKEM768_X25519, noble.KDF_SHAKE256, noble.AEAD_AES_256_GCM),
+  'HPKE-4': [classical, 'draft-ietf-jose-hpke-encrypt-20'],
+  'HPKE-9': [hybrid, 'draft-ietf-jose-hpke-pq-pqt-01'],
 }
 
 function suiteOf(alg) {
-  if (!HPKE_ALGORITHMS[alg]) throw new Unknown(alg)
-  return HPKE_ALGORITHMS[alg]()
+  const [make, draft] = HPKE_ALGORITHMS[alg.replace(/-KE$/, '')] ?? []
+  if (!make) throw new Unknown(alg)
+  return [make(), draft, alg.endsWith('-KE')]
 }
 
 const recipientStructure = (enc) => Buffer.concat([utf8('JOSE-HPKE rcpt'), Buffer.of(255), utf8(enc), Buffer.of(255)])
 const aesKey = (bytes, use) => webcrypto.subtle.importKey('raw', bytes, 'AES-GCM', false, [use])
 
 async function openHpke(key, message) {
-  const suite = suiteOf(key.alg)
+  const [suite, , aroundKey] = suiteOf(key.alg)
   const parts = message.startsWith('{') ? JSON.parse(message) : null
   const [protectedHeader, encryptedKey, iv, ciphertext, tag] = parts
     ? [parts.protected, parts.recipients?.[0].encrypted_key ?? parts.encrypted_key, parts.iv, parts.ciphertext, parts.tag]
     : message.split('.')
   const header = { ...json(decode(protectedHeader)), ...parts?.recipients?.[0].header }
-  if (header.alg !== key.alg || header.enc !== 'A256GCM') throw new Error(`a message with ${header.alg} and ${header.enc}`)
-  const secret = await suite.DeserializePrivateKey(decode(key.priv))
+  if (header.alg !== key.alg) throw new Error(`a message with ${header.alg}`)
+  const secret = await suite.DeserializePrivateKey(decode(key.priv ?? key.d))
+  if (!aroundKey) return suite.Open(secret, decode(encryptedKey), decode(ciphertext), { aad: utf8(protectedHeader) })
+  if (header.enc !== 'A256GCM') throw new Error(`a message with ${header.enc}`)
   const info = recipientStructure(header.enc)
   const contentKey = await suite.Open(secret, decode(header.ek), decode(encryptedKey), { info })
   const algorithm = { name: 'AES-GCM', iv: decode(iv), additionalData: utf8(protectedHeader) }
@@ -65,13 +72,23 @@ async function openHpke(key, message) {
 }
 
 async function sealHpke(key, plaintext, form) {
-  const suite = suiteOf(key.alg)
+  const [suite, draft, aroundKey] = suiteOf(key.alg)
+  const recipient = await suite.DeserializePublicKey(decode(key.pub ?? key.x))
+  if (!aroundKey) {
+    const protectedHeader = encode(utf8(JSON.stringify({ alg: key.alg, kid: key.kid, draft })))
+    const sealed = await suite.Seal(recipient, plaintext, { aad: utf8(protectedHeader) })
+    const [encryptedKey, ciphertext] = [encode(sealed.encapsulatedSecret), encode(sealed.ciphertext)]
+    if (form === 'compact') return [protectedHeader, encryptedKey, '', ciphertext, ''].join('.')
+    const content = { protected: protectedHeader, ciphertext }
+    return JSON.stringify(
+      form === 'flattened' ? { ...content, encrypted_key: encryptedKey } : { ...content, recipients: [{ encrypted_key: encryptedKey }] },
+    )
+  }
   const contentKey = webcrypto.getRandomValues(new Uint8Array(32))
   const iv = webcrypto.getRandomValues(new Uint8Array(12))
-  const recipient = await suite.DeserializePublicKey(decode(key.pub))
   const sealedKey = await suite.Seal(recipient, contentKey, { info: recipientStructure('A256GCM') })
   const own = { alg: key.alg, kid: key.kid, ek: encode(sealedKey.encapsulatedSecret) }
-  const shared = { enc: 'A256GCM', draft: DRAFT }
+  const shared = { enc: 'A256GCM', draft }
   const protectedHeader = encode(utf8(JSON.stringify(form === 'general' ? shared : { ...own, ...shared })))
   const algorithm = { name: 'AES-GCM', iv, additionalData: utf8(protectedHeader) }
   const sealed = new Uint8Array(await webcrypto.subtle.encrypt(algorithm, await aesKey(contentKey, 'encrypt'), plaintext))
@@ -82,6 +99,56 @@ async function sealHpke(key, plaintext, form) {
   return JSON.stringify(
     form === 'flattened' ? { ...content, encrypted_key: encryptedKey } : { ...content, recipients: [{ header: own, encrypted_key: encryptedKey }] },
   )
+}
+
+// Post-quantum algorithms of @noble/post-quantum.
+
+const NOBLE_SIGNATURES = {
+  'ML-DSA-44': ml_dsa44,
+  'ML-DSA-65': ml_dsa65,
+  'ML-DSA-87': ml_dsa87,
+  'SLH-DSA-SHA2-128s': slh_dsa_sha2_128s,
+  'SLH-DSA-SHA2-192s': slh_dsa_sha2_192s,
+  'SLH-DSA-SHA2-256s': slh_dsa_sha2_256s,
+}
+const NOBLE_KEMS = { 'ML-KEM-768': ml_kem768, 'ML-KEM-1024': ml_kem1024 }
+
+function nobleOf(table, alg) {
+  if (!table[alg]) throw new Unknown(alg)
+  return table[alg]
+}
+
+// ML-DSA keys are seeds; SLH-DSA keys are whole.
+const nobleSecret = (algorithm, key) => (key.alg.startsWith('ML-') ? algorithm.keygen(decode(key.priv)).secretKey : decode(key.priv))
+
+function nobleVerify(key, message, payload) {
+  const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
+  const parsed = message.startsWith('{') && JSON.parse(message)
+  const [protectedHeader, attached, signature] = parsed
+    ? [parsed.signatures?.[0].protected ?? parsed.protected, parsed.payload, parsed.signatures?.[0].signature ?? parsed.signature]
+    : message.split('.')
+  const text = payload ?? attached
+  if (!algorithm.verify(decode(signature), utf8(`${protectedHeader}.${text}`), decode(key.pub))) throw new Error('not genuine')
+  return text
+}
+
+function nobleSign(key, payload, form) {
+  const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
+  const protectedHeader = encode(utf8(JSON.stringify({ alg: key.alg, kid: key.kid })))
+  const signature = encode(algorithm.sign(utf8(`${protectedHeader}.${payload}`), nobleSecret(algorithm, key)))
+  if (form === 'compact' || form === 'detached') return [protectedHeader, form === 'compact' ? payload : '', signature].join('.')
+  const one = { protected: protectedHeader, signature }
+  return JSON.stringify(form === 'flattened' ? { payload, ...one } : { payload, signatures: [one] })
+}
+
+function encapsulate({ key }) {
+  const { cipherText, sharedSecret } = nobleOf(NOBLE_KEMS, key.alg).encapsulate(decode(key.pub))
+  return { secret: encode(sharedSecret), ciphertext: encode(cipherText) }
+}
+
+function decapsulate({ key, ciphertext }) {
+  const kem = nobleOf(NOBLE_KEMS, key.alg)
+  return { secret: encode(kem.decapsulate(decode(ciphertext), kem.keygen(decode(key.priv)).secretKey)) }
 }
 
 // Messages.
@@ -96,25 +163,26 @@ async function open({ with: library, key, message }) {
   return { plaintext: encode(opened.plaintext) }
 }
 
-async function seal({ with: library, key, plaintext, form }) {
+async function seal({ with: library, key, enc, plaintext, form }) {
   const bytes = decode(plaintext)
   if (library === 'hpke') return { message: await sealHpke(key, bytes, form) }
   const recipient = await importKey(key)
   const own = { alg: key.alg, kid: key.kid }
   return known(async () => {
     if (form === 'compact')
-      return { message: await new jose.CompactEncrypt(bytes).setProtectedHeader({ ...own, enc: 'A256GCM' }).encrypt(recipient) }
+      return { message: await new jose.CompactEncrypt(bytes).setProtectedHeader({ ...own, enc }).encrypt(recipient) }
     const sealed =
       form === 'flattened'
-        ? await new jose.FlattenedEncrypt(bytes).setProtectedHeader({ ...own, enc: 'A256GCM' }).encrypt(recipient)
-        : await new jose.GeneralEncrypt(bytes).setProtectedHeader({ enc: 'A256GCM' }).addRecipient(recipient).setUnprotectedHeader(own).encrypt()
+        ? await new jose.FlattenedEncrypt(bytes).setProtectedHeader({ ...own, enc }).encrypt(recipient)
+        : await new jose.GeneralEncrypt(bytes).setProtectedHeader({ enc }).addRecipient(recipient).setUnprotectedHeader(own).encrypt()
     return { message: JSON.stringify(sealed) }
   })
 }
 
 // Signatures.
 
-async function verify({ key, signature, payload }) {
+async function verify({ with: library, key, signature, payload }) {
+  if (library === 'noble') return { payload: nobleVerify(key, signature, payload) }
   const publicKey = await importKey(key)
   const options = { algorithms: [key.alg] }
   const parsed = signature.startsWith('{') && JSON.parse(signature)
@@ -130,7 +198,8 @@ async function verify({ key, signature, payload }) {
   return { payload: encode(verified.payload) }
 }
 
-async function sign({ key, payload, form }) {
+async function sign({ with: library, key, payload, form }) {
+  if (library === 'noble') return { signature: nobleSign(key, payload, form) }
   const secret = await importKey(key)
   const header = { alg: key.alg, kid: key.kid }
   return known(async () => {
@@ -148,10 +217,10 @@ async function sign({ key, payload, form }) {
 
 function versions() {
   const of = (name) => JSON.parse(readFileSync(`${modules}/node_modules/${name}/package.json`)).version
-  return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), node: process.versions.node }
+  return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), '@noble/post-quantum': of('@noble/post-quantum'), node: process.versions.node }
 }
 
-const operations = { versions, open, seal, verify, sign }
+const operations = { versions, open, seal, verify, sign, encapsulate, decapsulate }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line)

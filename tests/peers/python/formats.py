@@ -6,15 +6,15 @@ import base64, hashlib, hmac, json, os, pathlib, struct
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.bindings._rust import openssl as rust_openssl
 from cryptography.hazmat.primitives import hashes, hpke, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa, mlkem, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, padding, rsa, utils, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
 COBBLESTONE = "C2SP-Cobblestone-256"
 SPECIFICATION = "1225032687556092e30c845edae8bac8d26cae09"
-DRAFT = "draft-ietf-jose-hpke-pq-pqt-01"
 
 
 class Unknown(Exception):
@@ -93,45 +93,137 @@ def open_vault(directory, passphrase=None, key_file=None):
 
 # Keys.
 
+CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}
 ML_DSA = {
     "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
     "ML-DSA-87": (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey),
 }
+ML_KEM = {
+    "ML-KEM-768": (mlkem.MLKEM768PrivateKey, mlkem.MLKEM768PublicKey),
+    "ML-KEM-1024": (mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey),
+}
+OKP = {
+    "Ed25519": (ed25519.Ed25519PrivateKey, ed25519.Ed25519PublicKey),
+    "X25519": (x25519.X25519PrivateKey, x25519.X25519PublicKey),
+}
 
 
 def private(jwk, seed):
-    """The private key of a public one. That they belong together is checked by what is done with them."""
-    member = {"oct": "k", "OKP": "d", "AKP": "priv"}[jwk["kty"]]
+    """The private key of a public one, from what the vault keeps."""
+    if jwk["kty"] == "RSA":
+        numbers = serialization.load_der_private_key(seed, None).private_numbers()
+        of_rsa = {"d": numbers.d, "p": numbers.p, "q": numbers.q, "dp": numbers.dmp1, "dq": numbers.dmq1, "qi": numbers.iqmp}
+        assert number(jwk["n"]) == numbers.public_numbers.n and number(jwk["e"]) == numbers.public_numbers.e, "another public key"
+        return {**jwk, **{name: encode_number(value) for name, value in of_rsa.items()}}
+    member = {"oct": "k", "OKP": "d", "EC": "d", "AKP": "priv"}[jwk["kty"]]
     return {**jwk, member: encode(seed)}
 
 
+def number(text):
+    return int.from_bytes(decode(text), "big")
+
+
+def encode_number(value):
+    return encode(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
+def public_key(key):
+    if key["kty"] == "RSA":
+        return rsa.RSAPublicNumbers(number(key["e"]), number(key["n"])).public_key()
+    if key["kty"] == "EC":
+        return ec.EllipticCurvePublicNumbers(number(key["x"]), number(key["y"]), CURVES[key["crv"]]).public_key()
+    if key["kty"] == "OKP":
+        return OKP[key["crv"]][1].from_public_bytes(decode(key["x"]))
+    for known in (ML_DSA, ML_KEM):
+        if key["alg"] in known:
+            return known[key["alg"]][1].from_public_bytes(decode(key["pub"]))
+    raise Unknown(key["alg"])
+
+
+def secret_key(key):
+    if key["kty"] == "RSA":
+        numbers = [number(key[name]) for name in ("p", "q", "d", "dp", "dq", "qi")]
+        return rsa.RSAPrivateNumbers(*numbers, rsa.RSAPublicNumbers(number(key["e"]), number(key["n"]))).private_key()
+    if key["kty"] == "EC":
+        return ec.derive_private_key(number(key["d"]), CURVES[key["crv"]])
+    if key["kty"] == "OKP":
+        return OKP[key["crv"]][0].from_private_bytes(decode(key["d"]))
+    for known in (ML_DSA, ML_KEM):
+        if key["alg"] in known:
+            return known[key["alg"]][0].from_seed_bytes(decode(key["priv"]))
+    raise Unknown(key["alg"])
+
+
 def private_pem(key):
-    secret = ed25519.Ed25519PrivateKey.from_private_bytes(decode(key["d"]))
-    return secret.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    kind = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return secret_key(key).private_bytes(*kind).decode()
 
 
-def hybrid_private(seed):
+def same_public_key(key, pem):
+    """Whether PEM and JWK are of one key."""
+    kind = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    of_jwk = public_key(key).public_bytes(*kind)
+    return serialization.load_pem_public_key(pem.encode()).public_bytes(*kind) == of_jwk
+
+
+# Agreement.
+
+
+def exchange(secret, public):
+    return secret.exchange(ec.ECDH(), public) if isinstance(public, ec.EllipticCurvePublicKey) else secret.exchange(public)
+
+
+def generate_like(public):
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return ec.generate_private_key(public.curve)
+    return x25519.X25519PrivateKey.generate()
+
+
+def raw_public(public):
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return public.public_bytes_raw()
+
+
+def public_jwk(public):
+    raw = raw_public(public)
+    if len(raw) == 32:
+        return {"kty": "OKP", "crv": "X25519", "x": encode(raw)}
+    half = len(raw) // 2
+    return {"kty": "EC", "crv": "P-256" if half == 32 else "P-384", "x": encode(raw[1 : 1 + half]), "y": encode(raw[1 + half :])}
+
+
+def concat_kdf(agreed, alg, apu, apv):
+    """RFC 7518, section 4.6.2, for 256 bits: one round of SHA-256."""
+    assert len(agreed) in (32, 48)
+    sized = lambda data: struct.pack(">I", len(data)) + data
+    return hashlib.sha256(struct.pack(">I", 1) + agreed + sized(alg.encode()) + sized(apu) + sized(apv) + struct.pack(">I", 256)).digest()
+
+
+# HPKE.
+
+
+def hybrid_private(key):
     """MLKEM768-X25519 from its seed (draft-irtf-cfrg-concrete-hybrid-kems)."""
-    expanded = hashlib.shake_256(seed).digest(96)
+    expanded = hashlib.shake_256(decode(key["priv"])).digest(96)
     secret = mlkem.MLKEM768PrivateKey.from_seed_bytes(expanded[:64])
     return hpke.MLKEM768X25519PrivateKey(secret, x25519.X25519PrivateKey.from_private_bytes(expanded[64:]))
 
 
-def hybrid_public(public):
+def hybrid_public(key):
+    public = decode(key["pub"])
     return hpke.MLKEM768X25519PublicKey(
         mlkem.MLKEM768PublicKey.from_public_bytes(public[:1184]), x25519.X25519PublicKey.from_public_bytes(public[1184:])
     )
 
 
-# Each HPKE algorithm: suite, how its keys are read, bytes of what is encapsulated.
+CLASSICAL_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
+HYBRID_SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.SHAKE256, hpke.AEAD.AES_256_GCM)
+# Each HPKE algorithm: suite, how its keys are read, bytes of what is encapsulated, the draft.
 HPKE = {
-    "HPKE-9-KE": (
-        hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.SHAKE256, hpke.AEAD.AES_256_GCM),
-        lambda jwk: hybrid_private(decode(jwk["priv"])),
-        lambda jwk: hybrid_public(decode(jwk["pub"])),
-        1120,
-    ),
+    "HPKE-4": (CLASSICAL_SUITE, secret_key, public_key, 32, "draft-ietf-jose-hpke-encrypt-20"),
+    "HPKE-9": (HYBRID_SUITE, hybrid_private, hybrid_public, 1120, "draft-ietf-jose-hpke-pq-pqt-01"),
 }
 
 
@@ -147,24 +239,43 @@ def wrap(key, content_key, enc):
     alg = key["alg"]
     if alg == "A256KW":
         return {}, aes_key_wrap(decode(key["k"]), content_key)
-    if alg in HPKE:
-        suite, _, public, length = HPKE[alg]
+    if alg == "RSA-OAEP-256":
+        return {}, public_key(key).encrypt(content_key, oaep())
+    if alg == "ECDH-ES+A256KW":
+        ours = public_key(key)
+        ephemeral = generate_like(ours)
+        kek = concat_kdf(exchange(ephemeral, ours), alg, b"", b"")
+        return {"epk": public_jwk(ephemeral.public_key())}, aes_key_wrap(kek, content_key)
+    if alg.removesuffix("-KE") in HPKE:
+        suite, _, public, length, draft = HPKE[alg.removesuffix("-KE")]
         sealed = suite.encrypt(content_key, public(key), recipient_structure(enc))
-        return {"ek": encode(sealed[:length]), "draft": DRAFT}, sealed[length:]
+        return {"ek": encode(sealed[:length]), "draft": draft}, sealed[length:]
     raise Unknown(alg)
 
 
 def unwrap(key, header, encrypted_key, enc):
     alg = header["alg"]
     assert alg == key["alg"], f"a message with {alg} for a key of {key['alg']}"
+    assert ("ek" in header, "epk" in header) == (alg.startswith("HPKE-"), alg.startswith("ECDH-"))
     if alg == "A256KW":
-        assert "ek" not in header
         return aes_key_unwrap(decode(key["k"]), encrypted_key)
-    if alg in HPKE:
-        suite, secret, _, length = HPKE[alg]
+    if alg == "RSA-OAEP-256":
+        return secret_key(key).decrypt(encrypted_key, oaep())
+    if alg == "ECDH-ES+A256KW":
+        agreed = exchange(secret_key(key), public_key(header["epk"]))
+        return aes_key_unwrap(concat_kdf(agreed, alg, decode(header.get("apu", "")), decode(header.get("apv", ""))), encrypted_key)
+    if alg.removesuffix("-KE") in HPKE:
+        suite, secret, _, length, _ = HPKE[alg.removesuffix("-KE")]
         assert len(decode(header["ek"])) == length
         return suite.decrypt(decode(header["ek"]) + encrypted_key, secret(key), recipient_structure(enc))
     raise Unknown(alg)
+
+
+def oaep():
+    return padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+
+
+CONTENT = {"A256GCM": AESGCM, "C20P": ChaCha20Poly1305}
 
 
 def open_jwe(key, message, context):
@@ -173,54 +284,103 @@ def open_jwe(key, message, context):
         message = json.loads(message)
         protected = message["protected"]
         recipients = message.get("recipients") or [{"encrypted_key": message.get("encrypted_key", "")}]
-        iv, ciphertext, tag = (message[name] for name in ("iv", "ciphertext", "tag"))
+        iv, ciphertext, tag = (message.get(name, "") for name in ("iv", "ciphertext", "tag"))
     else:
         protected, encrypted_key, iv, ciphertext, tag = message.split(".")
         recipients = [{"encrypted_key": encrypted_key}]
     header = json.loads(decode(protected))
     check_context(header.get("ctx"), context)
-    merged = [({**header, **recipient.get("header", {})}, decode(recipient["encrypted_key"])) for recipient in recipients]
+    merged = [({**header, **recipient.get("header", {})}, decode(recipient.get("encrypted_key", ""))) for recipient in recipients]
     mine, encrypted_key = next(each for each in merged if each[0]["kid"] == key["kid"])
-    content_key = unwrap(key, mine, encrypted_key, header["enc"])
-    assert header["enc"] == "A256GCM"
-    return header, AESGCM(content_key).decrypt(decode(iv), decode(ciphertext) + decode(tag), protected.encode())
+    sealed, associated = decode(ciphertext) + decode(tag), protected.encode()
+    if mine["alg"] in HPKE:
+        assert "enc" not in header and iv == tag == "" and len(encrypted_key) == HPKE[mine["alg"]][3]
+        suite, secret = HPKE[mine["alg"]][:2]
+        return header, rust_openssl.hpke._decrypt_with_aad(suite, encrypted_key + sealed, secret(key), b"", associated)
+    if mine["alg"] == "dir":
+        assert encrypted_key == b""
+        content_key = decode(key["k"])
+    else:
+        content_key = unwrap(key, mine, encrypted_key, header["enc"])
+    return header, CONTENT[header["enc"]](content_key).decrypt(decode(iv), sealed, associated)
 
 
-def seal_jwe(key, plaintext, form, context):
+def seal_jwe(key, enc, plaintext, form, context):
     content_key, iv = os.urandom(32), os.urandom(12)
-    members, encrypted_key = wrap(key, content_key, "A256GCM")
-    header = {"alg": key["alg"], "kid": key["kid"], "enc": "A256GCM", **members, **commit(context)}
-    own = {} if form != "general" else {"alg": header.pop("alg"), "kid": header.pop("kid"), **({"ek": header.pop("ek")} if "ek" in header else {})}
+    named = {"alg": key["alg"], "kid": key["kid"]}
+    if key["alg"] in HPKE:
+        suite, _, public, length, draft = HPKE[key["alg"]]
+        protected = encode(compact_json({**named, "draft": draft, **commit(context)}))
+        sealed = rust_openssl.hpke._encrypt_with_aad(suite, plaintext, public(key), b"", protected.encode())
+        parts = {"protected": protected, "encrypted_key": encode(sealed[:length]), "ciphertext": encode(sealed[length:])}
+        return in_form(form, parts, {})
+    if key["alg"] == "dir":
+        members, encrypted_key, content_key = {}, b"", decode(key["k"])
+    else:
+        members, encrypted_key = wrap(key, content_key, enc)
+    header = {**named, "enc": enc, **members, **commit(context)}
+    own = {name: header.pop(name) for name in ("alg", "kid", "ek", "epk") if name in header} if form == "general" else {}
     protected = encode(compact_json(header))
-    sealed = AESGCM(content_key).encrypt(iv, plaintext, protected.encode())
-    ciphertext, tag, encrypted_key = encode(sealed[:-16]), encode(sealed[-16:]), encode(encrypted_key)
+    sealed = CONTENT[enc](content_key).encrypt(iv, plaintext, protected.encode())
+    parts = {"protected": protected, "encrypted_key": encode(encrypted_key), "iv": encode(iv), "ciphertext": encode(sealed[:-16]), "tag": encode(sealed[-16:])}
+    return in_form(form, parts, own)
+
+
+def in_form(form, parts, own):
     if form == "compact":
-        return ".".join((protected, encrypted_key, encode(iv), ciphertext, tag))
-    content = {"protected": protected, "iv": encode(iv), "ciphertext": ciphertext, "tag": tag}
-    if form == "flattened":
-        return json.dumps({**content, "encrypted_key": encrypted_key})
-    return json.dumps({**content, "recipients": [{"header": own, "encrypted_key": encrypted_key}]})
+        return ".".join(parts.get(name, "") for name in ("protected", "encrypted_key", "iv", "ciphertext", "tag"))
+    parts = {name: value for name, value in parts.items() if value or name == "ciphertext"}
+    if form == "general":
+        recipient = {"header": own} if own else {}
+        if "encrypted_key" in parts:
+            recipient["encrypted_key"] = parts.pop("encrypted_key")
+        parts["recipients"] = [recipient]
+    return json.dumps(parts)
 
 
 # Signatures.
 
-
-def sign(key, signed):
-    if key.get("crv") == "Ed25519":
-        return ed25519.Ed25519PrivateKey.from_private_bytes(decode(key["d"])).sign(signed)
-    if key["alg"] in ML_DSA:
-        return ML_DSA[key["alg"]][0].from_seed_bytes(decode(key["priv"])).sign(signed)
-    raise Unknown(key["alg"])
+HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 
 
-def verify(key, signed, signature):
+def pss(hash):
+    return padding.PSS(padding.MGF1(hash), hash.digest_size)
+
+
+def sign(key, signed, digest=False):
+    """`digest`: what is signed is a digest, or the external mu of ML-DSA."""
+    alg = key["alg"]
+    hash = HASHES.get(alg[-3:])
+    what = (lambda: utils.Prehashed(hash)) if digest else (lambda: hash)
+    if alg == "EdDSA":
+        return secret_key(key).sign(signed)
+    if alg in ML_DSA:
+        return secret_key(key).sign_mu(signed) if digest else secret_key(key).sign(signed)
+    if alg.startswith("PS"):
+        return secret_key(key).sign(signed, pss(hash), what())
+    if alg.startswith("ES"):
+        half = (CURVES[key["crv"]].key_size + 7) // 8
+        return b"".join(part.to_bytes(half, "big") for part in utils.decode_dss_signature(secret_key(key).sign(signed, ec.ECDSA(what()))))
+    raise Unknown(alg)
+
+
+def verify(key, signed, signature, digest=False):
     """Raises InvalidSignature."""
-    if key.get("crv") == "Ed25519":
-        ed25519.Ed25519PublicKey.from_public_bytes(decode(key["x"])).verify(signature, signed)
-    elif key["alg"] in ML_DSA:
-        ML_DSA[key["alg"]][1].from_public_bytes(decode(key["pub"])).verify(signature, signed)
+    alg = key["alg"]
+    hash = HASHES.get(alg[-3:])
+    what = (lambda: utils.Prehashed(hash)) if digest else (lambda: hash)
+    if alg == "EdDSA":
+        public_key(key).verify(signature, signed)
+    elif alg in ML_DSA:
+        public_key(key).verify_mu(signature, signed) if digest else public_key(key).verify(signature, signed)
+    elif alg.startswith("PS"):
+        public_key(key).verify(signature, signed, pss(hash), what())
+    elif alg.startswith("ES"):
+        half = len(signature) // 2
+        numbers = [int.from_bytes(part, "big") for part in (signature[:half], signature[half:])]
+        public_key(key).verify(utils.encode_dss_signature(*numbers), signed, ec.ECDSA(what()))
     else:
-        raise Unknown(key["alg"])
+        raise Unknown(alg)
 
 
 def verify_jws(key, message, payload, context):

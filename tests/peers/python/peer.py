@@ -6,10 +6,13 @@
 
 `with` is a library: `cryptography` (through formats.py) or `jwcrypto`. Bytes are base64url."""
 
-import json, pathlib, sys, traceback
+import hmac, json, pathlib, sys, traceback
 from importlib.metadata import version
 
 import formats
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from formats import Unknown, decode, encode
 from jwcrypto import jwa, jwe, jwk, jws
 
@@ -32,6 +35,10 @@ def private(request):
 def pem(request):
     """A private key as PKCS#8."""
     return {"pem": formats.private_pem(request["key"])}
+
+
+def same_public_key(request):
+    return {"same": formats.same_public_key(request["key"], request["pem"])}
 
 
 def golden(request):
@@ -76,7 +83,9 @@ def jwcrypto_key(key):
 def open_message(request):
     key, message = request["key"], request["message"]
     if request["with"] == "jwcrypto":
-        opened = jwe.JWE(algs=[key["alg"], "A256GCM"])
+        enc = request["enc"] or "none"
+        known_to_jwcrypto(enc)
+        opened = jwe.JWE(algs=[key["alg"], enc])
         opened.deserialize(message, key=jwcrypto_key(key))
         return {"plaintext": encode(opened.payload)}
     return {"plaintext": encode(formats.open_jwe(key, message, request["context"])[1])}
@@ -85,12 +94,14 @@ def open_message(request):
 def seal_message(request):
     key, plaintext, form = request["key"], decode(request["plaintext"]), request["form"]
     if request["with"] != "jwcrypto":
-        return {"message": formats.seal_jwe(key, plaintext, form, request["context"])}
+        return {"message": formats.seal_jwe(key, request["enc"], plaintext, form, request["context"])}
+    enc = request["enc"] or "none"
+    known_to_jwcrypto(enc)
     key_of = jwcrypto_key(key)
-    protected, own = {"enc": "A256GCM"}, {"alg": key["alg"], "kid": key["kid"]}
+    protected, own = {"enc": enc}, {"alg": key["alg"], "kid": key["kid"]}
     if form != "general":
         protected, own = {**own, **protected}, None
-    sealed = jwe.JWE(plaintext, json.dumps(protected), algs=[key["alg"], "A256GCM"])
+    sealed = jwe.JWE(plaintext, json.dumps(protected), algs=[key["alg"], enc])
     sealed.add_recipient(key_of, json.dumps(own) if own else None)
     text = sealed.serialize(compact=form == "compact")
     if form == "general" and "recipients" not in (parts := json.loads(text)):
@@ -135,11 +146,72 @@ def seal_file(request):
     return {"file": encode(formats.seal_file(request["key"], decode(request["plaintext"]), request["context"]))}
 
 
+def mac(request):
+    key = request["key"]
+    hash = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}[key["alg"]]
+    return {"tag": encode(hmac.digest(decode(key["k"]), decode(request["payload"]), hash))}
+
+
+def agree(request):
+    """Agrees with the holder of a public key: the secret, and the public key of this side."""
+    ours = formats.public_key(request["key"])
+    ephemeral = formats.generate_like(ours)
+    return {"secret": encode(formats.exchange(ephemeral, ours)), "public_key": encode(formats.raw_public(ephemeral.public_key()))}
+
+
+def encapsulate(request):
+    secret, ciphertext = formats.public_key(request["key"]).encapsulate()
+    return {"secret": encode(secret), "ciphertext": encode(ciphertext)}
+
+
+def decapsulate(request):
+    return {"secret": encode(formats.secret_key(request["key"]).decapsulate(decode(request["ciphertext"])))}
+
+
+def derive(request):
+    hash = {"HKDF-SHA-256": hashes.SHA256(), "HKDF-SHA-512": hashes.SHA512()}[request["algorithm"]]
+    kdf = HKDF(hash, request["bytes"], decode(request["salt"]), decode(request["info"]))
+    return {"derived": encode(kdf.derive(decode(request["key"]["k"])))}
+
+
+def wrap(request):
+    key, plaintext = request["key"], decode(request["plaintext"])
+    if key["kty"] == "oct":
+        return {"wrapped": encode(aes_key_wrap(decode(key["k"]), plaintext))}
+    return {"wrapped": encode(formats.public_key(key).encrypt(plaintext, formats.oaep()))}
+
+
+def unwrap(request):
+    key, wrapped = request["key"], decode(request["wrapped"])
+    if key["kty"] == "oct":
+        return {"plaintext": encode(aes_key_unwrap(decode(key["k"]), wrapped))}
+    return {"plaintext": encode(formats.secret_key(key).decrypt(wrapped, formats.oaep()))}
+
+
+def sign_digest(request):
+    return {"signature": encode(formats.sign(request["key"], decode(request["digest"]), digest=True))}
+
+
+def verify_digest(request):
+    formats.verify(request["key"], decode(request["digest"]), decode(request["signature"]), digest=True)
+    return {}
+
+
 OPERATIONS = {
     "versions": versions,
     "vault": vault,
     "private": private,
     "pem": pem,
+    "same_public_key": same_public_key,
+    "mac": mac,
+    "agree": agree,
+    "encapsulate": encapsulate,
+    "decapsulate": decapsulate,
+    "derive": derive,
+    "wrap": wrap,
+    "unwrap": unwrap,
+    "sign_digest": sign_digest,
+    "verify_digest": verify_digest,
     "golden": golden,
     "open": open_message,
     "seal": seal_message,

@@ -1,6 +1,9 @@
 //! Files: their header is ours, their body C2SP chunked encryption, which Python `cryptography` has.
 
-use schema::encoding::{base64url, from_base64url};
+use schema::{
+    catalogue::Sealing,
+    encoding::{base64url, from_base64url},
+};
 use serde_json::json;
 
 use crate::{
@@ -15,6 +18,9 @@ const SIZES: [usize; 5] = [0, 1, 16_383, 16_384, 100_000];
 
 pub async fn check(site: &Site, peers: &mut Peers, key: &Key, table: &mut Table) {
     let program = Program::Cryptography;
+    if key.algorithm.entry().sealing != Some(Sealing::ContentKey) {
+        return; // such keys seal no files
+    }
     let (context_text, seal) = (base64url(context().to_string().as_bytes()), format!("/v1/stream/encrypt?key={}", key.name));
     for size in SIZES {
         let plaintext: Vec<u8> = (0..size).map(|place| (place % 251) as u8).collect();

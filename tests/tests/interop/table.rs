@@ -12,6 +12,7 @@ pub enum Program {
     Jwcrypto,
     Jose,
     Hpke,
+    Noble,
     OpenSsl,
 }
 
@@ -23,6 +24,7 @@ impl Program {
             Self::Jwcrypto => "jwcrypto",
             Self::Jose => "jose",
             Self::Hpke => "hpke",
+            Self::Noble => "noble",
             Self::OpenSsl => "openssl",
         }
     }
@@ -37,6 +39,11 @@ pub enum What {
     File,
     Signature,
     DetachedSignature,
+    DigestSignature,
+    Mac,
+    WrappedKey,
+    Secret,
+    DerivedKey,
 }
 
 impl What {
@@ -48,12 +55,17 @@ impl What {
             Self::File => "file",
             Self::Signature => "signature",
             Self::DetachedSignature => "detached signature",
+            Self::DigestSignature => "signature over a digest",
+            Self::Mac => "MAC",
+            Self::WrappedKey => "wrapped key",
+            Self::Secret => "agreed or encapsulated secret",
+            Self::DerivedKey => "derived key",
         }
     }
 
-    /// Whether it also comes from others: data keys and public keys of ours are only ever ours.
+    /// Whether it also comes from others: public keys, data keys and derived keys are only ever ours.
     fn comes_back(self) -> bool {
-        !matches!(self, Self::PublicKey | Self::DataKey)
+        !matches!(self, Self::PublicKey | Self::DataKey | Self::DerivedKey)
     }
 }
 
@@ -104,6 +116,7 @@ impl Table {
             Program::Jwcrypto => format!("Python `jwcrypto` {}", version("jwcrypto")),
             Program::Jose => format!("npm `jose` {}, Node.js {}", version("jose"), version("node")),
             Program::Hpke => format!("npm `hpke` {}, `@panva/hpke-noble` {}", version("hpke"), version("@panva/hpke-noble")),
+            Program::Noble => format!("npm `@noble/post-quantum` {}", version("@noble/post-quantum")),
             Program::OpenSsl => "OpenSSL's command line".to_owned(),
         }
     }
