@@ -225,6 +225,10 @@ words! {
         ReEncrypt = "re-encrypt",
         /// Verify with this key what another key signs again; asked of the first key, while the other is asked to sign.
         ReSign = "re-sign",
+        /// Open what an old program sealed in a way that is weaker than ours.
+        DecryptLegacy = "decrypt-legacy",
+        /// Verify what was signed in a way that is weaker than ours.
+        VerifyLegacy = "verify-legacy",
         /// Agree on a secret with the holder of another key.
         Agree = "agree",
         /// Make a secret and encapsulate it for the holder of the key.

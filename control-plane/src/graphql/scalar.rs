@@ -194,6 +194,10 @@ mirror! {
         ReEncrypt,
         /// Verify with this key what another key signs again.
         ReSign,
+        /// Open what an old program sealed in a way that is weaker than ours.
+        DecryptLegacy,
+        /// Verify what was signed in a way that is weaker than ours.
+        VerifyLegacy,
         /// Agree on a secret with the holder of another key.
         Agree,
         /// Make a secret and encapsulate it for the holder of the key.

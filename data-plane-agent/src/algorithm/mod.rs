@@ -9,6 +9,7 @@
 //! - [`rsa`], [`ecdsa`], [`ecdh`], [`eddsa`]: classical; [`hpke`]: classical and hybrid; [`ml_kem`], [`ml_dsa`], [`slh_dsa`]:
 //!   post-quantum.
 //! - [`public_key`]: JWK and PEM.
+//! - [`legacy`]: what old formats need, only to open and to verify.
 
 pub mod aead;
 pub mod aes_gcm;
@@ -19,6 +20,7 @@ pub mod eddsa;
 pub mod hkdf;
 pub mod hmac;
 pub mod hpke;
+pub mod legacy;
 pub mod ml_dsa;
 pub mod ml_kem;
 pub mod public_key;
@@ -150,6 +152,16 @@ pub trait LoadedKey: Send + Sync {
     /// Decrypts a content key.
     fn unwrap_key(&self, _wrapped: &WrappedKey, _content: ContentEncryption) -> Result<ContentKey, AlgorithmError> {
         Err(AlgorithmError::NotServed { algorithm: self.algorithm(), act: "unwrap content keys" })
+    }
+
+    /// Decrypts a content key of `length_bytes` that came in an old format.
+    fn unwrap_transported(
+        &self,
+        _transport: legacy::KeyTransport,
+        _encrypted_key: &[u8],
+        _length_bytes: usize,
+    ) -> Result<SecretBytes, AlgorithmError> {
+        Err(AlgorithmError::NotServed { algorithm: self.algorithm(), act: "unwrap content keys of old formats" })
     }
 
     /// Encrypts content directly under a symmetric key.

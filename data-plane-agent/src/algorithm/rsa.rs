@@ -18,7 +18,7 @@ use aws_lc_rs::{
 };
 use schema::{catalogue::Algorithm, clock::Ids, key::Purpose};
 
-use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, WrappedKey};
+use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, WrappedKey, legacy};
 use crate::vault::secret::{ContentKey, SecretBytes};
 
 /// The family.
@@ -128,6 +128,20 @@ impl LoadedKey for Key {
         let mut buffer = SecretBytes::new(vec![0; key.min_output_size()]);
         let opened = key.decrypt(&OAEP_SHA256_MGF1SHA256, wrapped, buffer.expose_mut(), None).map_err(|_| not_genuine)?;
         Ok(SecretBytes::new(opened.to_vec()))
+    }
+
+    fn unwrap_transported(
+        &self,
+        transport: legacy::KeyTransport,
+        encrypted_key: &[u8],
+        length_bytes: usize,
+    ) -> Result<SecretBytes, AlgorithmError> {
+        if self.decrypting.is_none() {
+            return Err(AlgorithmError::NotServed { algorithm: self.algorithm, act: "unwrap keys" });
+        }
+        let failed = AlgorithmError::Failed { algorithm: self.algorithm, act: "reading a key" };
+        let pkcs8 = self.pair.as_der().map_err(|_| failed)?;
+        legacy::unwrap_rsa(self.algorithm, pkcs8.as_ref(), transport, encrypted_key, length_bytes)
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, AlgorithmError> {

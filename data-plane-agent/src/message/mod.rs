@@ -12,10 +12,13 @@
 //! verify   Jws::parse(text, payload) -> which keys? decide -> jws.verify(i, permit, held, context)
 //! file     FileSealer::begin(vault, ids, permits, context) -> header, then push .. finish
 //!          HeaderReader::push .. -> FileHeader -> which keys? decide -> header.open(vault, permit, context) -> FileOpener, push .. finish
+//! old      Enveloped::parse(bytes) -> .recipient(i) -> legacy? decide -> .open(vault, permit, recipient) -> plaintext
+//!          Signed::parse(bytes) -> .signer(i) -> legacy? decide -> .verify(signer, permit, held, content)
 //! ```
 //!
 //! A key pins `alg`, `enc` and container: nothing else than its catalogue row says is made or accepted.
 
+pub mod cms;
 pub mod data_key;
 pub mod file;
 pub mod header;

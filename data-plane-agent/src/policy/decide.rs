@@ -244,7 +244,7 @@ fn meets(policies: &[String], obligations: &Obligations, ask: &Ask<'_>) -> Resul
 
 /// Whether the answer holds what was protected.
 const fn hands_out(operation: Operation) -> bool {
-    matches!(operation, Operation::Decrypt)
+    matches!(operation, Operation::Decrypt | Operation::DecryptLegacy)
 }
 
 /// Whether the caller is let in at all, whatever it wants.

@@ -59,6 +59,8 @@ pub(crate) struct KeyUse {
     pub anew: bool,
     /// Whether the answer can be masked.
     pub masks: bool,
+    /// What the request itself warns of.
+    pub warnings: Vec<Warning>,
 }
 
 impl KeyUse {
@@ -69,7 +71,7 @@ impl KeyUse {
 
     /// A use of the ordinary kind.
     pub fn new(operation: Operation, key: KeyReference, context: EncryptionContext, size: usize) -> Self {
-        Self { operation, key, context, size: size as u64, recipients: None, anew: false, masks: false }
+        Self { operation, key, context, size: size as u64, recipients: None, anew: false, masks: false, warnings: Vec::new() }
     }
 
     /// The same of a message for so many keys.
@@ -79,7 +81,7 @@ impl KeyUse {
     }
 
     fn request(&self, by: Proven) -> Request<'_> {
-        let Self { operation, key: _, ref context, size, recipients, anew, masks } = *self;
+        let Self { operation, key: _, ref context, size, recipients, anew, masks, warnings: _ } = *self;
         Request { by, operation, context, size: Some(size), recipients, anew, masks }
     }
 }
@@ -104,7 +106,12 @@ pub(crate) struct Grants(std::vec::IntoIter<Grant>);
 impl Grants {
     /// The next.
     pub fn take(&mut self) -> Result<Grant, MessageError> {
-        self.0.next().ok_or(MessageError::Failed("granting a use"))
+        self.another().ok_or(MessageError::Failed("granting a use"))
+    }
+
+    /// The next, where there is another one.
+    pub fn another(&mut self) -> Option<Grant> {
+        self.0.next()
     }
 }
 
@@ -137,7 +144,7 @@ pub(crate) fn verdict(checked: Result<(), MessageError>) -> Result<Option<&'stat
 /// Answers one request.
 pub(crate) async fn one<A: Act>(by: Proven, shared: &Shared, request: A) -> Result<HttpResponse, HttpProblem> {
     let (uses, work) = request.plan(shared)?;
-    let granted = match uses.as_slice() {
+    let mut granted = match uses.as_slice() {
         [only] => vec![shared.pipeline.begin(&only.request(by), &only.key).await?],
         several => {
             let group = several.iter().map(|each| (each.request(by), &each.key)).collect();
@@ -145,6 +152,7 @@ pub(crate) async fn one<A: Act>(by: Proven, shared: &Shared, request: A) -> Resu
         }
     };
     let mut response = HttpResponse::Ok();
+    add_warnings(&uses, &mut granted);
     for (_, begun) in &granted {
         warn(&mut response, &begun.used.warnings);
     }
@@ -171,7 +179,11 @@ pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -
     let (mut items, mut warned) = (Vec::with_capacity(count), Vec::new());
     while !planned.is_empty() {
         let together = planned.drain(..planned.len().min(TOGETHER)).map(|item| {
-            let begun = item.and_then(|(uses, work)| Ok((granted.next().unwrap_or_else(|| Ok(Vec::new()))?, uses, work)));
+            let begun = item.and_then(|(uses, work)| {
+                let mut granted = granted.next().unwrap_or_else(|| Ok(Vec::new()))?;
+                add_warnings(&uses, &mut granted);
+                Ok((granted, uses, work))
+            });
             for warning in begun.iter().flat_map(|(granted, _, _)| granted).flat_map(|(_, begun)| &begun.used.warnings) {
                 if !warned.contains(&warning.code) {
                     warned.push(warning.code.clone());
@@ -188,6 +200,13 @@ pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -
     }
     let succeeded = items.iter().filter(|item| item.answer.is_some()).count();
     Ok(response.json(BatchAnswer { items, succeeded, failed: count - succeeded }))
+}
+
+/// What requests themselves warn of, beside the warnings of the decisions.
+fn add_warnings(uses: &[KeyUse], granted: &mut [Granted]) {
+    for (each, (_, begun)) in uses.iter().zip(granted) {
+        begun.used.warnings.extend_from_slice(&each.warnings);
+    }
 }
 
 /// Spends what was granted, and says in the journal what came of it.

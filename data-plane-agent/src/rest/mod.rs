@@ -6,6 +6,7 @@ pub mod anew;
 pub mod bare;
 pub mod caller;
 pub mod can;
+pub mod cms;
 pub mod data_key;
 pub mod decrypt;
 pub mod discover;

@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{anew, bare, can, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
+use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -52,6 +52,10 @@ use super::{anew, bare, can, data_key, decrypt, discover, encrypt, public_key, r
         bare::decapsulate_batch,
         bare::derive,
         bare::derive_batch,
+        cms::open,
+        cms::open_batch,
+        cms::verify,
+        cms::verify_batch,
         stream::encrypt,
         stream::decrypt,
         stream::anew::re_encrypt,

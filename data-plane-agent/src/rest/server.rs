@@ -19,7 +19,7 @@ use service::{
     tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
 };
 
-use super::{Shared, anew, bare, can, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
+use super::{Shared, anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
 use crate::config::Config;
 
 /// How long a client may take to send the head of a request.
@@ -158,6 +158,8 @@ fn routes(config: &mut ServiceConfig) {
         "encapsulate" => (bare::encapsulate, bare::encapsulate_batch);
         "decapsulate" => (bare::decapsulate, bare::decapsulate_batch);
         "derive" => (bare::derive, bare::derive_batch);
+        "cms/open" => (cms::open, cms::open_batch);
+        "cms/verify" => (cms::verify, cms::verify_batch);
     }
     serve(path::RANDOM, web::post().to(random::random));
     serve(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));

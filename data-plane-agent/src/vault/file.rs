@@ -32,7 +32,10 @@ use super::{
     spend,
 };
 use crate::{
-    algorithm::{self, ContentEncryption, LoadedKey, SealedContent, WrappedKey},
+    algorithm::{
+        self, ContentEncryption, LoadedKey, SealedContent, WrappedKey,
+        legacy::{Hash, KeyTransport},
+    },
     policy::permit::UsePermit,
 };
 
@@ -266,6 +269,22 @@ impl Vault for FileVault {
         let loaded = self.loaded(permit.version())?;
         spend(&permit, &loaded.held, &[Operation::Unwrap, Operation::Rewrap], "unwrap a bare key")?;
         Ok(loaded.key.unwrap_bytes(wrapped)?)
+    }
+
+    async fn unwrap_transported(
+        &self,
+        permit: UsePermit,
+        transport: KeyTransport,
+        encrypted_key: &[u8],
+        length_bytes: usize,
+    ) -> Result<SecretBytes, VaultError> {
+        let loaded = self.loaded(permit.version())?;
+        let operations: &[Operation] = match transport {
+            KeyTransport::Oaep(Hash::Sha256) => &[Operation::Decrypt, Operation::DecryptLegacy, Operation::ReEncrypt],
+            KeyTransport::Oaep(_) | KeyTransport::Pkcs1V15 => &[Operation::DecryptLegacy],
+        };
+        spend(&permit, &loaded.held, operations, "unwrap a content key of an old format")?;
+        Ok(loaded.key.unwrap_transported(transport, encrypted_key, length_bytes)?)
     }
 
     async fn agree(&self, permit: UsePermit, public_key: &[u8]) -> Result<SecretBytes, VaultError> {

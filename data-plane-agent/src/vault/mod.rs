@@ -19,7 +19,7 @@ use schema::{catalogue::Algorithm, encoding::Digest, id::KeyVersion, key::Operat
 
 use self::secret::{ContentKey, SecretBytes};
 use crate::{
-    algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey},
+    algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey, legacy::KeyTransport},
     policy::permit::UsePermit,
 };
 
@@ -103,6 +103,15 @@ pub trait Vault: Send + Sync + 'static {
 
     /// Unwraps a bare key.
     async fn unwrap_bytes(&self, permit: UsePermit, wrapped: &[u8]) -> Result<SecretBytes, VaultError>;
+
+    /// Decrypts a content key of `length_bytes` that came in an old format.
+    async fn unwrap_transported(
+        &self,
+        permit: UsePermit,
+        transport: KeyTransport,
+        encrypted_key: &[u8],
+        length_bytes: usize,
+    ) -> Result<SecretBytes, VaultError>;
 
     /// Agrees on a secret with the holder of a public key, which is encoded as the algorithm's standard says. The secret
     /// is as it comes out of the curve: derive keys from it.
