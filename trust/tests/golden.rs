@@ -10,6 +10,7 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     id::{IncarnationId, KeyVersion},
+    key::{Durability, Origin, Purpose},
     ranges::Ranges,
     wire::agent::{ReceiptBatchHead, StatementSet},
 };
@@ -22,11 +23,11 @@ use trust::{
         Head, Pin, Statement,
         heartbeat::Heartbeat,
         lease::{Lease, Leased, Share},
-        policy::Policy,
+        policy::{EXTERNAL_KEYS, ExternalVersion, KeyDefinition, Policy},
         root::Root,
         state::State,
     },
-    testing::{AGENT, KEY, SITE, START, TENANT, World, fingerprint, policy},
+    testing::{AGENT, KEY, SITE, START, TENANT, World, definition, fingerprint, policy},
 };
 
 fn directory() -> PathBuf {
@@ -52,6 +53,7 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("root.v1.json", set.roots[0].0.clone()),
         ("policy-tenant.v1.json", set.policies[0].0.clone()),
         ("policy-project.v1.json", set.policies[1].0.clone()),
+        ("policy-external.v1.json", with_a_partners_key()),
         ("state.v1.json", document(set.state.clone().unwrap())),
         ("heartbeat.v1.json", document(set.heartbeat.clone().unwrap())),
         ("roster-entry.v1.json", document(world.state.roster[&AGENT].entry.clone())),
@@ -62,6 +64,25 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
         ("receipt-batch.v1.json", document(document::sign(&head, &world.agent))),
     ])
+}
+
+/// A project's policy whose key is a partner's.
+fn with_a_partners_key() -> Vec<u8> {
+    let mut world = World::new();
+    let policy = world.project_policy();
+    let algorithm = "Ed25519".parse().unwrap();
+    let external = ExternalVersion { public_key: Base64(vec![7; 32]), fingerprint: schema::key::fingerprint(algorithm, &[7; 32]) };
+    let definition = KeyDefinition {
+        algorithm,
+        purpose: Purpose::Sign,
+        durability: Durability::Elsewhere,
+        origin: Origin::External,
+        external: vec![external],
+        ..definition()
+    };
+    policy.keys.insert(KEY, definition);
+    policy.head.requires.push(EXTERNAL_KEYS.to_owned());
+    world.set().policies[1].0.clone()
 }
 
 fn example_lease(lease: &mut Lease) {
@@ -115,7 +136,9 @@ fn every_file_is_read_and_none_is_missing() {
         let bytes = std::fs::read(&path).unwrap();
         match path.file_name().unwrap().to_str().unwrap() {
             "root.v1.json" => statement::<Root>(&bytes, &world.root_pairs),
-            "policy-tenant.v1.json" | "policy-project.v1.json" => statement::<Policy>(&bytes, &world.policy_pairs),
+            "policy-tenant.v1.json" | "policy-project.v1.json" | "policy-external.v1.json" => {
+                statement::<Policy>(&bytes, &world.policy_pairs)
+            }
             "state.v1.json" => statement::<State>(&bytes, &world.state_pairs),
             "heartbeat.v1.json" => statement::<Heartbeat>(&bytes, &world.heartbeat_pairs),
             "roster-entry.v1.json" => signed::<RosterEntry>(&bytes, &world.agent),
