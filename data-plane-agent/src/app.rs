@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
 use crate::{
+    algorithm,
     budgets::{Budgets, LedgerError},
     config::Config,
     control::{
@@ -47,7 +48,7 @@ use crate::{
         stream::spool::Spool,
         tokens::{Tokens, TokensError},
     },
-    selftest::SelfTests,
+    selftest::{SelfTests, Serve},
     vault::{
         Vault, VaultError,
         file::{FileVault, Unlock},
@@ -102,15 +103,19 @@ pub struct App;
 impl App {
     /// Starts an agent. Listeners are open and served when this returns.
     pub async fn start(config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, AppError> {
+        Self::start_serving(algorithm::serve, config, clock, ids).await
+    }
+
+    /// The same, but these implementations are the ones that are tested.
+    pub async fn start_serving(serve: Serve, config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, AppError> {
         service::tls::install_provider();
         create_private_directory(&config.data_dir)?;
         let lock = DirectoryLock::take(&config.data_dir)?;
         let metrics = Metrics::install().map_err(|error| AppError::Metrics(Box::new(error)))?;
 
-        let tests = SelfTests::run(&*ids);
-        for failed in tests.failed() {
-            tracing::error!(algorithm = failed, "the self-test of an algorithm failed: it is switched off");
-        }
+        let tests = SelfTests::new(serve, clock.clone(), ids.clone());
+        let running = tests.clone();
+        tokio::task::spawn_blocking(move || running.run()).await.map_err(|_| AppError::Ended("the round of self-tests"))?;
         let vault: Arc<dyn Vault> = Arc::new(open_vault(&config, ids.clone()).await?);
         let journal = Arc::new(DurableJournal::open(&config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
         let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
@@ -118,16 +123,15 @@ impl App {
         let directory = ControlDirectory::open(&config.data_dir)?;
         let membership = Membership::load(&directory, &*vault).await?;
         let agent_clock = AgentClock::new(clock.clone(), Box::new(SystemBootClock::new(&*ids)), directory.time()?.as_ref());
-        let time: Arc<dyn Clock> = agent_clock.clone();
-        let budgets = Arc::new(Budgets::open(directory.budgets_file(), time.clone())?);
+        let budgets = Arc::new(Budgets::open(directory.budgets_file(), agent_clock.clone())?);
         let current = Arc::new(Current::default());
         let client_roots = Arc::new(ClientRoots::optional());
         let stopping = CancellationToken::new();
         let pipeline = Pipeline {
             current: current.clone(),
             journal: journal.clone(),
-            time: time.clone(),
-            enabled: tests.results().iter().filter(|result| result.failure.is_none()).map(|result| result.algorithm).collect(),
+            time: agent_clock.clone(),
+            tests: tests.clone(),
             limits: Limits::new(config.limits.requests_per_second, config.limits.unproved_per_second),
             context_key,
             budgets: budgets.clone(),
@@ -148,7 +152,7 @@ impl App {
         let in_flight = shutdown::InFlight::default();
         let parts = Parts {
             shared,
-            readiness: web::Data::new(readiness(stopping.clone(), current.clone(), time.clone(), journal.clone())),
+            readiness: web::Data::new(readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone())),
             metrics: web::Data::new(metrics.clone()),
             request_ids: web::Data::new(RequestIds::new(clock.clone(), ids.clone())),
             client_roots: client_roots.clone(),
@@ -158,7 +162,6 @@ impl App {
         let mut conversations = JoinSet::new();
         match membership {
             Some(membership) => {
-                let failed_self_tests = tests.failed().into_iter().map(str::to_owned).collect();
                 let parts = ControlParts {
                     config: &config,
                     directory,
@@ -167,10 +170,10 @@ impl App {
                     vault: vault.clone(),
                     journal: journal.clone(),
                     budgets,
-                    agent_clock,
+                    agent_clock: agent_clock.clone(),
                     clock,
                     ids,
-                    failed_self_tests,
+                    tests: tests.clone(),
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }
@@ -179,7 +182,7 @@ impl App {
         let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO));
         let mut measuring = JoinSet::new();
         measuring.spawn(metrics.keep_folding());
-        measuring.spawn(measure(current.clone(), time, journal.clone()));
+        measuring.spawn(measure(current.clone(), agent_clock, journal.clone()));
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
         Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
     }
@@ -289,7 +292,14 @@ fn swap(current: &Current, client_roots: &ClientRoots, in_force: InForce) -> Arc
 /// Opens the vault that the settings name, or makes it.
 pub async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
     let unlock = match (&config.vault.passphrase_file, &config.vault.key_file) {
-        (Some(path), _) => Unlock::Passphrase(SecretBytes::new(read_secret_line(path)?.to_vec())),
+        (Some(path), _) => {
+            let passphrase = SecretBytes::new(read_secret_line(path)?.to_vec());
+            if passphrase.is_empty() {
+                let what = format!("the passphrase file {} is empty; write the vault's passphrase into it, on one line", path.display());
+                return Err(VaultError::UnusableSecret(what).into());
+            }
+            Unlock::Passphrase(passphrase)
+        }
         (None, Some(path)) => Unlock::KeyFile(path.clone()),
         (None, None) => return Err(VaultError::UnusableSecret("neither a passphrase nor a key file is set".to_owned()).into()),
     };
@@ -304,11 +314,21 @@ fn context_key_name() -> Name {
     "receipt-context".parse().expect("this is a name")
 }
 
-fn readiness(stopping: CancellationToken, current: Arc<Current>, time: Arc<dyn Clock>, journal: Arc<DurableJournal>) -> Readiness {
+fn readiness(
+    stopping: CancellationToken,
+    current: Arc<Current>,
+    time: Arc<AgentClock>,
+    journal: Arc<DurableJournal>,
+    tests: Arc<SelfTests>,
+) -> Readiness {
+    let (clock, alarms) = (time.clone(), journal.clone());
     Readiness::new(stopping)
         .check("statements", move || match (freshness(current.load().as_deref(), time.now()), current.rejection()) {
             (Freshness::Fresh | Freshness::Stale | Freshness::Grace, _) => Ok(()),
-            (Freshness::Expired, _) => Err("the policy in force has expired: restore the connection to the control plane".to_owned()),
+            (Freshness::Expired, _) => {
+                let advice = time.advice().map_or_else(String::new, |advice| format!("; {advice}"));
+                Err(format!("the policy in force has expired: restore the connection to the control plane{advice}"))
+            }
             (Freshness::None, Some(rejected)) => {
                 Err(format!("no policy yet; the newest was not accepted ({}): {}", rejected.code, rejected.detail))
             }
@@ -320,10 +340,18 @@ fn readiness(stopping: CancellationToken, current: Arc<Current>, time: Arc<dyn C
             None => Ok(()),
             Some(fault) => Err(fault.to_string()),
         })
+        .note("journal", move || alarms.status().alarm)
+        .note("clock", move || clock.advice())
+        .note("self_tests", move || {
+            let failed = tests.latest().failed();
+            let what = "failed its self-test and is switched off: look at the log, and replace the agent";
+            (!failed.is_empty()).then(|| format!("{}: {what}", failed.join(", ")))
+        })
 }
 
 /// Keeps gauges of what is in force.
-async fn measure(current: Arc<Current>, time: Arc<dyn Clock>, journal: Arc<DurableJournal>) {
+async fn measure(current: Arc<Current>, time: Arc<AgentClock>, journal: Arc<DurableJournal>) {
+    let mut clock_is_off = false;
     loop {
         let in_force = current.load();
         let now = time.now();
@@ -335,6 +363,11 @@ async fn measure(current: Arc<Current>, time: Arc<dyn Clock>, journal: Arc<Durab
             metrics::gauge!("freehold_heartbeat_age_seconds").set(set.age_seconds(now) as f64);
             metrics::gauge!("freehold_keys").set(set.key_count() as f64);
         }
+        let advice = time.advice();
+        if let Some(advice) = advice.as_deref().filter(|_| !clock_is_off) {
+            tracing::warn!("{advice}");
+        }
+        clock_is_off = advice.is_some();
         let journal = journal.status();
         metrics::gauge!("freehold_journal_used_bytes").set(journal.used_bytes as f64);
         metrics::gauge!("freehold_journal_limit_bytes").set(journal.limit_bytes as f64);

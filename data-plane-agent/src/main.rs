@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use data_plane_agent::{
+    algorithm::serve as serve_algorithm,
     app::{App, open_vault},
     config::{Config, Flags},
     control::{
@@ -18,17 +19,23 @@ use data_plane_agent::{
         vouch,
     },
     rest::{
-        openapi,
+        openapi, self_test,
         tokens::{self, CallerReference},
     },
+    selftest::SelfTests,
     vault::secret::harden,
 };
+use reqwest::Method;
 use schema::{
     clock::{SystemClock, SystemIds},
     encoding::Digest,
     id::AgentId,
-    wire::operation::path,
+    wire::{
+        health::{SelfTestAnswer, SelfTestResult},
+        operation::path,
+    },
 };
+use serde::de::DeserializeOwned;
 use service::{
     config::ConfigError,
     files::{DirectoryLock, OWNER_ONLY},
@@ -76,6 +83,15 @@ enum Command {
     Caller(CallerCommand),
     /// Say what the running agent enforces.
     Status,
+    /// Test every algorithm now: known answers, pairwise tests, fast against reference implementation.
+    ///
+    /// The running agent tests itself; what fails there is switched off until it is started again. Exit code 1 when
+    /// anything failed.
+    SelfTest {
+        /// Test this program instead: no agent needs to run.
+        #[arg(long)]
+        here: bool,
+    },
     /// Check the settings without starting anything.
     CheckConfig {
         /// Print an annotated example instead.
@@ -137,7 +153,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             say(&format!("{agent} is confirmed. The running agent vouches for it with its next report, in a minute or two.\n"))
         }
         Command::Caller(command) => caller(&config()?, command),
-        Command::Status => status(&config()?),
+        Command::Status => say(&(serde_json::to_string_pretty(&ask::<serde_json::Value>(&config()?, Method::GET, path::STATUS)?)? + "\n")),
+        Command::SelfTest { here: true } => {
+            told(&self_test::answer(&SelfTests::new(serve_algorithm, Arc::new(SystemClock), Arc::new(SystemIds)).run()))
+        }
+        Command::SelfTest { here: false } => told(&ask(&config()?, Method::POST, path::SELF_TEST)?),
         Command::CheckConfig { example: true } => say(Config::EXAMPLE),
         Command::CheckConfig { example: false } => {
             let config = config()?;
@@ -234,7 +254,24 @@ fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
     }
 }
 
-fn status(config: &Config) -> anyhow::Result<()> {
+/// Says what self-tests found; an error when anything failed.
+fn told(answer: &SelfTestAnswer) -> anyhow::Result<()> {
+    let line = |result: &SelfTestResult| match &result.failure {
+        None => format!("passed  {} ({} ms)\n", result.algorithm, result.micros.div_ceil(1000)),
+        Some(failure) => format!("FAILED  {}: {failure}\n", result.algorithm),
+    };
+    say(&answer.algorithms.iter().map(line).collect::<String>())?;
+    match answer.algorithms.iter().filter(|result| !result.passed).count() {
+        0 => Ok(()),
+        count => bail!(
+            "{count} of {} algorithms failed and are switched off: do not trust this host; run the agent on another one, and keep the log",
+            answer.algorithms.len()
+        ),
+    }
+}
+
+/// Asks the agent that runs with these settings.
+fn ask<T: DeserializeOwned>(config: &Config, method: Method, path: &str) -> anyhow::Result<T> {
     let scheme = if config.server.plain_http { "http" } else { "https" };
     let authority = config.tls_directory().join("authority.pem");
     let trust = match std::fs::read_to_string(&authority) {
@@ -242,13 +279,12 @@ fn status(config: &Config) -> anyhow::Result<()> {
         _ => Trust::System,
     };
     let client = outgoing::client(&config.control_plane.outgoing, &trust, None)?;
-    let url = format!("{scheme}://{}{}", config.server.listen, path::STATUS);
-    let text = runtime()?.block_on(async {
-        let asked = client.get(&url).send().await.and_then(reqwest::Response::error_for_status);
+    let url = format!("{scheme}://{}{path}", config.server.listen);
+    runtime()?.block_on(async {
+        let asked = client.request(method, &url).send().await.and_then(reqwest::Response::error_for_status);
         let answer = asked.with_context(|| format!("no agent answers at {url}: is it running?"))?;
-        anyhow::Ok(answer.json::<serde_json::Value>().await?)
-    })?;
-    say(&(serde_json::to_string_pretty(&text)? + "\n"))
+        Ok(answer.json().await?)
+    })
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -260,5 +296,98 @@ fn say(text: &str) -> anyhow::Result<()> {
         // Whoever read us has read enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{BufRead, BufReader, Read},
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        process::{Command, Stdio},
+    };
+
+    use rustix::{
+        process::{DumpableBehavior, Resource, dumpable_behavior, geteuid, getrlimit},
+        thread::{CapabilitySet, capabilities},
+    };
+
+    use super::*;
+
+    const CHILD: &str = "FREEHOLD_TEST_AGENT_PROCESS";
+
+    /// Runs the agent as its program does; does nothing unless the test below started it.
+    #[test]
+    fn agent_process() {
+        let Ok(config) = std::env::var(CHILD) else { return };
+        std::thread::spawn(move || run(Cli::parse_from(["freehold-agent", "run", "--config", &config])).unwrap());
+        // Looked at only when told to: by then it serves.
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        println!("not dumpable: {}", dumpable_behavior() == Ok(DumpableBehavior::NotDumpable));
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        std::process::exit(0);
+    }
+
+    #[test]
+    fn a_running_agent_leaves_no_core_dump_and_stays_out_of_swap_where_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key, config) = (directory.path().join("vault.key"), directory.path().join("agent.toml"));
+        fs::write(&key, [7; 32]).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "data_dir = \"{0}/data\"\n[server]\nlisten = \"127.0.0.1:0\"\nplain_http = true\n[vault]\nkind = \"file\"\nkey_file = {key:?}\n",
+            directory.path().display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::agent_process", "--nocapture"])
+            .env(CHILD, &config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let before: Vec<String> = log.by_ref().take_while(|line| !line.contains("the agent serves")).collect();
+
+        let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
+        let core = of("limits").lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+        // Others of the same user may not even look: what is below /proc belongs to root then.
+        assert_eq!(fs::metadata(format!("/proc/{}/mem", child.id())).unwrap().uid(), 0);
+        assert!(geteuid().is_root() || fs::File::open(format!("/proc/{}/mem", child.id())).is_err());
+
+        let status = of("status");
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        let locked: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
+        let may = getrlimit(Resource::Memlock).current.is_none()
+            || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+        if may {
+            assert!(locked > 1024, "only {locked} KiB are locked");
+        } else {
+            assert!(before.iter().any(|line| line.contains("memory is not kept out of swap")), "{before:?}");
+        }
+
+        child.stdin.as_mut().unwrap().write_all(b"look\n").unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.any(|line| line == "not dumpable: true"));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_failed_is_said_and_is_an_error() {
+        let result = |algorithm: &str, failure: Option<&str>| SelfTestResult {
+            algorithm: algorithm.to_owned(),
+            passed: failure.is_none(),
+            micros: 900,
+            failure: failure.map(str::to_owned),
+            failed_at: None,
+        };
+        let answer = |algorithms| SelfTestAnswer { at: Default::default(), passed: false, algorithms };
+        told(&answer(vec![result("Ed25519", None)])).unwrap();
+        let error = told(&answer(vec![result("Ed25519", None), result("ML-DSA-65", Some("other bytes"))])).unwrap_err().to_string();
+        assert!(error.starts_with("1 of 2 algorithms failed"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use trust::{
     accept::{AcceptedSet, Identity},
+    document::{self, SelfTestReport},
     pair::Pair,
 };
 
@@ -25,7 +26,7 @@ use crate::{
         client::{Connection, ControlClient},
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
         lease::LeaseKeeper,
-        report::{About, Documents, Reporter, Work},
+        report::{Documents, Reporter, Work},
         sync::{StatementSync, SyncParts},
         time::AgentClock,
         vouch::vouches,
@@ -36,9 +37,13 @@ use crate::{
     },
     keys::reconcile::Reconciler,
     policy::current::Current,
+    selftest::{SelfTests, Tested},
     vault::Vault,
 };
 use service::tls::client_roots::ClientRoots;
+
+/// The most characters said of what a self-test found.
+const MAX_DETAIL: usize = 300;
 
 /// Who the agent is, with its keys.
 pub struct Membership {
@@ -69,8 +74,8 @@ pub struct ControlParts<'a> {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub ids: Arc<dyn Ids>,
-    /// Names of algorithms whose self-tests failed.
-    pub failed_self_tests: Vec<String>,
+    /// What its self-tests found.
+    pub tests: Arc<SelfTests>,
 }
 
 impl Membership {
@@ -89,8 +94,7 @@ impl Membership {
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
         let Self { stored, certificate, keys } = self;
-        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, failed_self_tests } =
-            parts;
+        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, tests } = parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
         let connection = Connection::new(client);
@@ -128,16 +132,19 @@ impl Membership {
             accepted: sync.follow(),
             enforced: Box::new(move || enforced.load().map(|set| (set.heartbeat_serial, set.state_serial))),
             rejection: Box::new(move || rejections.rejection()),
-            about: About { vault: vault.description().kind.to_owned(), failed_self_tests },
-            work: KeyWork {
+            vault: vault.description().kind.to_owned(),
+            tested: tests.follow(),
+            work: ReportWork {
                 current,
                 vault,
+                identity: stored.identity.clone(),
                 pair: pair.clone(),
                 clock: clock.clone(),
                 reconciler: Reconciler::default(),
                 directory: directory.clone(),
                 accepted: sync.follow(),
-                identity: stored.identity.clone(),
+                tests,
+                said: None,
             },
             ids: ids.clone(),
         };
@@ -163,19 +170,44 @@ impl Membership {
     }
 }
 
-/// Brings the vault to what the set in force asks for.
-struct KeyWork {
+/// Brings the vault to what the set in force asks for, and signs what there is to say.
+struct ReportWork {
     current: Arc<Current>,
     vault: Arc<dyn Vault>,
+    identity: Identity,
     pair: Arc<Pair>,
     clock: Arc<dyn Clock>,
     reconciler: Reconciler,
     directory: ControlDirectory,
     accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
-    identity: Identity,
+    tests: Arc<SelfTests>,
+    /// What was signed of the last round of self-tests.
+    said: Option<(Arc<Tested>, Base64)>,
 }
 
-impl KeyWork {
+impl ReportWork {
+    fn self_tests(&mut self) -> Base64 {
+        let tested = self.tests.latest();
+        if let Some((_, said)) = self.said.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &tested)) {
+            return said.clone();
+        }
+        let detail = |text: &str| text.chars().take(MAX_DETAIL).collect();
+        let Identity { tenant, site, agent, .. } = self.identity;
+        let report = SelfTestReport {
+            tenant,
+            site,
+            agent,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            tested: tested.at,
+            passed: tested.enabled.iter().map(|algorithm| algorithm.name().to_owned()).collect(),
+            failed: tested.failures().map(|(algorithm, failure)| (algorithm.name().to_owned(), detail(&failure.detail))).collect(),
+            issued: self.clock.now(),
+        };
+        let signed = document::sign(&report, &self.pair);
+        self.said = Some((tested, signed.clone()));
+        signed
+    }
+
     /// What there is to say for newcomers that a person here confirmed.
     fn vouches(&self) -> Vec<Base64> {
         let Some(set) = self.accepted.borrow().clone() else { return Vec::new() };
@@ -190,13 +222,13 @@ impl KeyWork {
 }
 
 #[async_trait]
-impl Work for KeyWork {
+impl Work for ReportWork {
     async fn documents(&mut self) -> Documents {
         let documents = match self.current.load() {
             Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock).await,
             None => Documents::default(),
         };
-        Documents { vouches: self.vouches(), ..documents }
+        Documents { vouches: self.vouches(), self_tests: Some(self.self_tests()), ..documents }
     }
 
     fn delivered(&mut self, answer: &ReportAnswer) {

@@ -7,11 +7,10 @@
 //! [`Pipeline::begin`] goes as far as the durable intent; only then is there a permit to use a key with. Whoever has begun
 //! says how it ended; an operation that is dropped on the way is recorded as aborted.
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use aws_lc_rs::hmac;
 use schema::{
-    catalogue::Algorithm,
     clock::Clock,
     context::EncryptionContext,
     encoding::base64url,
@@ -28,6 +27,7 @@ use service::log::RequestContext;
 
 use crate::{
     budgets::Budgets,
+    control::time::AgentClock,
     journal::{Journal, JournalError, Ticket},
     limits::Limits,
     policy::{
@@ -38,6 +38,7 @@ use crate::{
         permit::UsePermit,
         refusal::Refusal,
     },
+    selftest::{SelfTests, Tested},
     vault::secret::SecretBytes,
 };
 
@@ -122,9 +123,9 @@ pub struct Pipeline {
     /// What is remembered.
     pub journal: Arc<dyn Journal>,
     /// Agent time: the last signed time plus what has passed since.
-    pub time: Arc<dyn Clock>,
-    /// Algorithms that passed their self-tests.
-    pub enabled: BTreeSet<Algorithm>,
+    pub time: Arc<AgentClock>,
+    /// Which algorithms passed their self-tests.
+    pub tests: Arc<SelfTests>,
     /// How much one caller may take.
     pub limits: Limits,
     /// Hides the values of encryption contexts in receipts; made on site.
@@ -138,7 +139,8 @@ impl Pipeline {
     pub async fn begin(&self, request: &Request<'_>, reference: &KeyReference) -> Result<Granted, Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let mut allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
+        let tested = self.tests.latest();
+        let mut allowed = decide(&self.grounds(in_force.as_deref(), &tested), &ask(request), reference)
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
         self.count_use(request, &mut allowed).await.map_err(|refused| self.refuse(request, &in_force, refused))?;
         let ticket = self.journal.intent(self.allowed_intent(request, &in_force, &allowed)).await.map_err(no_journal)?;
@@ -151,7 +153,8 @@ impl Pipeline {
         let items = u32::try_from(groups.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         self.limits.admit_many(by.caller, items)?;
         let in_force = self.current.load();
-        let grounds = self.grounds(in_force.as_deref());
+        let tested = self.tests.latest();
+        let grounds = self.grounds(in_force.as_deref(), &tested);
         let mut once = Once::default();
         let mut decided = Vec::with_capacity(groups.len());
         let mut intents = Vec::with_capacity(groups.len());
@@ -184,7 +187,8 @@ impl Pipeline {
     pub async fn without_key<T>(&self, request: &Request<'_>, make: impl FnOnce() -> T) -> Result<(T, Vec<String>, Vec<Warning>), Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let allowed = decide_keyless(&self.grounds(in_force.as_deref()), &ask(request))
+        let tested = self.tests.latest();
+        let allowed = decide_keyless(&self.grounds(in_force.as_deref(), &tested), &ask(request))
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
         let intent = Intent { policies: allowed.policies.clone(), ..self.intent(request, &in_force) };
         let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
@@ -198,7 +202,8 @@ impl Pipeline {
     pub fn public_key(&self, request: &Request<'_>, reference: &KeyReference) -> Result<(Arc<KeyInForce>, u32), Problem> {
         self.limits.admit(request.by.caller)?;
         let in_force = self.current.load();
-        let allowed = decide(&self.grounds(in_force.as_deref()), &ask(request), reference)
+        let tested = self.tests.latest();
+        let allowed = decide(&self.grounds(in_force.as_deref(), &tested), &ask(request), reference)
             .map_err(|refused| self.refuse(request, &in_force, refused))?;
         Ok((allowed.key, allowed.version.number))
     }
@@ -207,7 +212,8 @@ impl Pipeline {
     pub fn would(&self, by: Proven, request: &Request<'_>, reference: &KeyReference) -> Result<Result<Allowed, Refused>, Problem> {
         self.limits.admit(by.caller)?;
         let in_force = self.current.load();
-        let grounds = self.grounds(in_force.as_deref());
+        let tested = self.tests.latest();
+        let grounds = self.grounds(in_force.as_deref(), &tested);
         if by.caller != request.by.caller {
             let context = EncryptionContext::default();
             let asking = Request::new(by, Operation::Explain, &context, None);
@@ -224,20 +230,21 @@ impl Pipeline {
             return Err(Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller"));
         }
         let in_force = self.current.load();
-        Ok(decide_keyless(&self.grounds(in_force.as_deref()), &ask(request)))
+        let tested = self.tests.latest();
+        Ok(decide_keyless(&self.grounds(in_force.as_deref(), &tested), &ask(request)))
     }
 
     /// The set that a known caller looks around in.
     pub fn discover(&self, by: Proven) -> Result<Arc<InForce>, Problem> {
         self.limits.admit(by.caller)?;
         let in_force = self.current.load();
-        known(&self.grounds(in_force.as_deref()), by.caller).map_err(|refusal| refusal.problem())?;
+        known(&self.grounds(in_force.as_deref(), &self.tests.latest()), by.caller).map_err(|refusal| refusal.problem())?;
         in_force.ok_or_else(|| Refusal::NoStatements.problem())
     }
 
     /// How an operation stands with a key of this set.
     pub fn outlook(&self, request: &Request<'_>, in_force: &InForce, key: &KeyInForce) -> Option<Outlook> {
-        outlook(&self.grounds(Some(in_force)), &ask(request), key)
+        outlook(&self.grounds(Some(in_force), &self.tests.latest()), &ask(request), key)
     }
 
     /// Counts the use of a version whose uses or bytes are limited; nothing is done for any other.
@@ -256,8 +263,8 @@ impl Pipeline {
         Ok(())
     }
 
-    fn grounds<'a>(&'a self, in_force: Option<&'a InForce>) -> Grounds<'a> {
-        Grounds { in_force, enabled: &self.enabled, now: self.time.now() }
+    fn grounds<'a>(&self, in_force: Option<&'a InForce>, tested: &'a Tested) -> Grounds<'a> {
+        Grounds { in_force, enabled: &tested.enabled, now: self.time.now() }
     }
 
     fn allowed_intent(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>, allowed: &Allowed) -> Intent {
@@ -281,7 +288,12 @@ impl Pipeline {
         let algorithm = refused.algorithm.map(|algorithm| algorithm.name().to_owned());
         let intent = Intent { key_version: refused.version, algorithm, policies, ..self.intent(request, in_force) };
         self.journal.refusal(intent, refused.refusal.code());
-        refused.refusal.problem()
+        let mut problem = refused.refusal.problem();
+        // Too old may also mean that the clock is wrong.
+        if let (Refusal::StatementsExpired { .. } | Refusal::NotOffline { .. }, Some(advice)) = (&refused.refusal, self.time.advice()) {
+            problem.detail = format!("{}; {advice}", problem.detail);
+        }
+        problem
     }
 
     fn intent(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>) -> Intent {

@@ -1,6 +1,6 @@
-//! What a program says last when it cannot go on.
+//! What a program says last when it cannot go on, and spans of time in words.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 /// An error and its causes, a line each, for a person at a terminal. Causes that the line before says already are left out.
 pub fn explain(program: &str, error: &(dyn Error + 'static)) -> String {
@@ -17,6 +17,16 @@ pub fn explain(program: &str, error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// A span of time for a person: `90 minutes`, `26 hours`, `3 days`. Two figures are enough.
+pub fn spelt(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ ..120 => format!("{seconds} seconds"),
+        seconds @ ..7_200 => format!("{} minutes", seconds / 60),
+        seconds @ ..172_800 => format!("{} hours", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
 }
 
 #[cfg(test)]

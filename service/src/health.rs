@@ -11,18 +11,20 @@ use tokio_util::sync::CancellationToken;
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
 
 type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+type Note = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What must hold for the process to be ready; app data of [`routes`]. Reasons are shown to whoever may reach the port: no
 /// secrets in them.
 pub struct Readiness {
     stopping: CancellationToken,
     checks: Vec<(&'static str, Check)>,
+    notes: Vec<(&'static str, Note)>,
 }
 
 impl Readiness {
     /// Not ready from the moment `stopping` is cancelled, so that no new work is sent here.
     pub fn new(stopping: CancellationToken) -> Self {
-        Self { stopping, checks: Vec::new() }
+        Self { stopping, checks: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a check that answers at once: `Err` says why not.
@@ -45,6 +47,13 @@ impl Readiness {
         self
     }
 
+    /// Adds something that somebody should look at, though the process does its work: it is told, and changes nothing.
+    #[must_use]
+    pub fn note(mut self, name: &'static str, note: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        self.notes.push((name, Box::new(note)));
+        self
+    }
+
     /// Asks every check.
     pub async fn report(&self) -> Report {
         let asked = self.checks.iter().map(|(name, check)| async {
@@ -56,7 +65,8 @@ impl Readiness {
         if self.stopping.is_cancelled() {
             checks.insert("shutdown", Verdict { ok: false, why: Some("the process is shutting down".to_owned()) });
         }
-        Report { ready: checks.values().all(|verdict| verdict.ok), checks }
+        let notes = self.notes.iter().filter_map(|(name, note)| note().map(|text| (*name, text))).collect();
+        Report { ready: checks.values().all(|verdict| verdict.ok), checks, notes }
     }
 }
 
@@ -67,6 +77,9 @@ pub struct Report {
     pub ready: bool,
     /// Every check by name.
     pub checks: BTreeMap<&'static str, Verdict>,
+    /// What somebody should look at, though it does not keep the process from its work.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<&'static str, String>,
 }
 
 /// What one check found.
@@ -106,6 +119,10 @@ mod tests {
         let (good, bad) = (Readiness::new(stopping.clone()).check("store", || Ok(())), Readiness::new(stopping.clone()));
         assert!(good.report().await.ready);
         let bad = bad.check_async("journal", || async { Err("the disk is full".to_owned()) });
+        let good = good.note("clock", || Some("it is wrong".to_owned())).note("rest", || None);
+        let report = good.report().await;
+        assert!(report.ready, "a note changes nothing");
+        assert_eq!(report.notes, [("clock", "it is wrong".to_owned())].into());
         let app = test::init_service(App::new().app_data(web::Data::new(bad)).configure(routes)).await;
         let response = test::call_service(&app, test::TestRequest::get().uri("/readyz").to_request()).await;
         assert_eq!(response.status(), 503);

@@ -6,7 +6,9 @@ mod agent {
     mod command_line;
     mod decisions;
     mod families;
+    pub(crate) mod memory;
     mod operations;
+    pub(crate) mod process;
     mod streams;
     mod vouching;
 }
@@ -17,6 +19,7 @@ use data_plane_agent::{
     app::{App, Running},
     config::Config,
     rest::tokens,
+    vault::Vault,
 };
 use futures::StreamExt;
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -50,14 +53,18 @@ struct Site {
     http: Client,
     billing: String,
     auditor: String,
-    _directory: tempfile::TempDir,
+    config: Config,
+    directory: tempfile::TempDir,
 }
 
 const POLICY: &str = "permit (principal == Caller::\"BILLING\", action, resource) unless { context.encryption.hasTag(\"forbidden\") };";
 const AUDIT: &str = "permit (principal == Caller::\"AUDITOR\", action == Action::\"verify\", resource);";
 
+/// What opens the vault: 32 bytes that stand nowhere else.
+const KEY_FILE: &[u8; 32] = b"\xd1opens the vault of these tests\xf7";
+
 fn settings(directory: &Path, more: &str) -> Config {
-    std::fs::write(directory.join("vault.key"), [7; 32]).unwrap();
+    std::fs::write(directory.join("vault.key"), KEY_FILE).unwrap();
     std::fs::set_permissions(directory.join("vault.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let file = directory.join("agent.toml");
     let text = format!("data_dir = \"{0}/data\"\n{more}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n", directory.display());
@@ -81,7 +88,7 @@ impl Site {
             tokens::add(&path, reference, &clock, &ManualIds::seeded(seed)).unwrap().reveal().to_owned()
         };
         let (billing, auditor) = (token(CALLER, 1), token(AUDITOR, 2));
-        let agent = App::start(config, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
+        let agent = App::start(config.clone(), Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let mut world = World::new();
         let later = now.since(START);
         let policies = world.policies.values_mut().map(|policy| &mut policy.head);
@@ -108,7 +115,7 @@ impl Site {
         signing.algorithm = "ML-DSA-65".parse().unwrap();
         signing.purpose = Purpose::Sign;
         policy.keys.insert(SIGNING_KEY, signing);
-        let mut site = Self { world, set: None, clock, agent: Some(agent), http: Client::new(), billing, auditor, _directory: directory };
+        let mut site = Self { world, set: None, clock, agent: Some(agent), http: Client::new(), billing, auditor, config, directory };
         site.make(KEY, "A256KW+A256GCM").await;
         site.make(SIGNING_KEY, "ML-DSA-65").await;
         site
@@ -130,9 +137,15 @@ impl Site {
 
     /// Makes the next version of a key, and says in state that it is the primary one.
     async fn rotate(&mut self, key: KeyId, number: u32, algorithm: &str) {
+        let vault = self.agent().vault().clone();
+        self.rotate_in(&*vault, key, number, algorithm, START).await;
+    }
+
+    /// The same in a vault that no agent has open.
+    async fn rotate_in(&mut self, vault: &dyn Vault, key: KeyId, number: u32, algorithm: &str, now: Timestamp) {
         let version = KeyVersion::new(key, number);
-        let held = self.agent().vault().generate(version, algorithm.parse().unwrap()).await.unwrap();
-        let mut entry = self.world.version(number, VersionState::Active, START);
+        let held = vault.generate(version, algorithm.parse().unwrap()).await.unwrap();
+        let mut entry = self.world.version(number, VersionState::Active, now);
         let mut record = self.world.record(number, held.fingerprint);
         (record.version, record.algorithm) = (version, held.algorithm);
         record.public_key = held.public_key.clone().map(Into::into);
@@ -151,8 +164,13 @@ impl Site {
 
     /// Signs the statements as they stand, accepts them, and puts them in force.
     fn publish(&mut self) {
+        self.accept();
+        self.agent().put_in_force(self.set.as_ref().unwrap()).unwrap();
+    }
+
+    /// Signs the statements as they stand and accepts them.
+    fn accept(&mut self) {
         let set = accept(self.set.as_ref(), &self.world.set(), &self.world.identity(), &Default::default(), self.world.now()).unwrap();
-        self.agent().put_in_force(&set).unwrap();
         self.set = Some(set);
     }
 
@@ -161,6 +179,10 @@ impl Site {
         self.world.tick_policy(Scope::Project(PROJECT));
         self.world.tick();
         self.publish();
+    }
+
+    async fn stop(&mut self) {
+        self.agent.take().unwrap().stop().await.unwrap();
     }
 
     fn post(&self, path: &str, token: &str) -> RequestBuilder {
@@ -176,6 +198,12 @@ impl Site {
         self.call("/v1/encrypt", token, json!({ "key": "payments/card-data", "plaintext": base64url(b"4111"), "context": { "a": "1" } }))
             .await
     }
+}
+
+/// Not a test of its own: the agent that tests start as a process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agent_process() {
+    agent::process::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

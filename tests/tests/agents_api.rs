@@ -39,7 +39,7 @@ use service::{
 };
 use trust::{
     accept::{AcceptedSet, Confirmed, Identity, accept},
-    document::{self, HolderReport, HolderStatus, VersionRecord},
+    document::{self, HolderReport, HolderStatus, SelfTestReport, VersionRecord},
     pair::Pair,
     statement::{Scope, policy::Policy, state::Subject},
     time::Moment,
@@ -281,7 +281,7 @@ impl Agent {
             rejection: None,
             agent_version: "0.1.0".to_owned(),
             vault: "file".to_owned(),
-            failed_self_tests: Vec::new(),
+            self_tests: None,
         }
     }
 
@@ -541,6 +541,30 @@ async fn documents_are_checked_before_they_count() {
     let report = Report { version_records: vec![second], ..agent.blank_report() };
     assert_eq!(codes(agent.report(&report).await.unwrap()), ["fingerprint_is_final"]);
     agent.sync_until("the version becoming active", |set| set.version_state(version) == Some(VersionState::Active)).await;
+
+    // What its self-tests found is shown when the agent itself signed it.
+    let tests = |by: AgentId| SelfTestReport {
+        tenant: agent.applicant.file.tenant,
+        site: agent.applicant.file.site,
+        agent: by,
+        agent_version: "0.1.0".to_owned(),
+        tested: SystemClock.now(),
+        passed: vec!["Ed25519".to_owned()],
+        failed: [("ML-DSA-65".to_owned(), "it signs something else".to_owned())].into(),
+        issued: SystemClock.now(),
+    };
+    let mine = document::sign(&tests(me), &agent.applicant.pair);
+    for (document, code, shown) in [
+        (mine.clone(), None, json!(["ML-DSA-65"])),
+        (document::sign(&tests(me), &Pair::generate(&SystemIds)), Some("document_not_genuine"), json!([])),
+        (document::sign(&tests(AgentId::from_bits(9)), &agent.applicant.pair), Some("self_tests_of_another_agent"), json!([])),
+        (mine, None, json!(["ML-DSA-65"])),
+    ] {
+        let report = Report { self_tests: Some(document), ..agent.blank_report() };
+        assert_eq!(codes(agent.report(&report).await.unwrap()), code.map(str::to_owned).into_iter().collect::<Vec<_>>());
+        let query = format!("{{ agent(id: \"{me}\") {{ failedSelfTests }} }}");
+        assert_eq!(world.query(&query, json!({})).await["agent"]["failedSelfTests"], shown);
+    }
     world.running.stop().await;
 }
 

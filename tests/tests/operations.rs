@@ -27,7 +27,7 @@ use data_plane_agent::{
 use memchr::memmem;
 use schema::{
     clock::{Clock, ManualClock, SystemClock, SystemIds, Timestamp},
-    encoding::base64url,
+    encoding::{base64url, from_base64url},
     wire::agent::EnrolmentToken,
 };
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ use service::{
     config::{LogConfig, LogFormat},
     explain::explain,
 };
+use trust::time::StoredTime;
 
 const PLAINTEXT: &str = "plaintext-marker-0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 const CONTEXT_VALUE: &str = "context-marker-91827364554637281900";
@@ -141,6 +142,10 @@ impl World {
         let url = format!("http://{}{path}", agent.address);
         let answer = self.http.post(url).bearer_auth(token).json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn ready(&self, agent: &RunningAgent) -> Value {
+        self.http.get(format!("http://{}/readyz", agent.address)).send().await.unwrap().json().await.unwrap()
     }
 
     /// Asks again until it is allowed: statements and keys take a moment to arrive.
@@ -265,6 +270,8 @@ async fn an_agent_that_cannot_start_says_what_to_do() {
     assert!(!error.contains("another passphrase"));
     fs::set_permissions(world.path("wrong"), fs::Permissions::from_mode(0o640)).unwrap();
     says(&world.agent_error(wrong()).await, &["/wrong", "others may open it", "chmod 600"]);
+    secret_file(&world.path("wrong"), b"\n");
+    says(&world.agent_error(wrong()).await, &["/wrong is empty", "write the vault's passphrase into it"]);
     fs::remove_file(world.path("wrong")).unwrap();
     says(&world.agent_error(wrong()).await, &["/wrong", "check the path"]);
 
@@ -359,14 +366,43 @@ async fn no_secret_is_written_and_an_agent_starts_alone() {
     let ahead = SystemClock.now().plus(Duration::from_secs(3 * 365 * 86_400));
     let agent = world.agent(Arc::new(ManualClock::at(ahead))).await;
     let (status, problem) = world.call(&agent, "/v1/decrypt", &token, decrypt.clone()).await;
-    assert_eq!(status, 503, "{problem}");
+    assert_eq!((status, problem["code"].as_str()), (503, Some("statements_expired")), "{problem}");
+    says(problem["detail"].as_str().unwrap(), &["109", "days ahead of the last signed time", "if it is wrong, set it"]);
+    says(&world.ready(&agent).await.to_string(), &["the policy in force has expired", "days ahead of the last signed time"]);
     agent.stop().await.unwrap();
     let behind = Timestamp::from_micros(1_000_000_000_000_000);
     let agent = world.agent(Arc::new(ManualClock::at(behind))).await;
     assert_eq!(world.until_allowed(&agent, "/v1/decrypt", &token, decrypt.clone()).await["plaintext"], plaintext);
+    let ready = world.ready(&agent).await;
+    says(ready["notes"]["clock"].as_str().unwrap(), &["days behind the last signed time", "it is wrong, set it"]);
     agent.stop().await.unwrap();
+
+    // Eight days offline count, though the wall clock is moved back across a restart.
+    let directory = ControlDirectory::open(&world.path("agent")).unwrap();
+    let time = directory.time().unwrap().unwrap();
+    directory.keep_time(&StoredTime { signed: time.signed.plus(Duration::from_secs(8 * 86_400)), ..time.clone() }).unwrap();
+    let agent = world.agent(Arc::new(ManualClock::at(behind))).await;
+    let (status, problem) = world.call(&agent, "/v1/decrypt", &token, decrypt.clone()).await;
+    assert_eq!((status, problem["code"].as_str()), (503, Some("statements_expired")), "{problem}");
+    agent.stop().await.unwrap();
+    secret_file(&world.path("agent/control/time.json"), b"junk");
+    says(&world.agent_error(world.agent_config(&[])).await, &["time.json is damaged", "remove it and start the agent again"]);
+    directory.keep_time(&time).unwrap();
+
+    // One byte of a kept statement is another.
     let statements = world.path("agent/control/statements.json");
     let kept = fs::read(&statements).unwrap();
+    let mut cache: Value = serde_json::from_slice(&kept).unwrap();
+    let mut state = from_base64url(cache["statements"]["state"].as_str().unwrap()).unwrap();
+    let middle = state.len() / 2;
+    state[middle] ^= 1;
+    cache["statements"]["state"] = json!(base64url(&state));
+    fs::write(&statements, cache.to_string()).unwrap();
+    let agent = world.agent(Arc::new(SystemClock)).await;
+    let (status, problem) = world.call(&agent, "/v1/decrypt", &token, decrypt.clone()).await;
+    assert_eq!((status, problem["code"].as_str()), (503, Some("no_policy_yet")), "{problem}");
+    agent.stop().await.unwrap();
+    fs::write(&statements, &kept).unwrap();
     fs::write(&statements, b"junk").unwrap();
     let agent = world.agent(Arc::new(SystemClock)).await;
     let (status, problem) = world.call(&agent, "/v1/decrypt", &token, decrypt).await;

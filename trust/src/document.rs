@@ -198,6 +198,32 @@ impl BudgetRequest {
     }
 }
 
+/// "This is what my self-tests found": signed by the agent, kept with its last report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelfTestReport {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The site.
+    pub site: SiteId,
+    /// Who tested itself.
+    pub agent: AgentId,
+    /// The version of its program.
+    pub agent_version: String,
+    /// When the round of tests began.
+    pub tested: Timestamp,
+    /// Names of algorithms that passed.
+    pub passed: Vec<String>,
+    /// Names of algorithms that did not and are switched off, each with what was wrong.
+    pub failed: BTreeMap<String, String>,
+    /// When it was signed.
+    pub issued: Timestamp,
+}
+
+impl Document for SelfTestReport {
+    const MEDIA_TYPE: &'static str = "application/vnd.freehold.self-test-report+json";
+    const CONTEXT: &'static str = "freehold/self-test-report/v1";
+}
+
 /// The head of a batch of receipts is defined beside the batch, in `schema`.
 impl Document for ReceiptBatchHead {
     const MEDIA_TYPE: &'static str = "application/vnd.freehold.receipt-batch+json";

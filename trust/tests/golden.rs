@@ -16,7 +16,7 @@ use schema::{
 };
 use trust::{
     accept::{Confirmed, accept},
-    document::{self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, RosterEntry, VersionRecord},
+    document::{self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, RosterEntry, SelfTestReport, VersionRecord},
     dsse,
     pair::{Pair, Signers},
     statement::{
@@ -49,6 +49,16 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         previous: fingerprint(1),
         last: fingerprint(2),
     };
+    let tested = SelfTestReport {
+        tenant: TENANT,
+        site: SITE,
+        agent: AGENT,
+        agent_version: "0.1.0".to_owned(),
+        tested: START,
+        passed: vec!["Ed25519".to_owned()],
+        failed: [("ML-DSA-65".to_owned(), "it signs something else".to_owned())].into(),
+        issued: START,
+    };
     BTreeMap::from([
         ("root.v1.json", set.roots[0].0.clone()),
         ("policy-tenant.v1.json", set.policies[0].0.clone()),
@@ -62,6 +72,7 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("holder-report.v1.json", document(document::sign(&world.report(1, fingerprint(1)), &world.agent))),
         ("lease.v1.json", document(world.lease(3, example_lease))),
         ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
+        ("self-test-report.v1.json", document(document::sign(&tested, &world.agent))),
         ("receipt-batch.v1.json", document(document::sign(&head, &world.agent))),
     ])
 }
@@ -147,6 +158,7 @@ fn every_file_is_read_and_none_is_missing() {
             "holder-report.v1.json" => signed::<HolderReport>(&bytes, &world.agent),
             "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),
             "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),
+            "self-test-report.v1.json" => signed::<SelfTestReport>(&bytes, &world.agent),
             "receipt-batch.v1.json" => signed::<ReceiptBatchHead>(&bytes, &world.agent),
             other => panic!("nobody reads {other}"),
         }

@@ -149,7 +149,8 @@ impl AgentNode {
 
     /// Names of self-tests that failed; empty when all passed, or nothing was reported yet.
     async fn failed_self_tests(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
-        Ok(self.report(ctx).await?.map(|last| last.report.failed_self_tests).unwrap_or_default())
+        let tests = self.report(ctx).await?.and_then(|last| last.self_tests());
+        Ok(tests.map(|tests| tests.failed.into_keys().collect()).unwrap_or_default())
     }
 
     /// When it last reported.

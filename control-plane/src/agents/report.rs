@@ -7,12 +7,12 @@ use schema::{
     encoding::Base64,
     id::{AgentId, SiteId, TenantId},
     rule::Vouch,
-    wire::agent::{MAX_DOCUMENTS, MAX_SELF_TESTS, RefusedDocument, Rejected, Report, ReportAnswer},
+    wire::agent::{MAX_DOCUMENTS, RefusedDocument, Rejected, Report, ReportAnswer},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use trust::{
-    document::{AgentVouch, Document, HolderReport, HolderStatus, VersionRecord},
-    dsse::{EnvelopeError, open_document},
+    document::{AgentVouch, Document, HolderReport, HolderStatus, SelfTestReport, VersionRecord},
+    dsse::{EnvelopeError, open_document, peek_document},
     pair::{PublicPair, Signers},
 };
 
@@ -67,8 +67,15 @@ pub enum ReportError {
 pub struct LastReport {
     /// When it came.
     pub at: Timestamp,
-    /// What it said; documents are left out.
+    /// What it said; documents are left out, but for what its self-tests found.
     pub report: Report,
+}
+
+impl LastReport {
+    /// What its self-tests found; the signature was checked when it came.
+    pub fn self_tests(&self) -> Option<SelfTestReport> {
+        self.report.self_tests.as_ref().and_then(|document| peek_document(document.as_slice()).ok())
+    }
 }
 
 /// Takes reports and keeps the last one of each agent.
@@ -157,7 +164,16 @@ impl Reports {
             let outcome = if at_work { self.vouch(&reporter, document).await } else { not_at_work() };
             note("vouches", index, outcome)?;
         }
-        self.keep(identity, report, now).await?;
+        // Also of an agent that is not at work: why it is not may stand in there.
+        let self_tests = match report.self_tests.as_ref().map(|document| reporter.self_tests(document)) {
+            Some(Ok(())) => report.self_tests.clone(),
+            Some(turned) => {
+                note("self_tests", 0, turned)?;
+                None
+            }
+            None => None,
+        };
+        self.keep(identity, Report { self_tests, ..in_bounds(report) }, now).await?;
         Ok(answer)
     }
 
@@ -225,10 +241,9 @@ impl Reports {
         Ok(())
     }
 
-    async fn keep(&self, identity: &AgentIdentity, report: &Report, now: Timestamp) -> Result<(), ReportError> {
+    async fn keep(&self, identity: &AgentIdentity, report: Report, now: Timestamp) -> Result<(), ReportError> {
         let (agent, keys) = (identity.agent.to_string(), self.keyring.tenant(identity.tenant).await?);
-        let kept = in_bounds(report);
-        let plain = serde_json::to_vec(&kept).map_err(|_| ReportError::Damaged)?;
+        let plain = serde_json::to_vec(&report).map_err(|_| ReportError::Damaged)?;
         let sealed = keys.seal(Place::Row { table: TABLE, key: &agent }, &plain)?;
         let sql = "INSERT INTO agent_reports (tenant, agent, site, at, heartbeat, data_key, sealed) VALUES ($1, $2, $3, $4, $5, $6, $7) \
                    ON CONFLICT (tenant, agent) DO UPDATE SET site = excluded.site, at = excluded.at, heartbeat = excluded.heartbeat, \
@@ -286,7 +301,7 @@ fn in_bounds(report: &Report) -> Report {
         }),
         agent_version: short(&report.agent_version),
         vault: short(&report.vault),
-        failed_self_tests: report.failed_self_tests.iter().take(MAX_SELF_TESTS).map(|name| short(name)).collect(),
+        self_tests: None,
     }
 }
 
@@ -298,6 +313,14 @@ impl Reporter<'_> {
     /// Reads a document that the reporter's own pair must have signed.
     fn open<D: Document>(&self, document: &Base64) -> Result<D, Turned> {
         Ok(open_document::<D>(document.as_slice(), &Signers::one(self.pair.clone()), 1)?.payload)
+    }
+
+    fn self_tests(&self, document: &Base64) -> Result<(), Turned> {
+        let report: SelfTestReport = self.open(document)?;
+        if report.agent != self.identity.agent {
+            return refused("self_tests_of_another_agent", "an agent reports its own self-tests");
+        }
+        self.is_here(report.tenant, report.site)
     }
 
     fn is_here(&self, tenant: TenantId, site: SiteId) -> Result<(), Turned> {
@@ -325,7 +348,7 @@ mod tests {
             rejection: Some(Rejected { code: long.clone(), detail: long.clone(), at: Timestamp::default() }),
             agent_version: long.clone(),
             vault: "file".to_owned(),
-            failed_self_tests: vec![long; 200],
+            self_tests: Some(Base64::from(long.into_bytes())),
         };
         let kept = in_bounds(&report);
         assert_eq!((kept.vault.as_str(), kept.enforced_heartbeat), ("file", Some(7)));

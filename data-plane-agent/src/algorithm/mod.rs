@@ -330,13 +330,17 @@ pub fn fingerprint(algorithm: Algorithm, public_key: Option<&[u8]>, secret: &Sec
 /// The pairwise test of a new key (FIPS 140-3 IG 10.3.A), for every purpose it may have: what one half does, the other
 /// undoes.
 pub fn pairwise(key: &dyn LoadedKey, ids: &dyn Ids) -> Result<(), AlgorithmError> {
-    key.algorithm().entry().purposes.iter().try_for_each(|purpose| pairwise_for(*purpose, key, ids))
+    pairwise_of(serve(key.algorithm()), key, ids)
 }
 
-fn pairwise_for(purpose: Purpose, key: &dyn LoadedKey, ids: &dyn Ids) -> Result<(), AlgorithmError> {
+/// The same with another implementation than the one that serves.
+pub fn pairwise_of(serving: &dyn Implementation, key: &dyn LoadedKey, ids: &dyn Ids) -> Result<(), AlgorithmError> {
+    key.algorithm().entry().purposes.iter().try_for_each(|purpose| pairwise_for(*purpose, serving, key, ids))
+}
+
+fn pairwise_for(purpose: Purpose, serving: &dyn Implementation, key: &dyn LoadedKey, ids: &dyn Ids) -> Result<(), AlgorithmError> {
     let algorithm = key.algorithm();
     let failed = AlgorithmError::Failed { algorithm, act: "the pairwise test of a new key" };
-    let serving = serve(algorithm);
     let public_key = || key.public_key().ok_or(failed.clone());
     let secret = SecretBytes::random(32, ids);
     let mut message: [u8; 32] = schema::clock::random(ids);

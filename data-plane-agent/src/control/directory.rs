@@ -50,10 +50,12 @@ pub enum KeepError {
         source: std::io::Error,
     },
     /// A file is not what it should be.
-    #[error("{path} is damaged; restore it from a backup, or enrol the agent again with a new invitation")]
+    #[error("{path} is damaged; {advice}")]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What to do.
+        advice: &'static str,
         /// Why.
         #[source]
         source: serde_json::Error,
@@ -262,7 +264,11 @@ impl ControlDirectory {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, KeepError> {
         let Some(bytes) = self.read_bytes(name)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| KeepError::Damaged { path: self.0.join(name), source })
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| KeepError::Damaged {
+            path: self.0.join(name),
+            advice: advice(name),
+            source,
+        })
     }
 
     fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, KeepError> {
@@ -284,8 +290,21 @@ impl ControlDirectory {
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), KeepError> {
         let path = self.0.join(name);
-        let bytes = serde_json::to_vec_pretty(value).map_err(|source| KeepError::Damaged { path: path.clone(), source })?;
+        let bytes =
+            serde_json::to_vec_pretty(value).map_err(|source| KeepError::Damaged { path: path.clone(), advice: advice(name), source })?;
         Ok(write_atomic(&path, &bytes, OWNER_ONLY)?)
+    }
+}
+
+/// What to do about a file that is damaged: only who the agent is cannot be had again without enrolling.
+fn advice(name: &str) -> &'static str {
+    match name {
+        "time.json" => {
+            "restore it from a backup, or remove it and start the agent again: it goes on from the time that the kept \
+             statements were signed at (enrolling again is not needed)"
+        }
+        "confirmed.json" => "restore it from a backup, or remove it and confirm again what was confirmed here",
+        _ => "restore it from a backup, or enrol the agent again with a new invitation",
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Documents {
     pub holder_reports: Vec<Base64>,
     /// Vouches for other agents of the site.
     pub vouches: Vec<Base64>,
+    /// What the self-tests found.
+    pub self_tests: Option<Base64>,
 }
 
 /// Whoever makes and destroys key material, and says so in signed documents.
@@ -43,15 +45,6 @@ pub trait Work: Send + 'static {
 
     /// The control plane took what was given last, but for what it refused.
     fn delivered(&mut self, answer: &ReportAnswer);
-}
-
-/// What does not change while the agent runs.
-#[derive(Debug, Clone)]
-pub struct About {
-    /// What its vault is: `file`, …
-    pub vault: String,
-    /// Names of self-tests that failed.
-    pub failed_self_tests: Vec<String>,
 }
 
 /// Sends reports.
@@ -66,20 +59,23 @@ pub struct Reporter<W> {
     pub rejection: Box<dyn Fn() -> Option<Rejected> + Send + Sync>,
     /// Makes what there is to say.
     pub work: W,
-    /// What does not change.
-    pub about: About,
+    /// What its vault is: `file`, …
+    pub vault: String,
+    /// Counts the rounds of self-tests (`SelfTests::follow`).
+    pub tested: watch::Receiver<u64>,
     /// Randomness, for pauses.
     pub ids: Arc<dyn Ids>,
 }
 
 impl<W: Work> Reporter<W> {
-    /// Reports after each accepted set, and now and then, until `stopping` is cancelled.
+    /// Reports after each accepted set and each round of self-tests, and now and then, until `stopping` is cancelled.
     pub async fn run(mut self, stopping: CancellationToken) {
         let (first, longest) = PAUSES;
         let mut backoff = Backoff::new(first, longest);
         loop {
             // Whatever changes from here on is looked at again.
             self.accepted.borrow_and_update();
+            self.tested.borrow_and_update();
             let reported = tokio::select! {
                 () = stopping.cancelled() => return,
                 reported = self.once() => reported,
@@ -98,6 +94,7 @@ impl<W: Work> Reporter<W> {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 changed = self.accepted.changed() => if changed.is_err() { return },
+                changed = self.tested.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -138,8 +135,8 @@ impl<W: Work> Reporter<W> {
             epoch: accepted.as_ref().map(|set| set.root().head.epoch),
             rejection: (self.rejection)(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            vault: self.about.vault.clone(),
-            failed_self_tests: self.about.failed_self_tests.clone(),
+            vault: self.vault.clone(),
+            self_tests: documents.self_tests,
         }
     }
 }

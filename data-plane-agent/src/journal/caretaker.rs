@@ -115,6 +115,12 @@ fn look(shared: &Shared, inner: &mut Inner) {
     metrics::gauge!("freehold_journal_unacknowledged_entries").set(durable.saturating_sub(acknowledged) as f64);
     metrics::counter!("freehold_journal_entries_total").absolute(durable);
     metrics::counter!("freehold_journal_groups_total").absolute(inner.growth.groups);
+    let alarm = inner.alarm(shared);
+    if let Some(alarm) = alarm.as_deref().filter(|_| !inner.growth.alarmed) {
+        tracing::error!("{alarm}");
+    }
+    inner.growth.alarmed = alarm.is_some();
+    metrics::gauge!("freehold_journal_alarm").set(f64::from(u8::from(inner.growth.alarmed)));
     metrics::gauge!("freehold_journal_group_seconds_max").set(inner.growth.take_longest().as_secs_f64());
 }
 
@@ -122,6 +128,8 @@ fn look(shared: &Shared, inner: &mut Inner) {
 pub(super) struct Growth {
     /// Groups written since the start.
     pub(super) groups: u64,
+    /// Whether the alarm was raised.
+    alarmed: bool,
     longest: Duration,
     sampled: Option<(Instant, u64)>,
     bytes_per_second: f64,
@@ -138,7 +146,7 @@ impl Growth {
     /// At the last number found at start, and the time of the oldest entry that waits.
     pub(super) fn since(oldest: Option<Timestamp>, last: u64) -> Self {
         let waiting = oldest.map(|time| (last, time)).into_iter().collect();
-        Self { groups: 0, longest: Duration::ZERO, sampled: None, bytes_per_second: 0.0, waiting }
+        Self { groups: 0, alarmed: false, longest: Duration::ZERO, sampled: None, bytes_per_second: 0.0, waiting }
     }
 
     pub(super) fn written(&mut self, since: Option<Instant>) {

@@ -27,6 +27,7 @@ use schema::{
 };
 use service::{
     config::{Period, Size},
+    explain::spelt,
     files::{DirectoryLock, create_private_directory},
 };
 
@@ -54,6 +55,8 @@ pub struct JournalConfig {
     pub refusal_interval: Period,
     /// A write that takes longer refuses operations until it is done.
     pub slow_after: Period,
+    /// How long before it would be full, at the present rate, an alarm is raised: in log, metrics and health.
+    pub alarm_before: Period,
 }
 
 impl Default for JournalConfig {
@@ -64,6 +67,7 @@ impl Default for JournalConfig {
             segment: Size(8 << 20),
             refusal_interval: Period(Duration::from_secs(60)),
             slow_after: Period(Duration::from_secs(5)),
+            alarm_before: Period(Duration::from_secs(6 * 3600)),
         }
     }
 }
@@ -72,6 +76,8 @@ impl Default for JournalConfig {
 const MIN_SEGMENT_BYTES: u64 = 128 * 1024;
 /// Room kept for the outcome of every open intent.
 const OUTCOME_BYTES: u64 = 512;
+/// Entries that have waited for so long show that the control plane takes none, and not only that there is much to do.
+const WAITING_LONG: Duration = Duration::from_secs(60);
 /// Room kept beside.
 const RESERVE_BYTES: u64 = 16 * 1024;
 
@@ -103,6 +109,7 @@ pub(super) struct Shared {
     pub(super) segment_bytes: u64,
     pub(super) max_segments: usize,
     pub(super) slow_after: Duration,
+    pub(super) alarm_before: Duration,
 }
 
 /// What the lock guards.
@@ -238,6 +245,7 @@ impl DurableJournal {
             segment_bytes,
             max_segments,
             slow_after: config.slow_after.0,
+            alarm_before: config.alarm_before.0,
         });
         let threads = Mutex::new(vec![
             spawn("journal-writer", writer::Writer::new(shared.clone(), segment, last), writer::Writer::run, directory)?,
@@ -325,6 +333,11 @@ impl Shared {
     /// Bytes of frames that a whole segment takes in one group.
     pub(super) fn usable_bytes(&self) -> u64 {
         self.segment_bytes - SEGMENT_HEADER_BYTES as u64
+    }
+
+    /// The most bytes that may wait.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.max_segments as u64 * self.segment_bytes
     }
 
     fn append_intent(self: &Arc<Self>, intent: &Intent) -> Result<Durability<Ticket>, JournalError> {
@@ -461,6 +474,30 @@ impl Inner {
         self.closed.len() as u64 * shared.segment_bytes + self.active.end
     }
 
+    /// At the present rate.
+    fn seconds_to_full(&self, shared: &Shared) -> Option<f64> {
+        self.growth.seconds_to(shared.limit_bytes().saturating_sub(self.used_bytes(shared)))
+    }
+
+    /// Why somebody should look before it is full: at the present rate it soon will be, while the control plane takes
+    /// nothing; or little room is left, whatever the rate.
+    pub(super) fn alarm(&self, shared: &Shared) -> Option<String> {
+        let (used, limit) = (self.used_bytes(shared), shared.limit_bytes());
+        let oldest = self.growth.oldest(self.acknowledged.seq)?;
+        let waiting = shared.clock.now().since(oldest);
+        let soon = self.seconds_to_full(shared).map(Duration::from_secs_f64).filter(|left| *left <= shared.alarm_before);
+        let when = match soon {
+            Some(left) if waiting >= WAITING_LONG => format!("will be full in {} at the present rate", spelt(left)),
+            _ if used / 4 >= limit / 5 => "is nearly full".to_owned(),
+            _ => return None,
+        };
+        let waiting = spelt(waiting);
+        Some(format!(
+            "the journal {when}: {used} of {limit} bytes are in use, and the oldest entry has waited for the control plane for \
+             {waiting}; restore the connection to it, or raise journal.limit"
+        ))
+    }
+
     /// Whether an intent may be written.
     pub(super) fn admit(&self, shared: &Shared, bytes: u64) -> Result<(), JournalError> {
         if let Some(error) = &self.failed {
@@ -479,8 +516,7 @@ impl Inner {
             return Err(error.clone());
         }
         if self.total_segments() >= shared.max_segments {
-            let limit_bytes = shared.max_segments as u64 * shared.segment_bytes;
-            return Err(JournalError::Full { used_bytes: self.used_bytes(shared), limit_bytes });
+            return Err(JournalError::Full { used_bytes: self.used_bytes(shared), limit_bytes: shared.limit_bytes() });
         }
         // A segment is being made; the writer waits for it.
         Ok(())
@@ -548,14 +584,15 @@ impl Journal for DurableJournal {
     fn status(&self) -> Status {
         let shared = &self.shared;
         let inner = shared.lock();
-        let (used_bytes, limit_bytes) = (inner.used_bytes(shared), shared.max_segments as u64 * shared.segment_bytes);
+        let (used_bytes, limit_bytes) = (inner.used_bytes(shared), shared.limit_bytes());
         Status {
             incarnation: shared.incarnation,
             durable: shared.durable.load(Ordering::Acquire),
             acknowledged: inner.acknowledged.seq,
             used_bytes,
             limit_bytes,
-            seconds_to_full: inner.growth.seconds_to(limit_bytes.saturating_sub(used_bytes)),
+            seconds_to_full: inner.seconds_to_full(shared),
+            alarm: inner.alarm(shared),
             oldest_unacknowledged: inner.growth.oldest(inner.acknowledged.seq),
             fault: inner.admit(shared, MAX_ENTRY_BYTES as u64).err(),
         }

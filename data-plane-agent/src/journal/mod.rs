@@ -118,6 +118,8 @@ pub struct Status {
     pub seconds_to_full: Option<f64>,
     /// When the oldest entry was written that the control plane has not taken.
     pub oldest_unacknowledged: Option<Timestamp>,
+    /// Why somebody should look at it before it is full.
+    pub alarm: Option<String>,
     /// Why new intents are refused, when they are.
     pub fault: Option<JournalError>,
 }

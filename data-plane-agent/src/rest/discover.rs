@@ -81,7 +81,7 @@ pub async fn algorithms(by: Proven, shared: web::Data<Shared>) -> Result<HttpRes
             operations: entry.purposes.iter().map(operations).collect(),
             classical_bits: entry.classical_bits,
             quantum_category: entry.quantum_category,
-            enabled: shared.pipeline.enabled.contains(&algorithm),
+            enabled: shared.pipeline.tests.latest().enabled.contains(&algorithm),
         }
     };
     Ok(HttpResponse::Ok().json(AlgorithmsAnswer { algorithms: Algorithm::all().map(described).collect() }))

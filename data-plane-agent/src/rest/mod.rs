@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod problem;
 pub mod public_key;
 pub mod random;
+pub mod self_test;
 pub mod server;
 pub mod sign;
 pub mod status;

@@ -5,7 +5,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
+use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -69,6 +69,7 @@ use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_k
         discover::algorithms,
         discover::jwks,
         status::status,
+        self_test::self_test,
     ),
     modifiers(&Proofs)
 )]

@@ -19,7 +19,9 @@ use service::{
     tls::{self, TlsError, certificate::ReloadingCertificate, client_roots::ClientRoots, development::DevelopmentCertificates},
 };
 
-use super::{Shared, anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, sign, status, stream, verify};
+use super::{
+    Shared, anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
+};
 use crate::config::Config;
 
 /// How long a client may take to send the head of a request.
@@ -172,6 +174,7 @@ fn routes(config: &mut ServiceConfig) {
     serve(path::ALGORITHMS, web::get().to(discover::algorithms));
     serve(path::JWKS, web::get().to(discover::jwks));
     serve(path::STATUS, web::get().to(status::status));
+    serve(path::SELF_TEST, web::post().to(self_test::self_test));
     serve("/v1/keys/{key}/public", web::get().to(public_key::by_id));
     serve("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
     service::health::routes(config);

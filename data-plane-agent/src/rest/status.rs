@@ -2,12 +2,16 @@
 
 use actix_web::{HttpResponse, web};
 use schema::{
+    clock::Clock,
     id::{AgentId, SiteId, TenantId},
-    wire::operation::AgentStatus,
+    wire::{
+        health::{JournalFault, JournalHealth},
+        operation::AgentStatus,
+    },
 };
 
-use super::Shared;
-use crate::policy::decide::freshness;
+use super::{Shared, self_test};
+use crate::{journal::Status, policy::decide::freshness};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +29,7 @@ pub async fn status(shared: web::Data<Shared>) -> HttpResponse {
     let (in_force, now) = (pipeline.current.load(), pipeline.time.now());
     let in_force = in_force.as_deref();
     let identity = shared.about.identity;
+    let tested = pipeline.tests.latest();
     HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(AgentStatus {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         agent: identity.map(|(agent, _, _)| agent),
@@ -40,6 +45,21 @@ pub async fn status(shared: web::Data<Shared>) -> HttpResponse {
         cedar_policies: in_force.map_or(0, |set| set.policies.len()),
         rejection: pipeline.current.rejection(),
         vault: shared.about.vault.clone(),
-        algorithms: pipeline.enabled.iter().map(|algorithm| algorithm.name().to_owned()).collect(),
+        algorithms: tested.enabled.iter().map(|algorithm| algorithm.name().to_owned()).collect(),
+        self_tests: self_test::answer(&tested),
+        journal: journal(pipeline.journal.status()),
     })
+}
+
+fn journal(status: Status) -> JournalHealth {
+    JournalHealth {
+        durable: status.durable,
+        acknowledged: status.acknowledged,
+        used_bytes: status.used_bytes,
+        limit_bytes: status.limit_bytes,
+        seconds_to_full: status.seconds_to_full.map(|seconds| seconds as u64),
+        oldest_unacknowledged: status.oldest_unacknowledged,
+        alarm: status.alarm,
+        fault: status.fault.map(|fault| JournalFault { code: fault.code().to_owned(), detail: fault.to_string() }),
+    }
 }

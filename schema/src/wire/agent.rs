@@ -119,8 +119,6 @@ pub struct StatementSet {
 
 /// The most documents of each list in one report.
 pub const MAX_DOCUMENTS: usize = 1_000;
-/// The most names of failed self-tests that are kept of a report.
-pub const MAX_SELF_TESTS: usize = 100;
 /// The most receipts in one batch.
 pub const MAX_ENTRIES: usize = 5_000;
 
@@ -179,9 +177,9 @@ pub struct Report {
     pub agent_version: String,
     /// What its vault is: `file`, …
     pub vault: String,
-    /// Names of self-tests that failed; empty when all passed.
-    #[serde(deserialize_with = "at_most::<MAX_SELF_TESTS, _, _>")]
-    pub failed_self_tests: Vec<String>,
+    /// What its self-tests found, signed (`trust::document::SelfTestReport`), exact bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_tests: Option<Base64>,
 }
 
 /// A set of statements that an agent would not believe.

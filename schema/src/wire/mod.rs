@@ -1,6 +1,7 @@
-//! Requests and answers: [`agent`] between agent and control plane, [`operation`] between application and agent,
+//! Requests and answers: [`agent`] between agent and control plane, [`operation`] between application and agent, [`health`] of an agent,
 //! [`problem`] for every error over HTTP.
 
 pub mod agent;
+pub mod health;
 pub mod operation;
 pub mod problem;

@@ -55,6 +55,8 @@ pub mod path {
     pub const JWKS: &str = "/v1/jwks";
     /// `GET` -> [`super::AgentStatus`].
     pub const STATUS: &str = "/v1/status";
+    /// `POST` -> [`crate::wire::health::SelfTestAnswer`].
+    pub const SELF_TEST: &str = "/v1/self-test";
 }
 
 /// Headers of requests and answers.
@@ -440,6 +442,10 @@ pub struct AgentStatus {
     pub rejection: Option<super::agent::Rejected>,
     /// What the vault is.
     pub vault: String,
-    /// Algorithms that passed the self-tests at start.
+    /// Algorithms that passed every round of self-tests, and are served.
     pub algorithms: Vec<String>,
+    /// What the last round of self-tests found.
+    pub self_tests: super::health::SelfTestAnswer,
+    /// How the journal is doing.
+    pub journal: super::health::JournalHealth,
 }

@@ -104,6 +104,7 @@ pub(super) fn config() -> JournalConfig {
         segment: Size(128 << 10),
         refusal_interval: Period(Duration::from_millis(300)),
         slow_after: Period(Duration::from_millis(300)),
+        alarm_before: Period(Duration::from_secs(3600)),
     }
 }
 

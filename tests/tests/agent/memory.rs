@@ -1,0 +1,178 @@
+//! What an agent's memory holds: never a whole file, and no key once it is gone.
+
+use std::{
+    num::NonZeroU64,
+    sync::{Arc, Mutex},
+};
+
+use data_plane_agent::{
+    algorithm::{fingerprint, serve},
+    app::open_vault,
+    vault::{Vault, secret::SecretBytes},
+};
+use futures::StreamExt;
+use reqwest::StatusCode;
+use schema::{
+    catalogue::Algorithm,
+    clock::{Clock, Ids, SystemClock, SystemIds},
+    encoding::base64url,
+    id::{KeyId, KeyVersion},
+    key::Purpose,
+};
+use serde_json::json;
+use sha2::Digest as _;
+use trust::{statement::state::KeyState, testing::definition};
+
+use super::{
+    super::{KEY_FILE, Site, bytes, context_header},
+    process::{Image, Process},
+};
+
+/// The most memory of an agent, whatever the file.
+const LIMIT_KIB: u64 = 64 * 1024;
+const PLAIN: &str = "[server]\nlisten = \"127.0.0.1:0\"\nplain_http = true\nworkers = 2";
+
+/// 300 MB; in long trials 10 GiB.
+fn size() -> NonZeroU64 {
+    let size = if std::env::var_os("FREEHOLD_SOAK").is_some() { 10 << 30 } else { 300_000_000 };
+    NonZeroU64::new(size).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_capped_at_64_mib_seals_and_opens_files_of_any_size() {
+    let size = size();
+    let mut site = Site::start_with(PLAIN, SystemClock.now()).await;
+    site.publish();
+    site.stop().await;
+    let process = Process::start(&site, Some(LIMIT_KIB));
+    assert_eq!(process.data_limit_kib(), Some(LIMIT_KIB), "the cap is one");
+    let post = |path: &str| {
+        let request = site.http.post(format!("{}{path}", process.url)).bearer_auth(&site.billing);
+        request.header("freehold-context", context_header())
+    };
+    let source = reqwest::Body::wrap_stream(bytes(size));
+    let sealing = post("/v1/stream/encrypt?key=payments/card-data").body(source).send().await.unwrap();
+    assert_eq!(sealing.status(), StatusCode::OK);
+    let opening = post("/v1/stream/decrypt").body(reqwest::Body::wrap_stream(sealing.bytes_stream())).send().await.unwrap();
+    assert_eq!(opening.status(), StatusCode::OK);
+    let (mut hash, mut length) = (sha2::Sha256::new(), 0u64);
+    let mut opened = opening.bytes_stream();
+    while let Some(piece) = opened.next().await {
+        let piece = piece.unwrap();
+        hash.update(&piece);
+        length += piece.len() as u64;
+    }
+    let mut expected = sha2::Sha256::new();
+    let mut source = std::pin::pin!(bytes(size));
+    while let Some(piece) = source.next().await {
+        expected.update(piece.unwrap());
+    }
+    assert_eq!((length, hash.finalize()), (size.get(), expected.finalize()));
+    let (resident, data) = (process.kib("VmHWM"), process.kib("VmData"));
+    println!("{} MiB through a process: at most {} MiB resident, {} MiB of data", size.get() >> 20, resident >> 10, data >> 10);
+    assert!(resident <= LIMIT_KIB, "{resident} KiB were resident");
+}
+
+/// Remembers everything random that it gave away.
+#[derive(Default)]
+struct Remembering(Mutex<Vec<Vec<u8>>>);
+
+impl Ids for Remembering {
+    fn fill(&self, bytes: &mut [u8]) {
+        SystemIds.fill(bytes);
+        self.0.lock().unwrap().push(bytes.to_vec());
+    }
+}
+
+/// One of each family of the main job.
+const PLANTED: [&str; 4] = ["A256KW+A256GCM", "HPKE-9-KE", "Ed25519", "ML-DSA-65"];
+
+/// A version whose secret the test knows.
+struct Planted {
+    algorithm: Algorithm,
+    version: KeyVersion,
+    seed: Vec<u8>,
+}
+
+/// Makes a version of each of them in the vault, and finds its secret among what was random.
+async fn plant(site: &Site) -> Vec<Planted> {
+    let ids = Arc::new(Remembering::default());
+    let vault = open_vault(&site.config, ids.clone()).await.unwrap();
+    let mut planted = Vec::new();
+    for (number, algorithm) in (500..).zip(PLANTED.map(|name| name.parse::<Algorithm>().unwrap())) {
+        let version = KeyVersion::new(KeyId::from_bits(number), 1);
+        let held = vault.generate(version, algorithm).await.unwrap();
+        let random = std::mem::take(&mut *ids.0.lock().unwrap());
+        let is_it = |seed: &Vec<u8>| {
+            let secret = SecretBytes::new(seed.clone());
+            let key = serve(algorithm).load(algorithm, &secret);
+            key.is_ok_and(|key| fingerprint(algorithm, key.public_key(), &secret) == held.fingerprint)
+        };
+        let seed = random.into_iter().find(is_it).unwrap_or_else(|| panic!("the secret of {algorithm} was not found"));
+        planted.push(Planted { algorithm, version, seed });
+    }
+    planted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_left_in_memory_once_it_is_gone() {
+    let mut site = Site::start_with(PLAIN, SystemClock.now()).await;
+    site.stop().await;
+    let planted = plant(&site).await;
+    // Those that policy knows are used as well.
+    let policy = site.world.project_policy();
+    for Planted { algorithm, version, .. } in &planted {
+        let Some(purpose) = [Purpose::Encrypt, Purpose::Sign].into_iter().find(|purpose| algorithm.serves(*purpose)) else { continue };
+        let mut key = definition();
+        (key.name, key.algorithm, key.purpose) = (format!("planted-{}", version.key.bits()).parse().unwrap(), *algorithm, purpose);
+        policy.keys.insert(version.key, key);
+    }
+    let vault = open_vault(&site.config, Arc::new(SystemIds)).await.unwrap();
+    for Planted { algorithm, version, .. } in &planted {
+        if site.world.project_policy().keys.contains_key(&version.key) {
+            site.world.state.keys.insert(version.key, KeyState { primary: 1, versions: Default::default() });
+            site.rotate_in(&vault, version.key, 1, algorithm.name(), SystemClock.now()).await;
+        }
+    }
+    drop(vault);
+    site.accept();
+
+    let mut process = Process::start(&site, None);
+    let Some(image) = process.image() else {
+        println!("skipped: the memory of another process can only be searched as root, with tracing allowed");
+        return;
+    };
+    assert!(image.bytes() > 1 << 20, "{} bytes are no image", image.bytes());
+    assert_eq!(image.places(KEY_FILE), Vec::<String>::new(), "what opens the vault is not kept");
+    let loaded = |image: &Image| {
+        planted.iter().filter(|key| !image.places(&key.seed).is_empty()).map(|key| key.algorithm.name()).collect::<Vec<_>>()
+    };
+    let found = loaded(&image);
+    println!("secrets that stand in memory while loaded: {found:?}");
+    assert!(found.contains(&"A256KW+A256GCM"), "the search finds what is there: {found:?}");
+
+    for round in 0..20 {
+        for Planted { algorithm, version, .. } in &planted {
+            let call = async |path: &str, body: serde_json::Value| {
+                let answer = site.http.post(format!("{}{path}", process.url)).bearer_auth(&site.billing).json(&body).send().await.unwrap();
+                let (status, answer) = (answer.status(), answer.json::<serde_json::Value>().await.unwrap());
+                assert_eq!(status, StatusCode::OK, "{algorithm}, round {round}: {answer}");
+                answer
+            };
+            let key = version.key.to_string();
+            if algorithm.serves(Purpose::Encrypt) {
+                let sealed = call("/v1/encrypt", json!({ "key": key, "plaintext": base64url(b"4111") })).await;
+                call("/v1/decrypt", json!({ "message": sealed["message"] })).await;
+            } else if algorithm.serves(Purpose::Sign) {
+                call("/v1/sign", json!({ "key": key, "payload": base64url(b"4111") })).await;
+            }
+        }
+    }
+    for key in &planted {
+        process.destroy(key.version);
+    }
+    let image = process.image().unwrap();
+    let left: Vec<_> =
+        planted.iter().map(|key| (key.algorithm.name(), image.places(&key.seed))).filter(|(_, places)| !places.is_empty()).collect();
+    assert!(left.is_empty(), "still in memory: {left:#?}");
+}
