@@ -513,6 +513,11 @@ async fn no_journal_no_operation() {
         assert_eq!(site.call("/v1/decrypt", &site.billing, decrypt).await.1["code"], "journal_full");
         let ready = site.http.get(format!("http://{}/readyz", site.agent().address)).send().await.unwrap();
         assert_eq!(ready.status().as_u16(), 503);
+        let ready: Value = ready.json().await.unwrap();
+        assert!(ready["checks"]["journal"]["why"].as_str().unwrap().starts_with("the journal is full"), "{ready}");
+        assert!(ready["notes"]["journal"].as_str().unwrap().contains("nearly full"), "{ready}");
+        let status: Value = site.http.get(format!("http://{}/v1/status", site.agent().address)).send().await.unwrap().json().await.unwrap();
+        assert_eq!(status["journal"]["fault"]["code"], "journal_full", "{status}");
         return;
     }
     panic!("the journal never filled");

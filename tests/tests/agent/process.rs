@@ -53,15 +53,16 @@ impl Process {
         process
     }
 
-    fn until(&mut self, start: &str) -> String {
+    /// Reads until it says this; gives the rest of that line. (What runs tests writes on the same line.)
+    fn until(&mut self, word: &str) -> String {
         let mut line = String::new();
         while self.output.read_line(&mut line).unwrap() > 0 {
-            if let Some(rest) = line.trim_end().strip_prefix(start) {
+            if let Some((_, rest)) = line.trim_end().split_once(word) {
                 return rest.to_owned();
             }
             line.clear();
         }
-        panic!("the agent's process ended before it said: {start}");
+        panic!("the agent's process ended before it said: {word}");
     }
 
     /// Destroys a version in its vault, as its control plane would have it do.
@@ -106,12 +107,6 @@ impl Process {
             }
         }
         (!regions.is_empty()).then_some(Image(regions))
-    }
-
-    /// Kills it as `kill -9` does.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
