@@ -115,7 +115,7 @@ fn interval(
     }
     let Some(before) = before else { return Ok(()) };
     let present = definition.rotation.min_interval();
-    let earlier = rules.previous.filter(|previous| entry.created <= previous.state().head.issued);
+    let earlier = rules.previous.filter(|previous| entry.created < previous.state().head.issued);
     let least = if entry.created > definitions::ruled_since(version.key, definition, rules.policies, state) {
         present
     } else if let Some(earlier) = earlier {

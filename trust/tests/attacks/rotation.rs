@@ -152,6 +152,17 @@ fn a_burst_dated_back_to_before_a_longer_rule() {
     refused(offer(Some(&current), &told.world, &told.world.set()), "too_soon");
 }
 
+#[test]
+fn a_version_of_the_very_moment_of_the_last_state_came_after_it() {
+    let mut told = Told::new();
+    told.rule(1);
+    let current = told.sync(None);
+    told.rule(0);
+    told.rotate();
+    told.rule(1);
+    assert_eq!(told.sync(Some(&current)).primary(KEY).unwrap().number, 2);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
@@ -175,7 +186,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("FREEHOLD_SOAK").is_some() { 1000 } else { 64 }, ..ProptestConfig::default() })]
 
     #[test]
     fn an_honest_history_is_believed_however_long_the_agent_slept(steps in prop::collection::vec(step(), 1..40)) {
