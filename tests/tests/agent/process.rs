@@ -136,6 +136,7 @@ impl Image {
 }
 
 /// What a [`Process`] runs: what the agent's program does, with statements from a file instead of a control plane.
+#[allow(clippy::print_stdout, reason = "the parent reads it")]
 pub(crate) async fn run() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let directory = Path::new(&directory);

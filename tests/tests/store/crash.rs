@@ -75,7 +75,10 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
         checked += 1;
     }
     assert!(checked >= rounds());
-    println!("killed {} times: {checked} events were acknowledged, and all are there", rounds());
+    #[allow(clippy::print_stdout, reason = "a count to keep")]
+    {
+        println!("killed {} times: {checked} events were acknowledged, and all are there", rounds());
+    }
     if engine == Engine::Sqlite {
         let row = world.database.read().query_one_raw(world.database.sql("PRAGMA integrity_check", vec![])).await.unwrap().unwrap();
         assert_eq!(row.try_get_by_index::<String>(0).unwrap(), "ok");
