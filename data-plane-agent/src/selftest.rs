@@ -192,6 +192,10 @@ mod tests {
             let what = if WRONG.load(Ordering::SeqCst) { b"something else".as_slice() } else { message };
             self.0.sign(what)
         }
+
+        fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, AlgorithmError> {
+            self.0.sign_digest(digest)
+        }
     }
 
     impl Implementation for Forgetful {
@@ -205,6 +209,10 @@ mod tests {
 
         fn verify(&self, algorithm: Algorithm, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), AlgorithmError> {
             algorithm::serve(algorithm).verify(algorithm, public_key, message, signature)
+        }
+
+        fn verify_digest(&self, algorithm: Algorithm, public_key: &[u8], digest: &[u8], signature: &[u8]) -> Result<(), AlgorithmError> {
+            algorithm::serve(algorithm).verify_digest(algorithm, public_key, digest, signature)
         }
 
         fn self_test(&self, _: Algorithm, _: &dyn Ids) -> Result<(), String> {
