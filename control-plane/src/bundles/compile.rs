@@ -13,7 +13,7 @@ use schema::{
 };
 use trust::statement::{
     Head, Kind, Scope,
-    policy::{EXTERNAL_KEYS, Policy, Resumption, SerialText},
+    policy::{EXTERNAL_KEYS, KeyDefinition, Policy, Resumption, SerialText},
     root::Root,
     state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
 };
@@ -159,7 +159,9 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
         head: Head { site: Some(site), ..blank_head(Kind::State, facts.tenant) },
         templated: keys
             .iter()
-            .filter_map(|(id, key)| Some((**id, TemplatedKey { template: key.template.clone()?, definition: key.definition.clone() })))
+            .filter_map(|(id, key)| {
+                Some((**id, TemplatedKey { template: key.template.clone()?, definition: following_its_template(key, facts) }))
+            })
             .collect(),
         keys: keys.iter().map(|(id, key)| (**id, seen_from(site, key, facts))).collect(),
         roster: agents
@@ -170,6 +172,18 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
         revocations: revocations.into_values().collect(),
         suspensions: suspensions.into_iter().collect(),
     }
+}
+
+/// A key that was made from a template goes on following it: agents refuse one whose labels, rotation rule or limits are not
+/// its template's, so a template that changed after the key was made would keep every later set from the site.
+fn following_its_template(key: &KeyFacts, facts: &Facts) -> KeyDefinition {
+    let mut definition = key.definition.clone();
+    let named = |document: &PolicyFacts| key.template.as_ref().and_then(|name| document.templates.get(name).cloned());
+    let template = facts.policies.iter().filter_map(named).find(|template| template.project == definition.project);
+    if let Some(template) = template {
+        (definition.labels, definition.rotation, definition.limits) = (template.labels, template.rotation, template.limits);
+    }
+    definition
 }
 
 /// The versions of a key as one site may believe them: made and held by agents of its own, to be made by one at work.
@@ -305,12 +319,12 @@ impl Headed for State {
 mod tests {
     use schema::{
         id::CallerId,
-        key::{Durability, Origin, Purpose, RevocationReason},
+        key::{Durability, Origin, Purpose, RevocationReason, RotationRule},
         name::Labels,
         rule::{CallerKind, OfflineRule},
     };
     use trust::statement::{
-        policy::{CallerDefinition, ExternalVersion, KeyDefinition},
+        policy::{CallerDefinition, ExternalVersion, KeyTemplate},
         state::{KeyState, VersionEntry, Vouch},
     };
 
@@ -513,6 +527,32 @@ mod tests {
         let content = compile(&facts, &Published::default());
         assert!(content.policies[&Scope::Project(PROJECT)].keys.is_empty());
         assert_eq!(content.states[&SITE].templated[&KEY].template.as_str(), "any");
+    }
+
+    #[test]
+    fn a_key_goes_on_following_its_template() {
+        let mut facts = facts();
+        let definition = facts.keys[&KEY].definition.clone();
+        let rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(3600) };
+        let template = KeyTemplate {
+            project: PROJECT,
+            algorithms: vec![definition.algorithm],
+            purposes: vec![definition.purpose],
+            placement: definition.placement.clone(),
+            labels: BTreeMap::new(),
+            durabilities: vec![definition.durability],
+            exportable: false,
+            rotation: rotation.clone(),
+            limits: Default::default(),
+            max_keys: None,
+        };
+        let templates = BTreeMap::from([("any".parse().unwrap(), template)]);
+        let scope = Scope::Project(PROJECT);
+        facts.policies.push(PolicyFacts { scope, cedar: BTreeMap::new(), templates, vouching: None, offline: None });
+        facts.keys.get_mut(&KEY).unwrap().template = Some("any".parse().unwrap());
+        assert_ne!(definition.rotation, rotation);
+        let content = compile(&facts, &Published::default());
+        assert_eq!(content.states[&SITE].templated[&KEY].definition.rotation, rotation);
     }
 
     #[test]
