@@ -210,24 +210,29 @@ impl Pipeline {
 
     /// Whether a request would be allowed; `by` asks. About others only whom policy lets `explain` the key may ask.
     pub fn would(&self, by: Proven, request: &Request<'_>, reference: &KeyReference) -> Result<Result<Allowed, Refused>, Problem> {
-        self.limits.admit(by.caller)?;
-        let in_force = self.current.load();
-        let tested = self.tests.latest();
-        let grounds = self.grounds(in_force.as_deref(), &tested);
-        if by.caller != request.by.caller {
-            let context = EncryptionContext::default();
-            let asking = Request::new(by, Operation::Explain, &context, None);
-            decide(&grounds, &ask(&asking), reference).map_err(|refused| self.refuse(&asking, &in_force, refused))?;
+        if by.caller == request.by.caller {
+            self.limits.admit(by.caller)?;
+        } else {
+            self.may_explain(by, reference)?;
         }
-        Ok(decide(&grounds, &ask(request), reference))
+        let in_force = self.current.load();
+        Ok(decide(&self.grounds(in_force.as_deref(), &self.tests.latest()), &ask(request), reference))
+    }
+
+    /// Whether a caller may ask about others with this key.
+    pub fn may_explain(&self, by: Proven, reference: &KeyReference) -> Result<(), Problem> {
+        self.limits.admit(by.caller)?;
+        let (in_force, context) = (self.current.load(), EncryptionContext::default());
+        let asking = Request::new(by, Operation::Explain, &context, None);
+        let decided = decide(&self.grounds(in_force.as_deref(), &self.tests.latest()), &ask(&asking), reference);
+        decided.map(drop).map_err(|refused| self.refuse(&asking, &in_force, refused))
     }
 
     /// The same for what needs no key. Nobody asks it about others: there is no key to explain.
     pub fn would_without_key(&self, by: Proven, request: &Request<'_>) -> Result<Result<AllowedKeyless, Refused>, Problem> {
         self.limits.admit(by.caller)?;
         if by.caller != request.by.caller {
-            let detail = "without a key only the caller itself may ask: policies allow to explain keys";
-            return Err(Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller"));
+            return Err(no_key_to_explain());
         }
         let in_force = self.current.load();
         let tested = self.tests.latest();
@@ -318,6 +323,12 @@ fn begun(allowed: Allowed, (request, reference): (&Request<'_>, &KeyReference), 
     let algorithm = key.algorithm().name().to_owned();
     let used = Used { asked_for: reference.to_string(), key_version: version, algorithm, policies, warnings };
     (permit, Begun { key, used, obligations, operation: request.operation, ticket })
+}
+
+/// Why a question about another caller is refused that names no key.
+pub fn no_key_to_explain() -> Problem {
+    let detail = "without a key only the caller itself may ask: policies allow to explain keys";
+    Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller")
 }
 
 fn count(operation: Operation, result: &'static str) {

@@ -13,7 +13,7 @@ use service::problem::HttpProblem;
 
 use super::{Shared, key_reference, tokens::CallerReference};
 use crate::{
-    operation::{Proven, Request},
+    operation::{Proven, Request, no_key_to_explain},
     policy::{decide::Refused, refusal::Refusal},
 };
 
@@ -26,7 +26,15 @@ pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanReque
     let CanRequest { caller, operation, key, context, size, address } = body.into_inner();
     let about = match caller.as_deref() {
         None => by.caller,
-        Some(text) => caller_of(&shared, text)?,
+        // Whether there is such a caller is for those to know who may ask about others.
+        Some(text) => match (caller_of(&shared, text), &key) {
+            (Ok(caller), _) => caller,
+            (Err(unknown), Some(key)) => {
+                shared.pipeline.may_explain(by, &key_reference(key)?)?;
+                return Err(unknown.into());
+            }
+            (Err(_), None) => return Err(no_key_to_explain().into()),
+        },
     };
     let asking = Proven { caller: about, address: address.unwrap_or(by.address) };
     let request = Request { masks: operation == Operation::Decrypt, ..Request::new(asking, operation, &context, size) };

@@ -54,6 +54,15 @@ async fn others_are_explained_to_whom_policy_lets_ask() {
     let about = json!({ "caller": CALLER, "operation": "decrypt", "key": "payments/card-data" });
     let (status, problem) = site.call("/v1/can", &site.auditor, about.clone()).await;
     assert_eq!((status.as_u16(), &problem["code"]), (403, &json!("not_allowed_by_policy")));
+    // Nor does it learn who there is.
+    for key in [json!("payments/card-data"), json!(null)] {
+        let operation = if key.is_null() { "random" } else { "decrypt" };
+        for caller in ["payments/billing", "payments/nobody"] {
+            let about = json!({ "caller": caller, "operation": operation, "key": key });
+            let (status, problem) = site.call("/v1/can", &site.auditor, about).await;
+            assert_eq!((status.as_u16(), &problem["code"]), (403, &json!("not_allowed_by_policy")), "{caller}");
+        }
+    }
     let explain = format!("permit (principal == Caller::\"{AUDITOR}\", action == Action::\"explain\", resource);");
     site.world.project_policy().cedar.insert("pol_test/2".to_owned(), explain);
     site.republish();
