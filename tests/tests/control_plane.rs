@@ -7,9 +7,10 @@ use control_plane::{
     config::Config,
 };
 use schema::{
-    clock::{Clock, ManualIds, SystemClock},
+    clock::{Clock, ManualClock, ManualIds, SystemClock},
     wire::agent::EnrolmentToken,
 };
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::{Value, json};
 
 struct World {
@@ -29,13 +30,18 @@ fn config(directory: &Path) -> Config {
 
 impl World {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), Arc::new(SystemClock), change).await
+    }
+
+    /// On the data in this folder, or on fresh data.
+    async fn at(directory: tempfile::TempDir, clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         let mut settings = config(&directory.path().join("data"));
         change(&mut settings);
-        let running = App::start(settings, Arc::new(SystemClock), Arc::new(ManualIds::seeded(7))).await.unwrap();
-        let authority = std::fs::read(running.development_authority().unwrap()).unwrap();
-        let authority = reqwest::Certificate::from_pem(&authority).unwrap();
-        let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+        let seed = directory.path().as_os_str().len() as u64 + u64::from(directory.path().join("data").exists());
+        let running = App::start(settings, clock, Arc::new(ManualIds::seeded(seed))).await.unwrap();
+        let authority = running.development_authority().map(|path| std::fs::read(path).unwrap());
+        let authority = authority.map(|pem| reqwest::Certificate::from_pem(&pem).unwrap());
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only(authority).build().unwrap();
         let operator = std::fs::read_to_string(running.operator_token_file()).unwrap().trim().to_owned();
         Self { running, client, operator, directory }
     }
@@ -179,6 +185,46 @@ async fn the_whole_set_of_mutations() {
     world.running.stop().await;
 }
 
+/// A draft with one template, `cards`.
+fn draft_with_template(algorithms: &str, rest: &str) -> String {
+    let template = format!(
+        "name: \"cards\", project: \"pay\", algorithms: [{algorithms}], purposes: [SIGN, ENCRYPT], placement: [\"fra\"], \
+         durabilities: [SINGLE_COPY]{rest}"
+    );
+    format!("policy: \"pay/main\", content: {{cedar: \"permit(principal, action, resource);\", templates: [{{{template}}}]}}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_is_not_narrowed_under_its_keys() {
+    let world = World::start(|_| {}).await;
+    let token = world.furnished("acme").await;
+    let publish = "policy: \"pay/main\"";
+    let version = "policy { published { number } }";
+    world.run(&token, "createPolicy", "name: \"main\", project: \"pay\"", "policy { id }").await;
+    let bare = "policy: \"pay/main\", content: {cedar: \"permit(principal, action, resource);\"}";
+    world.run(&token, "savePolicyDraft", bare, "policy { id }").await;
+    world.run(&token, "publishPolicy", publish, version).await;
+    world.run(&token, "savePolicyDraft", &draft_with_template("\"ML-DSA-65\", \"Ed25519\"", ""), "policy { id }").await;
+    world.run(&token, "publishPolicy", publish, version).await;
+    world.run(&token, "createKey", &format!("{KEY}, template: \"cards\""), "key { template }").await;
+
+    let told = "userErrors { code message }";
+    for draft in [draft_with_template("\"Ed25519\"", ""), draft_with_template("\"ML-DSA-65\"", ", maxKeys: \"0\""), bare.to_owned()] {
+        world.run(&token, "savePolicyDraft", &draft, "policy { id }").await;
+        let refused = world.ask(&token, &format!("mutation {{ publishPolicy(input: {{{publish}}}) {{ {told} }} }}")).await;
+        let error = &refused["publishPolicy"]["userErrors"][0];
+        assert_eq!(error["code"], "policy_template_in_use", "{draft}: {refused}");
+        assert!(error["message"].as_str().unwrap().contains("pay/k1 (template cards: "), "{refused}");
+    }
+    assert_eq!(world.refused(&token, "rollbackPolicy", "policy: \"pay/main\", version: 1").await, "policy_template_in_use");
+    // What no key needs may go, and what every key follows may change.
+    let fewer = draft_with_template("\"ML-DSA-65\"", ", maxKeys: \"1\", rotation: {minIntervalSeconds: \"60\"}");
+    world.run(&token, "savePolicyDraft", &fewer, "policy { id }").await;
+    let published = world.run(&token, "publishPolicy", publish, version).await;
+    assert_eq!(published["policy"]["published"]["number"], 3);
+    world.running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_see_nothing_of_each_other() {
     let world = World::start(|_| {}).await;
@@ -264,6 +310,132 @@ async fn only_tokens_that_count_open_the_door() {
     world.running.stop().await;
 }
 
+/// A world whose data a copy has outrun: a query with the position of the copy waits, for a minute. With a reader's token.
+async fn outrun(change: impl FnOnce(&mut Config)) -> (World, String, String, String) {
+    let world = World::start(|_| {}).await;
+    let admin = world.furnished("acme").await;
+    let reader = world.run(&admin, "createToken", "name: \"ci\", scopes: [READER]", "secret token { id }").await;
+    let World { running, directory, .. } = world;
+    running.stop().await;
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(directory.path().join("data")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    let ahead = World::at(copy, Arc::new(SystemClock), |_| {}).await;
+    for n in 0..40 {
+        ahead.run(&admin, "renameProject", &format!("project: \"pay\", displayName: \"{n}\""), "project { id }").await;
+    }
+    let position = ahead.run(&admin, "renameTenant", "displayName: \"x\"", "tenant { id }").await["position"].clone();
+    ahead.running.stop().await;
+    let world = World::at(directory, Arc::new(SystemClock), |config| {
+        config.limits.read_your_writes = service::config::Period(Duration::from_secs(60));
+        config.limits.request_timeout = service::config::Period(Duration::from_secs(60));
+        change(config);
+    })
+    .await;
+    let query = json!({ "query": format!("{{ projects(position: {position}) {{ nodes {{ id }} }} }}") }).to_string();
+    let revoke = format!("token: {}", reader["token"]["id"]);
+    (world, query, reader["secret"].as_str().unwrap().to_owned(), format!("{admin} {revoke}"))
+}
+
+impl World {
+    /// How many requests are worked on in this process.
+    async fn requests_running(&self) -> f64 {
+        let url = self.running.graphql_url().replace("127.0.0.1", "localhost").replace("/graphql", "/metrics");
+        let text = self.client.get(url).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("freehold_graphql_requests_running "));
+        line.map_or(0.0, |number| number.parse().unwrap())
+    }
+
+    /// Waits until something, or nothing, is worked on. What runs here would go on for a minute if it were left alone.
+    async fn until_running(&self, some: bool) {
+        let started = std::time::Instant::now();
+        while (self.requests_running().await > 0.0) != some {
+            assert!(started.elapsed() < Duration::from_secs(20), "requests running: {}", self.requests_running().await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Everything in here counts the requests of the process, so that it is one test.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_nobody_may_have_any_more_ends() {
+    // Its token is revoked.
+    let (world, query, reader, admin) = outrun(|_| {}).await;
+    let (admin, revoke) = admin.split_once(' ').unwrap();
+    let asking = async {
+        let answer = world.send(&reader, query.clone()).await;
+        (answer.status(), answer.json::<Value>().await.unwrap())
+    };
+    let revoking = async {
+        world.until_running(true).await;
+        world.run(admin, "revokeToken", revoke, "token { state }").await;
+        std::time::Instant::now()
+    };
+    let ((status, problem), revoked) = tokio::join!(asking, revoking);
+    assert!(revoked.elapsed() < Duration::from_secs(3), "{:?}", revoked.elapsed());
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (401, Some("invalid_token")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("while the request ran"), "{problem}");
+    world.until_running(false).await;
+
+    // The client hangs up, over HTTP/2.
+    let asking = tokio::time::timeout(Duration::from_secs(1), world.send(admin, query.clone()));
+    let (answered, ()) = tokio::join!(asking, world.until_running(true));
+    assert!(answered.is_err(), "it waits");
+    world.until_running(false).await;
+    world.running.stop().await;
+
+    // The client hangs up, over HTTP/1.1.
+    let (world, query, reader, _) = outrun(|config| config.server.plain_http = true).await;
+    let (head, length) = (format!("POST /graphql HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {reader}\r\n"), query.len());
+    let body = format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n{query}");
+    let mut connection = tokio::net::TcpStream::connect(world.running.graphql_address()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut connection, format!("{head}{body}").as_bytes()).await.unwrap();
+    world.until_running(true).await;
+    drop(connection);
+    world.until_running(false).await;
+    world.running.stop().await;
+
+    // It takes too long.
+    let (world, query, reader, _) =
+        outrun(|config| config.limits.request_timeout = service::config::Period(Duration::from_millis(700))).await;
+    let answer = world.send(&reader, query).await;
+    assert_eq!((answer.status().as_u16(), answer.json::<Value>().await.unwrap()["code"].as_str()), (503, Some("timeout")));
+    world.until_running(false).await;
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_whose_token_ends_is_not_answered_and_goes_on_to_its_end() {
+    let clock = ManualClock::at(SystemClock.now());
+    let world = World::at(tempfile::tempdir().unwrap(), Arc::new(clock.clone()), |_| {}).await;
+    let admin = world.furnished("acme").await;
+    let short = world.run(&admin, "createToken", "name: \"ci\", scopes: [ADMIN], lifetimeSeconds: \"60\"", "secret").await;
+    // Somebody else writes.
+    let path = world.directory.path().join("data/freehold.db");
+    let other = sea_orm::Database::connect(format!("sqlite://{}", path.display())).await.unwrap();
+    let lock = other.begin().await.unwrap();
+    lock.execute_unprepared("DELETE FROM checkpoints WHERE 1 = 0").await.unwrap();
+    let rename = json!({ "query": "mutation { renameTenant(input: {displayName: \"after\"}) { position } }" }).to_string();
+    let asking = world.send(short["secret"].as_str().unwrap(), rename);
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        clock.advance(Duration::from_secs(61));
+    };
+    let (answer, ()) = tokio::join!(asking, ending);
+    assert_eq!(answer.status(), 401);
+    let problem: Value = answer.json().await.unwrap();
+    assert!(problem["detail"].as_str().unwrap().contains("may have been done all the same"), "{problem}");
+    let name = async || world.ask(&admin, "{ viewer { tenant { displayName } } }").await["viewer"]["tenant"]["displayName"].clone();
+    assert_eq!(name().await, Value::Null);
+    lock.rollback().await.unwrap();
+    let started = std::time::Instant::now();
+    while name().await != "after" {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_has_one_answer_and_shows_secrets_once() {
     let world = World::start(|_| {}).await;
@@ -343,6 +515,19 @@ async fn what_is_asked_as_of_a_time_leads_to_what_was_then() {
     };
     assert_eq!(seen["then"], shown(Value::Null, "old", json!("Before"), Value::Null));
     assert_eq!(seen["now"], shown(json!("after"), "new", json!("After"), json!("After")));
+
+    // What is kept as it is now is not shown as if it had been so then.
+    world.run(&token, "inviteAgent", "site: \"fra\"", "agent { id }").await;
+    let later = SystemClock.now();
+    let reported = ["agentVersion", "vault", "enforcedHeartbeat", "enforcedState", "rejection { code }", "failedSelfTests", "lastSeenAt"];
+    let agents = reported.map(|field| format!("agents {{ nodes {{ {field} }} }}"));
+    for field in agents.iter().map(String::as_str).chain(["statements { serial }"]) {
+        world.ask(&token, &format!("{{ site(reference: \"fra\") {{ {field} }} }}")).await;
+        let answer = world.raw(&token, &format!("{{ site(reference: \"fra\", asOf: \"{later}\") {{ {field} }} }}")).await;
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "not_kept_over_time", "{field}: {answer}");
+    }
+    let known = format!("{{ site(reference: \"fra\", asOf: \"{later}\") {{ agents {{ nodes {{ state }} }} }} }}");
+    assert_eq!(world.ask(&token, &known).await["site"]["agents"]["nodes"], json!([{ "state": "INVITED" }]));
     world.running.stop().await;
 }
 
@@ -379,6 +564,30 @@ async fn node_finds_anything_that_has_an_id() {
     }
     for nothing in ["evt_00000000000000000000000001", "rcp_00000000000000000000000001", "key_00000000000000000000000001/1", "nonsense"] {
         assert_eq!(world.ask(&token, &format!("{{ node(id: \"{nothing}\") {{ id }} }}")).await["node"], Value::Null);
+    }
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_by_name_and_a_listing_of_tokens_look_at_a_bounded_number_of_rows() {
+    let world = World::start(|config| config.limits.scan = 1).await;
+    let token = world.furnished("acme").await;
+    // One portion is what is read at a time, whatever the limit says.
+    for n in 0..210 {
+        world.run(&token, "createProject", &format!("name: \"p{n:03}\""), "project { id }").await;
+        world.run(&token, "createToken", &format!("name: \"t{n:03}\", scopes: [READER]"), "token { id }").await;
+    }
+    let places = [("projects", "search: \"zzz\"", "search: \"p0\"", "name"), ("tokens", "state: REVOKED", "state: ACTIVE", "name")];
+    for (list, nothing, some, field) in places {
+        for (direction, edge) in [("first", "after"), ("last", "before")] {
+            let answer = world.raw(&token, &format!("{{ {list}({direction}: 5, {nothing}) {{ nodes {{ id }} }} }}")).await;
+            let extensions = &answer["errors"][0]["extensions"];
+            assert_eq!(extensions["code"], "scan_limit_reached", "{answer}");
+            let query = format!("{{ {list}({direction}: 5, {edge}: {}, {nothing}) {{ nodes {{ id }} }} }}", extensions["cursor"]);
+            assert_eq!(world.ask(&token, &query).await[list]["nodes"], json!([]), "the rest is looked at from there");
+            let found = world.ask(&token, &format!("{{ {list}({direction}: 5, {some}) {{ nodes {{ {field} }} }} }}")).await;
+            assert_eq!(found[list]["nodes"].as_array().unwrap().len(), 5);
+        }
     }
     world.running.stop().await;
 }

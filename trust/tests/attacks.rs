@@ -739,6 +739,24 @@ fn state_that_invents_a_key_outside_its_template() {
 }
 
 #[test]
+fn templates_of_two_projects_that_share_a_name_count_their_own_keys() {
+    let mut world = World::new();
+    let other = ProjectId::from_bits(33);
+    let mut policy = trust::testing::policy(Scope::Project(other));
+    let mut template = world.project_policy().templates.clone();
+    template.values_mut().for_each(|template| template.project = other);
+    policy.templates = template;
+    world.policies.insert(Scope::Project(other), policy);
+    let mut theirs = world.templated();
+    (theirs.project, theirs.project_name) = (other, "other".parse().unwrap());
+    for (key, definition) in [(88, world.templated()), (89, theirs)] {
+        world.state.templated.insert(KeyId::from_bits(key), TemplatedKey { template: "cards".parse().unwrap(), definition });
+        world.state.keys.insert(KeyId::from_bits(key), KeyState { primary: 0, versions: BTreeMap::new() });
+    }
+    assert_eq!(honest(&world).keys().len(), 3);
+}
+
+#[test]
 fn a_key_that_is_not_placed_here() {
     let mut world = World::new();
     world.project_policy().keys.get_mut(&KEY).unwrap().placement = vec![SiteId::from_bits(9)];

@@ -60,4 +60,10 @@ impl Authenticator {
         let ctx = OpContext { tenant, principal, scopes: fixed.scopes, via: Some(fixed.id), request };
         Ok(Authenticated { ctx, token: fixed.id })
     }
+
+    /// Whether the token still counts.
+    pub async fn still_counts(&self, authenticated: &Authenticated) -> Result<bool, QueryError> {
+        let found = self.views.by_id::<ApiToken>(authenticated.ctx.tenant, authenticated.token, None).await?;
+        Ok(found.and_then(|view| view.state.state(self.clock.now())) == Some(TokenState::Active))
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
     access::permit::Question,
     graphql::{
         api::{Api, Done, Filter, Seen, Shown, options},
-        fault::fault,
+        fault::{fault, only_now},
         page::{List, cost, empty, page},
         payload::{Common, CommonNew, Outcome, Stop, optional, payloads},
         scalar::{RevocationReason, Timestamp, UInt64},
@@ -161,6 +161,7 @@ impl AgentNode {
 
 impl AgentNode {
     async fn report(&self, ctx: &Context<'_>) -> Result<Option<LastReport>> {
+        only_now(self.as_of, "what agents report")?;
         Api::of(ctx)?.last_report(self.site, self.agent).await
     }
 }

@@ -18,7 +18,10 @@ use trust::statement::{
     state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
 };
 
-use super::facts::{Facts, KeyFacts, PolicyFacts, Revoked};
+use super::{
+    facts::{Facts, KeyFacts, PolicyFacts, Revoked},
+    templates,
+};
 
 /// The version of the Cedar language our policies are written in.
 pub const CEDAR_VERSION: &str = "4.5";
@@ -176,11 +179,11 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
 
 /// A key that was made from a template goes on following it: agents refuse one whose labels, rotation rule or limits are not
 /// its template's, so a template that changed after the key was made would keep every later set from the site.
-fn following_its_template(key: &KeyFacts, facts: &Facts) -> KeyDefinition {
+pub(super) fn following_its_template(key: &KeyFacts, facts: &Facts) -> KeyDefinition {
     let mut definition = key.definition.clone();
-    let named = |document: &PolicyFacts| key.template.as_ref().and_then(|name| document.templates.get(name).cloned());
-    let template = facts.policies.iter().filter_map(named).find(|template| template.project == definition.project);
-    if let Some(template) = template {
+    let documents = facts.policies.iter().map(|document| (document.scope, &document.templates));
+    let template = key.template.as_ref().and_then(|name| templates::in_force(documents, definition.project, name));
+    if let Some(template) = template.cloned() {
         (definition.labels, definition.rotation, definition.limits) = (template.labels, template.rotation, template.limits);
     }
     definition

@@ -2,6 +2,7 @@
 //! served.
 //!
 //! - [`facts`]: the present of a tenant; [`read`] and [`gather`] get it from the read model; [`compile`]: facts to content.
+//! - [`templates`]: which are in force, and which keys a change of them would leave outside.
 //! - [`signers`]: the pairs that sign, and the first root.
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
 //! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people.
@@ -17,3 +18,4 @@ pub mod read;
 pub mod service;
 pub mod signers;
 pub mod stream;
+pub mod templates;

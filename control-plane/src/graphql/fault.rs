@@ -4,12 +4,22 @@
 use async_graphql::{Error, ErrorExtensions, Response, ServerError};
 use schema::id::RequestId;
 
+use super::scalar::Timestamp;
+
 /// An error of a resolver.
 pub type Fault = Error;
 
 /// The request asks for something that cannot be.
 pub fn bad_request(code: &'static str, message: impl Into<String>) -> Fault {
     Error::new(message).extend_with(|_, extensions| extensions.set("code", code))
+}
+
+/// What is kept as it is now only is not shown as if it had been so at another time.
+pub fn only_now(as_of: Option<Timestamp>, what: &str) -> Result<(), Fault> {
+    match as_of {
+        None => Ok(()),
+        Some(_) => Err(bad_request("not_kept_over_time", format!("{what} is kept as it is now; leave out asOf to see it, or the field"))),
+    }
 }
 
 /// A listing looked at as much as one request may, and found nothing that fits; `cursor` is where to go on.

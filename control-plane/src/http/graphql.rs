@@ -4,17 +4,20 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use async_graphql::http::GraphiQLSource;
+use futures::{FutureExt, StreamExt};
 use schema::{id::RequestId, wire::problem::Problem};
 use service::{log::RequestContext, problem};
 
 use super::rate::{Rates, TooMany};
 use crate::{
-    access::authenticate::{Authenticator, Unauthenticated},
+    access::authenticate::{Authenticated, Authenticator, Unauthenticated},
     graphql::{self, ApiSchema, api::Services},
 };
 
 /// Where GraphQL stands.
 pub const PATH: &str = "/graphql";
+/// How often it is looked whether a request that still runs is still wanted, and by somebody who still may.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What the handler needs.
 pub struct Edge {
@@ -34,6 +37,22 @@ pub struct Edge {
     pub runtime: tokio::runtime::Handle,
 }
 
+/// Counts the requests that are being worked on, also those that nobody waits for any more.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        metrics::gauge!("freehold_graphql_requests_running").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!("freehold_graphql_requests_running").decrement(1.0);
+    }
+}
+
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -50,49 +69,81 @@ pub async fn post(request: HttpRequest, payload: web::Payload, edge: web::Data<E
     }
 }
 
-async fn answer(request: &HttpRequest, payload: web::Payload, edge: &Edge) -> Result<async_graphql::Response, HttpResponse> {
+async fn answer(request: &HttpRequest, mut payload: web::Payload, edge: &Edge) -> Result<async_graphql::Response, HttpResponse> {
     let id = RequestContext::current().map_or(RequestId::from_bits(0), |context| context.id);
     let address = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
     edge.rates.address(address).map_err(|too_many| slow_down(&too_many))?;
     let token = bearer(request)?;
     let authenticated = edge.authenticator.authenticate(token, id).await.map_err(unauthenticated)?;
     edge.rates.principal(authenticated.ctx.tenant, authenticated.token).map_err(|too_many| slow_down(&too_many))?;
-    let query = read(request, payload, edge.max_body_bytes).await?;
+    let query = read(request, &mut payload, edge.max_body_bytes).await?;
     let query = graphql::parse(query, id).map_err(|refused| HttpResponse::Ok().json(refused))?;
-    let (schema, services) = (edge.schema.clone(), edge.services.clone());
+    let (schema, services, ctx) = (edge.schema.clone(), edge.services.clone(), authenticated.ctx.clone());
     let reads_only = query.reads_only;
-    let running = edge.runtime.spawn(async move { graphql::execute(&schema, services, authenticated.ctx, query).await });
-    // Nobody waits for what a query finds after its time, or after the client hung up. A mutation goes on to its end.
+    let running = edge.runtime.spawn(async move {
+        let _counted = Counted::new();
+        graphql::execute(&schema, services, ctx, query).await
+    });
+    // Nobody waits for what a query finds after its time, after the client hung up, or for whom it may no longer be. A
+    // mutation goes on to its end.
     let _ended = reads_only.then(|| AbortOnDrop(running.abort_handle()));
-    match tokio::time::timeout(edge.timeout, running).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(problem::response(problem::fault(&error).0)),
-        Err(_) => Err(problem::response(Problem::new(
-            503,
-            "timeout",
-            "Timeout",
-            "the request took too long; a mutation may have been done all the same: repeat it with the same idempotencyKey",
-        ))),
+    tokio::select! {
+        biased;
+        refused = no_longer_wanted(&mut payload, edge, &authenticated) => Err(refused),
+        answered = tokio::time::timeout(edge.timeout, running) => match answered {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(problem::response(problem::fault(&error).0)),
+            Err(_) => Err(problem::response(Problem::new(
+                503,
+                "timeout",
+                "Timeout",
+                "the request took too long; a mutation may have been done all the same: repeat it with the same idempotencyKey",
+            ))),
+        },
     }
 }
 
-async fn read(request: &HttpRequest, payload: web::Payload, limit: usize) -> Result<async_graphql::Request, HttpResponse> {
+/// Ends when the token stops counting while a request runs, or when the client has hung up.
+async fn no_longer_wanted(payload: &mut web::Payload, edge: &Edge, authenticated: &Authenticated) -> HttpResponse {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // The body was read to its end, so that nothing but an error can follow: over HTTP/2 that is how a client tells that
+        // it hung up. Over HTTP/1.1 the server drops the request.
+        if let Some(Some(Err(_))) = payload.next().now_or_never() {
+            return problem::response(Problem::new(400, "invalid_body", "Invalid body", "the client hung up"));
+        }
+        match edge.authenticator.still_counts(authenticated).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let detail = "this token was revoked or has expired while the request ran; a mutation may have been done all the same";
+                return no_entry(Problem::new(401, "invalid_token", "Invalid token", detail));
+            }
+            // The next look may tell, and the request has a time limit.
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "looking up a token failed while a request runs"),
+        }
+    }
+}
+
+async fn read(request: &HttpRequest, payload: &mut web::Payload, limit: usize) -> Result<async_graphql::Request, HttpResponse> {
     let refuse = |status, code, title, detail: String| Err(problem::response(Problem::new(status, code, title, detail)));
     let json = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if json.split(';').next().map(str::trim) != Some("application/json") {
         return refuse(415, "unsupported_media_type", "Unsupported media type", "send Content-Type: application/json".to_owned());
     }
-    match payload.to_bytes_limited(limit).await {
-        Err(_) => refuse(413, "body_too_large", "Body too large", format!("the body has more than {limit} bytes")),
-        Ok(Err(_)) => refuse(400, "invalid_body", "Invalid body", "the body could not be read to its end".to_owned()),
-        Ok(Ok(body)) => match serde_json::from_slice(&body) {
-            Ok(query) => Ok(query),
-            Err(error) => {
-                let place = format!("line {}, column {}", error.line(), error.column());
-                refuse(400, "invalid_json", "Invalid JSON", format!("the body is not a GraphQL request ({{\"query\": …}}); see {place}"))
-            }
-        },
+    let mut body = web::BytesMut::new();
+    while let Some(piece) = payload.next().await {
+        let Ok(piece) = piece else {
+            return refuse(400, "invalid_body", "Invalid body", "the body could not be read to its end".to_owned());
+        };
+        if body.len() + piece.len() > limit {
+            return refuse(413, "body_too_large", "Body too large", format!("the body has more than {limit} bytes"));
+        }
+        body.extend_from_slice(&piece);
     }
+    serde_json::from_slice(&body).or_else(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        refuse(400, "invalid_json", "Invalid JSON", format!("the body is not a GraphQL request ({{\"query\": …}}); see {place}"))
+    })
 }
 
 fn bearer(request: &HttpRequest) -> Result<&str, HttpResponse> {

@@ -57,6 +57,8 @@ pub fn server(
             .default_service(web::to(problem::not_found))
     })
     .workers(workers)
+    // A client that has closed its side has hung up: nobody is there for what its query would find.
+    .h1_allow_half_closed(false)
     .disable_signals()
     .shutdown_timeout(shutdown_seconds);
     let server = match tls {

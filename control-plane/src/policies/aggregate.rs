@@ -12,7 +12,13 @@ use schema::{
 use serde::{Deserialize, Serialize};
 
 use super::{Checked, PolicyCommand, PolicyRefusal, cedar::MAX_BYTES};
-use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
+use crate::{
+    bundles::templates::Outside,
+    eventing::aggregate::{Aggregate, Deciding, EventMeta, Index},
+};
+
+/// The most keys a refusal names.
+const MAX_NAMED: usize = 10;
 
 /// A policy document; nothing in `fixed` means it does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -130,11 +136,23 @@ impl Policy {
             return Err(PolicyRefusal::AlreadyInForce { version });
         }
         match checked {
-            checked if checked.cedar != content.cedar => Err(PolicyRefusal::OtherText),
+            checked if checked.cedar != content.cedar || checked.templates != content.templates => Err(PolicyRefusal::OtherText),
             checked if checked.errors > 0 => Err(PolicyRefusal::Invalid { errors: checked.errors }),
+            checked if !checked.left_outside.is_empty() => {
+                Err(PolicyRefusal::TemplateInUse { keys: checked.left_outside.len(), named: named(&checked.left_outside) })
+            }
             _ => Ok(()),
         }
     }
+}
+
+/// The first few keys; a template may have made thousands.
+fn named(keys: &[Outside]) -> String {
+    let mut named: Vec<String> = keys.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+    if keys.len() > MAX_NAMED {
+        named.push("…".to_owned());
+    }
+    named.join(", ")
 }
 
 /// Rules stand where they belong, and can be followed.

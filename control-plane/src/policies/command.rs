@@ -1,14 +1,17 @@
 //! What may be asked of a policy document.
 
+use std::collections::BTreeMap;
+
 use schema::{
     encoding::Digest,
     event::policy::PolicyContent,
     name::{Name, Text},
-    rule::Scope,
+    rule::{KeyTemplate, Scope},
 };
 use serde::Serialize;
 
 use super::cedar;
+use crate::bundles::templates::Outside;
 
 /// A parsed intent. What was looked up beforehand is left out of the request's hash.
 #[derive(Debug, Clone, Serialize)]
@@ -37,7 +40,7 @@ pub enum PolicyCommand {
         draft: Option<u32>,
         /// What was changed and why; none: the draft's note.
         note: Option<Text>,
-        /// Looked up: what checking the draft's text found.
+        /// Looked up: what checking the draft's content found.
         #[serde(skip)]
         checked: Checked,
     },
@@ -47,30 +50,35 @@ pub enum PolicyCommand {
         version: u32,
         /// Why.
         note: Option<Text>,
-        /// Looked up: what checking that version's text found.
+        /// Looked up: what checking that version's content found.
         #[serde(skip)]
         checked: Checked,
     },
 }
 
-/// What checking a Cedar text found, and which text that was.
+/// What checking a content found, and which content that was.
 #[derive(Debug, Clone)]
 pub struct Checked {
-    /// SHA-256 of the text.
+    /// SHA-256 of the Cedar text.
     pub cedar: Digest,
     /// The ids of its single policies, in the order of the text.
     pub policies: Vec<String>,
     /// How many things are wrong with it.
     pub errors: usize,
+    /// The templates.
+    pub templates: BTreeMap<Name, KeyTemplate>,
+    /// The keys that would no longer fit theirs.
+    pub left_outside: Vec<Outside>,
 }
 
 impl Checked {
-    /// Checks a text.
+    /// Checks a text; there are no templates.
     pub fn text(text: &str) -> Self {
         let cedar = Digest::of(text.as_bytes());
-        match cedar::check(text) {
-            Ok(checked) => Self { cedar, policies: checked.policies.into_iter().map(|policy| policy.id).collect(), errors: 0 },
-            Err(problems) => Self { cedar, policies: Vec::new(), errors: problems.iter().filter(|problem| problem.is_error()).count() },
-        }
+        let (policies, errors) = match cedar::check(text) {
+            Ok(checked) => (checked.policies.into_iter().map(|policy| policy.id).collect(), 0),
+            Err(problems) => (Vec::new(), problems.iter().filter(|problem| problem.is_error()).count()),
+        };
+        Self { cedar, policies, errors, templates: BTreeMap::new(), left_outside: Vec::new() }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     diff::{Side, compare},
 };
 use crate::{
+    bundles::templates,
     graphql::{
         api::{Api, Filter, Seen, Shown},
         fault::{Fault, bad_request, fault},
@@ -348,17 +349,12 @@ pub(super) async fn content(api: &Api, input: PolicyContentInput) -> Result<(Pol
     Ok((content, input.cedar))
 }
 
-/// What a template of the policies in force for a project allows: the project's own come first, then the tenant's.
+/// The template of this name that is in force for keys of a project.
 pub async fn template(api: &Api, project: ProjectId, name: &Name) -> Result<Option<rule::KeyTemplate>, Fault> {
-    for filter in [Filter::within(project), Filter::all().term("scope", Some("tenant".to_owned()))] {
-        for policy in api.every::<Policy>(filter).await? {
-            let in_force = policy.published().and_then(|(_, version)| version.content.templates.get(name));
-            if let Some(template) = in_force.filter(|template| template.project == project) {
-                return Ok(Some(template.clone()));
-            }
-        }
-    }
-    Ok(None)
+    let documents = api.every::<Policy>(Filter::all()).await?;
+    let published = documents.iter().filter_map(|document| Some((document.fixed.as_ref()?.scope, document.published()?.1)));
+    let templates = published.map(|(scope, version)| (scope, &version.content.templates));
+    Ok(templates::in_force(templates, project, name).cloned())
 }
 
 /// How bad it is.

@@ -1,10 +1,13 @@
 //! What can be done with policy documents through GraphQL.
 
+use std::collections::BTreeMap;
+
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 use schema::{
+    event::policy::PolicyContent,
     id::PolicyId,
     name::{Name, Text},
-    rule::Scope,
+    rule::{KeyTemplate, Scope},
 };
 
 use super::{
@@ -13,8 +16,14 @@ use super::{
 };
 use crate::{
     access::permit::Question,
+    bundles::{
+        facts::PolicyFacts,
+        gather::{Aggregates, facts},
+        templates::{self, Outside},
+    },
     graphql::{
-        api::{Api, Done, no_such, options},
+        api::{Api, Done, Filter, no_such, options},
+        fault::{bad_request, fault},
         payload::{Common, CommonNew, Outcome, Stop, UserError, field, optional, payloads},
     },
     naming,
@@ -181,7 +190,7 @@ impl PolicyMutation {
                 Some(draft) => {
                     let text = text(api, draft.content.cedar).await?;
                     found = problems(&text).into_problems();
-                    Checked::text(&text)
+                    checked(api, id, &state, &draft.content, &text).await?
                 }
                 None => Checked::text(""),
             };
@@ -201,7 +210,7 @@ impl PolicyMutation {
             let id = api.policy("policy", &input.policy)?;
             let state = present(api, id).await?;
             let checked = match state.versions.get(&input.version) {
-                Some(version) => Checked::text(&text(api, version.content.cedar).await?),
+                Some(version) => checked(api, id, &state, &version.content, &text(api, version.content.cedar).await?).await?,
                 None => Checked::text(""),
             };
             let note = optional("note", input.note.as_deref())?;
@@ -216,8 +225,48 @@ impl PolicyMutation {
 /// As the stream has it: a draft may be published right after it was saved.
 async fn present(api: &Api, id: PolicyId) -> Result<Policy, Stop> {
     let loaded = api.services.handler.load::<Policy>(api.ctx.tenant, id).await;
-    let loaded = loaded.map_err(|error| crate::graphql::fault::fault("reading a policy", &error))?;
+    let loaded = loaded.map_err(|error| fault("reading a policy", &error))?;
     if loaded.revision == 0 { Err(no_such("policy", "policy")) } else { Ok(loaded.state) }
+}
+
+/// Checks what is to be published instead of the version in force.
+async fn checked(api: &Api, id: PolicyId, document: &Policy, content: &PolicyContent, text: &str) -> Result<Checked, Stop> {
+    let published = document.published().map(|(_, version)| &version.content.templates);
+    let left_outside = match &document.fixed {
+        // Most changes are of Cedar alone, and then no key need be looked at.
+        Some(fixed) if published.map_or(!content.templates.is_empty(), |published| *published != content.templates) => {
+            left_outside(api, id, fixed.scope, &content.templates).await?
+        }
+        _ => Vec::new(),
+    };
+    Ok(Checked { templates: content.templates.clone(), left_outside, ..Checked::text(text) })
+}
+
+/// The keys that these templates of a document would leave outside.
+async fn left_outside(api: &Api, id: PolicyId, scope: Scope, templates: &BTreeMap<Name, KeyTemplate>) -> Result<Vec<Outside>, Stop> {
+    let head = api.services.handler.store().head().await.map_err(|error| fault("reading the log", &error))?;
+    if !api.readable(head).await? {
+        return Err(bad_request("not_yet_readable", "this replica has not come that far yet; try again shortly").into());
+    }
+    let (projects, keys) = (api.every(Filter::all()).await?, api.every(Filter::all()).await?);
+    let documents: Vec<Policy> = api.every(Filter::all()).await?;
+    let facts_of = |scope, templates: &BTreeMap<Name, KeyTemplate>| PolicyFacts {
+        scope,
+        cedar: BTreeMap::new(),
+        templates: templates.clone(),
+        vouching: None,
+        offline: None,
+    };
+    let in_force = |document: &Policy| {
+        Some((document.fixed.as_ref()?.id, facts_of(document.fixed.as_ref()?.scope, &document.published()?.1.content.templates)))
+    };
+    // In the order of ids, as statements are compiled: of two documents with one template, the last counts.
+    let mut policies: BTreeMap<PolicyId, PolicyFacts> = documents.iter().filter_map(in_force).collect();
+    let before = Aggregates { projects, keys, policies: policies.values().cloned().collect(), ..Aggregates::default() };
+    policies.insert(id, facts_of(scope, templates));
+    let after = Aggregates { policies: policies.into_values().collect(), ..before.clone() };
+    let tenant = api.ctx.tenant;
+    Ok(templates::left_outside(&facts(tenant, before), &facts(tenant, after)))
 }
 
 async fn scope_of(api: &Api, id: PolicyId) -> Result<Option<Scope>, Stop> {

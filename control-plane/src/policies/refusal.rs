@@ -15,6 +15,7 @@ refusals! {
         AlreadyInForce { version: u32 } = "policy_unchanged", "version {version} is in force and says exactly this";
         Invalid { errors: usize } = "policy_invalid", "the Cedar text has {errors} errors; validate it to see where, and save a corrected draft";
         OtherText = "policy_text_changed", "the text that was checked is not the one to be published; try again";
+        TemplateInUse { keys: usize, named: String } = "policy_template_in_use", "this would leave {keys} keys outside the template they were made from, and agents would refuse everything that follows: {named}; keep the template as wide as its keys need, and give narrower rules for new keys a template of another name";
         TooLarge { max_bytes: u64 } = "policy_too_large" at "content.cedar", "the Cedar text of one document has at most {max_bytes} bytes; split it into several documents";
         TemplatesNotHere = "policy_templates_not_here" at "content.templates", "key templates stand in documents of the tenant or of a project, not of a site";
         TemplateOfOtherProject { template: Name } = "policy_template_of_another_project" at "content.templates", "template {template} is for another project than this document";

@@ -8,7 +8,13 @@ use schema::{
 };
 
 use super::{cedar::Severity, diff::Side, *};
-use crate::eventing::{aggregate::Aggregate, scenario::Scenario};
+use crate::{
+    bundles::templates::Outside,
+    eventing::{
+        aggregate::{Aggregate, Refusal},
+        scenario::Scenario,
+    },
+};
 
 const PROJECT: ProjectId = ProjectId::from_bits(1);
 const PERMIT: &str = "permit (principal, action, resource);";
@@ -136,6 +142,28 @@ fn rules_stand_where_they_belong_and_can_be_followed() {
     let offline = OfflineRule { stale_seconds: 9, grace_seconds: 8, ..OfflineRule::default() };
     refused(Scope::Tenant, PolicyContent { offline: Some(offline), ..content(PERMIT) }, "policy_offline_rule_out_of_order");
     refused(Scope::Tenant, PolicyContent { cedar_bytes: cedar::MAX_BYTES + 1, ..content(PERMIT) }, "policy_too_large");
+}
+
+#[test]
+fn what_would_leave_keys_outside_their_template_is_not_published() {
+    let with = |template: KeyTemplate| PolicyContent { templates: [("cards".parse().unwrap(), template)].into(), ..content(PERMIT) };
+    let (wide, narrow) = (template(PROJECT), KeyTemplate { max_keys: Some(1), ..template(PROJECT) });
+    let checked = |content: &PolicyContent, outside: usize| {
+        let outside = (0..outside).map(|n| Outside { key: format!("pay/k{n}"), template: "cards".parse().unwrap(), detail: "why" });
+        Checked { templates: content.templates.clone(), left_outside: outside.collect(), ..Checked::text(PERMIT) }
+    };
+    let publish = |content: &PolicyContent, outside| PolicyCommand::Publish { draft: None, note: None, checked: checked(content, outside) };
+    let back = |outside| PolicyCommand::Rollback { version: 1, note: None, checked: checked(&with(wide.clone()), outside) };
+    let document = document(Scope::Project(PROJECT));
+    let first = document.when(&save(with(wide.clone()), None)).then_accepted().0.when(&publish(&with(wide.clone()), 0)).then_accepted().0;
+    let draft = first.when(&save(with(narrow.clone()), None)).then_accepted().0;
+    let refused = draft.clone().when(&publish(&with(narrow.clone()), 12)).outcome().unwrap_err();
+    assert_eq!(refused.code(), "policy_template_in_use");
+    let text = refused.to_string();
+    assert!(text.contains("12 keys") && text.contains("pay/k9 (template cards: why), …") && !text.contains("pay/k10"), "{text}");
+    let second =
+        draft.when(&publish(&content(PERMIT), 0)).then_refused("policy_text_changed").when(&publish(&with(narrow), 0)).then_accepted().0;
+    second.when(&back(1)).then_refused("policy_template_in_use").when(&back(0)).then_accepted();
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
     bundles::graphql::SiteStatement,
     graphql::{
         api::{Api, Filter, Seen, Shown},
+        fault::only_now,
         page::{List, cost, page},
         payload::{Common, CommonNew, field, optional, payloads},
         rules::{OfflineRule, OfflineRuleInput},
@@ -77,8 +78,9 @@ impl SiteNode {
         Api::of(ctx)?.list::<Agent>(filter, page(first, after, last, before)?, self.as_of).await
     }
 
-    /// The statements in force at the site now: root, policies, state and heartbeat.
+    /// The statements in force at the site now: root, policies, state and heartbeat. Not to be asked for as of a time.
     async fn statements(&self, ctx: &Context<'_>) -> Result<Vec<SiteStatement>> {
+        only_now(self.as_of, "what is in force at a site")?;
         crate::bundles::graphql::statements(Api::of(ctx)?, self.site).await
     }
 }

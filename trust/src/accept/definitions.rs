@@ -31,7 +31,8 @@ pub(super) fn judge(
         in_scope(scope, policy)?;
         definitions.extend(policy.keys.iter().map(|(key, definition)| (*key, definition.clone())));
     }
-    let mut from_template = BTreeMap::<&Name, u64>::new();
+    // Templates of two projects may have one name.
+    let mut from_template = BTreeMap::<(ProjectId, &Name), u64>::new();
     for (key, templated) in &state.templated {
         // What policy defines, policy defines; the template has served its time.
         if definitions.contains_key(key) {
@@ -40,7 +41,7 @@ pub(super) fn judge(
         let template =
             template(policies, templated).ok_or_else(|| outside(*key, format!("there is no template {:?}", templated.template)))?;
         fits(*key, &templated.definition, template, site)?;
-        let count = from_template.entry(&templated.template).or_default();
+        let count = from_template.entry((template.project, &templated.template)).or_default();
         *count += 1;
         if template.max_keys.is_some_and(|most| *count > most) {
             return Err(outside(*key, format!("the template {} allows no more keys", templated.template)));
@@ -126,22 +127,9 @@ fn outside(key: KeyId, detail: String) -> Rejection {
 }
 
 fn fits(key: KeyId, definition: &KeyDefinition, template: &KeyTemplate, site: SiteId) -> Result<(), Rejection> {
-    let rules = [
-        (template.algorithms.contains(&definition.algorithm), "its algorithm is not allowed"),
-        (template.purposes.contains(&definition.purpose), "its purpose is not allowed"),
-        (definition.algorithm.serves(definition.purpose), "its algorithm does not serve its purpose"),
-        (definition.placement.iter().all(|site| template.placement.contains(site)), "its placement is not allowed"),
-        (definition.placement.contains(&site), "it is not placed at this site"),
-        (definition.labels == template.labels, "its labels are not the template's"),
-        (template.durabilities.contains(&definition.durability), "its durability is not allowed"),
-        (template.exportable || !definition.exportable, "it may not be exportable"),
-        (definition.origin == schema::key::Origin::Generated, "its material was not made at the site"),
-        (definition.external.is_empty(), "public keys of partners stand in policy only"),
-        (definition.rotation == template.rotation, "its rotation rule is not the template's"),
-        (definition.limits == template.limits, "its limits are not the template's"),
-    ];
-    match rules.into_iter().find(|(holds, _)| !holds) {
-        Some((_, detail)) => Err(outside(key, detail.to_owned())),
+    let elsewhere = || (!definition.placement.contains(&site)).then_some("it is not placed at this site");
+    match definition.outside(template).or_else(elsewhere) {
+        Some(detail) => Err(outside(key, detail.to_owned())),
         None => Ok(()),
     }
 }

@@ -127,6 +127,25 @@ impl KeyDefinition {
         self.origin == Origin::External
     }
 
+    /// What keeps it from following this template; nothing when it may. Agents ask before they believe a key, the control
+    /// plane before it publishes what would leave one outside.
+    pub fn outside(&self, template: &KeyTemplate) -> Option<&'static str> {
+        let rules = [
+            (template.algorithms.contains(&self.algorithm), "its algorithm is not allowed"),
+            (template.purposes.contains(&self.purpose), "its purpose is not allowed"),
+            (self.algorithm.serves(self.purpose), "its algorithm does not serve its purpose"),
+            (self.placement.iter().all(|site| template.placement.contains(site)), "its placement is not allowed"),
+            (self.labels == template.labels, "its labels are not the template's"),
+            (template.durabilities.contains(&self.durability), "its durability is not allowed"),
+            (template.exportable || !self.exportable, "it may not be exportable"),
+            (self.origin == Origin::Generated, "its material was not made at the site"),
+            (self.external.is_empty(), "public keys of partners stand in policy only"),
+            (self.rotation == template.rotation, "its rotation rule is not the template's"),
+            (self.limits == template.limits, "its limits are not the template's"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map(|(_, detail)| detail)
+    }
+
     /// The partner's public key in this version, when policy names one.
     pub fn external_version(&self, number: u32) -> Option<&ExternalVersion> {
         self.external.get(usize::try_from(number.checked_sub(1)?).ok()?)
