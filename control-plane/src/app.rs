@@ -43,6 +43,7 @@ use crate::{
     aliases::Alias,
     bundles::{heartbeat::Heartbeats, reactor::StatementReactor, read::FactsReader, service::Statements},
     callers::Caller,
+    composites::Composite,
     config::Config,
     database::{Database, Location, OpenError, is_damage},
     deployment,
@@ -339,6 +340,7 @@ fn kinds() -> Kinds {
         .register::<Key>()
         .register::<Budget>()
         .register::<Alias>()
+        .register::<Composite>()
         .register::<Policy>()
         .register::<ApiToken>()
 }

@@ -24,6 +24,7 @@ pub mod sealing;
 pub mod agents;
 pub mod aliases;
 pub mod callers;
+pub mod composites;
 pub mod keys;
 pub mod leases;
 pub mod policies;

@@ -2,7 +2,7 @@
 //! id tells nobody the name. The labels are for ever.
 
 use schema::{
-    id::{AliasId, CallerId, KeyId, PolicyId, ProjectId, SiteId, TenantId},
+    id::{AliasId, CallerId, CompositeId, KeyId, PolicyId, ProjectId, SiteId, TenantId},
     name::Name,
     rule::{CallerKind, Scope},
 };
@@ -32,6 +32,11 @@ pub fn key_id(keys: &TenantKeys, project: ProjectId, name: &Name) -> KeyId {
 /// The alias of this name in the project.
 pub fn alias_id(keys: &TenantKeys, project: ProjectId, name: &Name) -> AliasId {
     keys.derived_id("alias", &[&project.to_string(), name.as_str()])
+}
+
+/// The composite of this name in the project.
+pub fn composite_id(keys: &TenantKeys, project: ProjectId, name: &Name) -> CompositeId {
+    keys.derived_id("composite", &[&project.to_string(), name.as_str()])
 }
 
 /// The caller that proves itself like this in the project.

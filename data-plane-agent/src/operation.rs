@@ -68,12 +68,14 @@ pub struct Request<'a> {
     pub anew: bool,
     /// Whether the answer can be masked.
     pub masks: bool,
+    /// Whether it is about one of the two signatures of a composite, which are judged together.
+    pub together: bool,
 }
 
 impl<'a> Request<'a> {
     /// A request of the ordinary kind.
     pub fn new(by: Proven, operation: Operation, context: &'a EncryptionContext, size: Option<u64>) -> Self {
-        Self { by, operation, context, size, recipients: None, anew: false, masks: false }
+        Self { by, operation, context, size, recipients: None, anew: false, masks: false, together: false }
     }
 }
 
@@ -345,6 +347,7 @@ fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
         recipients: request.recipients,
         anew: request.anew,
         masks: request.masks,
+        together: request.together,
     }
 }
 

@@ -132,6 +132,11 @@ impl Algorithm {
         self.0.name
     }
 
+    /// Whether a quantum computer does not break it.
+    pub const fn is_post_quantum(self) -> bool {
+        self.0.quantum_category > 0
+    }
+
     /// Whether a key of this algorithm may have this purpose.
     pub fn serves(self, purpose: Purpose) -> bool {
         self.0.purposes.contains(&purpose)

@@ -133,6 +133,8 @@ ids! {
     KeyId = "key";
     /// Another name of a key.
     AliasId = "als";
+    /// One name for a classical and a post-quantum key.
+    CompositeId = "cmp";
     /// An application that uses agents.
     CallerId = "clr";
     /// A Cedar policy document of a tenant or a project, with drafts and versions.

@@ -377,18 +377,20 @@ pub const FINGERPRINT_LABEL: &str = "freehold-fingerprint-v1";
 /// An encryption context or any other map of plain text pairs.
 pub type Pairs = BTreeMap<String, String>;
 
-/// A reference to a key as people write it: an id, or `project/name`.
+/// A reference to a key, or to a composite of keys, as people write it: an id, or `project/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyReference {
     /// `key_…`
     Id(crate::id::KeyId),
     /// `key_…/3`
     Version(crate::id::KeyVersion),
-    /// `project/name`; the name may be an alias.
+    /// `cmp_…`: a composite.
+    Composite(crate::id::CompositeId),
+    /// `project/name`; the name may be an alias, or that of a composite.
     Named {
         /// The project's name.
         project: Name,
-        /// The key's name or an alias of it.
+        /// The key's name or an alias of it, or the composite's name.
         name: Name,
     },
 }
@@ -403,6 +405,9 @@ impl FromStr for KeyReference {
         if let Ok(version) = text.parse() {
             return Ok(Self::Version(version));
         }
+        if let Ok(composite) = text.parse() {
+            return Ok(Self::Composite(composite));
+        }
         let (project, name) = text.split_once('/').ok_or(crate::name::InvalidText::Reference)?;
         match (project.parse(), name.parse()) {
             (Ok(project), Ok(name)) => Ok(Self::Named { project, name }),
@@ -416,6 +421,7 @@ impl fmt::Display for KeyReference {
         match self {
             Self::Id(id) => id.fmt(f),
             Self::Version(version) => version.fmt(f),
+            Self::Composite(composite) => composite.fmt(f),
             Self::Named { project, name } => write!(f, "{project}/{name}"),
         }
     }

@@ -4,7 +4,8 @@
 //!
 //! - [`id`]: one type per identifier; [`name`]: text that has been parsed.
 //! - [`clock`]: time, randomness and ids as arguments.
-//! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`rule`]: rules of policies.
+//! - [`catalogue`]: every algorithm, in one table; [`key`]: what is fixed about a key; [`composite`]: keys that work
+//!   together under one name; [`rule`]: rules of policies.
 //! - [`public_key`]: public keys as others bring them, JWK and PEM.
 //! - [`ranges`]: sets of numbers, as budgets are handed out.
 //! - [`context`]: the encryption context and its canonical bytes; [`obligation`]: what a permit may demand.
@@ -14,6 +15,7 @@
 
 pub mod catalogue;
 pub mod clock;
+pub mod composite;
 pub mod context;
 pub mod encoding;
 pub mod event;

@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::opt_u64_string;
+use crate::{composite::VerificationRule, encoding::opt_u64_string};
 
 /// Annotations that oblige to nothing.
 const DOCUMENTATION: &[&str] = &["id", "description", "advice"];
@@ -35,13 +35,18 @@ pub struct Obligations {
     /// How much of an opened text may be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Mask>,
+    /// Which kinds of signatures must be genuine, whatever the rule of a composite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_signatures: Option<VerificationRule>,
 }
 
 /// Why annotations are not obligations.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidObligation {
     /// Nobody knows it.
-    #[error("@{0} is not an annotation that agents know; there are @id, @description, @advice, @require_context, @max_bytes and @mask")]
+    #[error(
+        "@{0} is not an annotation that agents know; there are @id, @description, @advice, @require_context, @max_bytes, @mask and @require_signatures"
+    )]
     Unknown(String),
     /// Its value is not one.
     #[error("@{name} needs {expected}")]
@@ -88,6 +93,11 @@ impl Obligations {
                     value.parse().map_err(|()| wrong("mask", "\"all\", or \"keep-last-\" and a number from 1 to 16: \"keep-last-4\""))?;
                 Ok(Self { mask: Some(mask), ..Self::default() })
             }
+            "require_signatures" => {
+                let expected = "\"all\", \"any\", \"classical-required\" or \"pq-required\"";
+                let rule = value.parse().map_err(|_| wrong("require_signatures", expected))?;
+                Ok(Self { require_signatures: Some(rule), ..Self::default() })
+            }
             other => Err(InvalidObligation::Unknown(other.to_owned())),
         }
     }
@@ -97,11 +107,12 @@ impl Obligations {
         self.require_context.extend(other.require_context);
         self.max_bytes = [self.max_bytes, other.max_bytes].into_iter().flatten().min();
         self.mask = [self.mask, other.mask].into_iter().flatten().min();
+        self.require_signatures = [self.require_signatures, other.require_signatures].into_iter().flatten().reduce(VerificationRule::and);
     }
 
     /// Whether nothing is demanded.
     pub fn is_empty(&self) -> bool {
-        self.require_context.is_empty() && self.max_bytes.is_none() && self.mask.is_none()
+        self.require_context.is_empty() && self.max_bytes.is_none() && self.mask.is_none() && self.require_signatures.is_none()
     }
 }
 
@@ -176,8 +187,12 @@ mod tests {
         let mut first =
             read(&[("id", "a"), ("require_context", "purpose, ticket"), ("max_bytes", "100"), ("mask", "keep-last-4")]).unwrap();
         first.add(read(&[("require_context", "tenant"), ("max_bytes", "50"), ("mask", "keep-last-2")]).unwrap());
+        first.add(read(&[("require_signatures", "pq-required")]).unwrap());
+        first.add(read(&[("require_signatures", "classical-required")]).unwrap());
+        first.add(read(&[("require_signatures", "any")]).unwrap());
         first.add(read(&[("description", "whatever")]).unwrap());
-        let expected = r#"{"require_context":["purpose","tenant","ticket"],"max_bytes":"50","mask":"keep-last-2"}"#;
+        let expected =
+            r#"{"require_context":["purpose","tenant","ticket"],"max_bytes":"50","mask":"keep-last-2","require_signatures":"all"}"#;
         assert_eq!(serde_json::to_string(&first).unwrap(), expected);
         assert_eq!(serde_json::from_str::<Obligations>(expected).unwrap(), first);
         assert!(read(&[("id", "a")]).unwrap().is_empty());
@@ -195,6 +210,8 @@ mod tests {
             ("mask", "keep-last-17"),
             ("mask", "keep-last-04"),
             ("mask", ""),
+            ("require_signatures", "both"),
+            ("require_signatures", ""),
         ] {
             assert!(read(&[(name, value)]).is_err(), "@{name}({value:?})");
         }

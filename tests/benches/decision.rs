@@ -106,6 +106,7 @@ fn measure(shape: &str, scoped: bool, count: usize) -> anyhow::Result<Value> {
         recipients: Some(1),
         anew: false,
         masks: false,
+        together: false,
     };
     let reference: KeyReference = KEY.to_string().parse()?;
     let mut rounds: Vec<f64> = (0..30)

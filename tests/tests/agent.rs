@@ -4,6 +4,7 @@ mod agent {
     mod budgets;
     mod certificates;
     mod command_line;
+    mod composites;
     mod decisions;
     mod families;
     pub(crate) mod memory;

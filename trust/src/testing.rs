@@ -350,6 +350,7 @@ pub fn policy(scope: Scope) -> Policy {
         templates: BTreeMap::new(),
         vouching: VouchingRule::default(),
         offline: None,
+        composites: BTreeMap::new(),
         resumptions: Vec::new(),
         compromises: Vec::new(),
         destructions: Vec::new(),

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use proptest::prelude::*;
 use schema::{
     clock::Timestamp,
+    composite::VerificationRule,
     encoding::{Base64, Digest},
-    id::{IncarnationId, KeyVersion},
+    id::{CompositeId, IncarnationId, KeyId, KeyVersion},
     key::{Durability, Origin, Purpose},
     ranges::Ranges,
     wire::agent::{ReceiptBatchHead, StatementSet},
@@ -23,11 +24,11 @@ use trust::{
         Head, Pin, Statement,
         heartbeat::Heartbeat,
         lease::{Lease, Leased, Share},
-        policy::{EXTERNAL_KEYS, ExternalVersion, KeyDefinition, Policy},
+        policy::{COMPOSITE_KEYS, CompositeDefinition, EXTERNAL_KEYS, ExternalVersion, KeyDefinition, Policy},
         root::Root,
         state::State,
     },
-    testing::{AGENT, KEY, SITE, START, TENANT, World, definition, fingerprint, policy},
+    testing::{AGENT, KEY, PROJECT, SITE, START, TENANT, World, definition, fingerprint, policy},
 };
 
 fn directory() -> PathBuf {
@@ -64,6 +65,7 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("policy-tenant.v1.json", set.policies[0].0.clone()),
         ("policy-project.v1.json", set.policies[1].0.clone()),
         ("policy-external.v1.json", with_a_partners_key()),
+        ("policy-composite.v1.json", with_a_composite()),
         ("state.v1.json", document(set.state.clone().unwrap())),
         ("heartbeat.v1.json", document(set.heartbeat.clone().unwrap())),
         ("roster-entry.v1.json", document(world.state.roster[&AGENT].entry.clone())),
@@ -93,6 +95,29 @@ fn with_a_partners_key() -> Vec<u8> {
     };
     policy.keys.insert(KEY, definition);
     policy.head.requires.push(EXTERNAL_KEYS.to_owned());
+    world.set().policies[1].0.clone()
+}
+
+/// A project's policy with a composite of two signing keys and one for what is sealed.
+fn with_a_composite() -> Vec<u8> {
+    let mut world = World::new();
+    let policy = world.project_policy();
+    let members = [("Ed25519", Purpose::Sign), ("ML-DSA-65", Purpose::Sign), ("HPKE-9-KE", Purpose::Encrypt)];
+    let keys = [41, 42, 43].map(KeyId::from_bits);
+    for (key, (algorithm, purpose)) in keys.into_iter().zip(members) {
+        let name = format!("contracts-{}", algorithm.to_lowercase()).parse().unwrap();
+        policy.keys.insert(key, KeyDefinition { name, algorithm: algorithm.parse().unwrap(), purpose, ..definition() });
+    }
+    let composite = CompositeDefinition {
+        name: "contracts".parse().unwrap(),
+        project: PROJECT,
+        classical: keys[0],
+        post_quantum: keys[1],
+        encryption: Some(keys[2]),
+        rule: VerificationRule::All,
+    };
+    policy.composites.insert(CompositeId::from_bits(40), composite);
+    policy.head.requires.push(COMPOSITE_KEYS.to_owned());
     world.set().policies[1].0.clone()
 }
 
@@ -147,7 +172,7 @@ fn every_file_is_read_and_none_is_missing() {
         let bytes = std::fs::read(&path).unwrap();
         match path.file_name().unwrap().to_str().unwrap() {
             "root.v1.json" => statement::<Root>(&bytes, &world.root_pairs),
-            "policy-tenant.v1.json" | "policy-project.v1.json" | "policy-external.v1.json" => {
+            "policy-tenant.v1.json" | "policy-project.v1.json" | "policy-external.v1.json" | "policy-composite.v1.json" => {
                 statement::<Policy>(&bytes, &world.policy_pairs)
             }
             "state.v1.json" => statement::<State>(&bytes, &world.state_pairs),

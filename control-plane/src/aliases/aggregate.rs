@@ -44,6 +44,7 @@ impl Aggregate for Alias {
         match (command, &self.fixed, self.key) {
             (AliasCommand::Create { .. }, _, Some(_)) => Err(AliasRefusal::Exists),
             (AliasCommand::Create { name_is_a_key: true, .. }, _, None) => Err(AliasRefusal::NameTaken),
+            (AliasCommand::Create { name_is_a_composite: true, .. }, _, None) => Err(AliasRefusal::NameOfComposite),
             (AliasCommand::Create { project, key_project, .. }, _, None) if project != key_project => Err(AliasRefusal::OtherProject),
             (AliasCommand::Create { key, .. }, Some(_), None) => Ok(vec![AliasMoved { key: *key }.into()]),
             (AliasCommand::Create { project, name, key, .. }, None, None) => {

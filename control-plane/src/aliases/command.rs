@@ -23,6 +23,9 @@ pub enum AliasCommand {
         /// Looked up: whether a key of the project has this very name.
         #[serde(skip)]
         name_is_a_key: bool,
+        /// Looked up: whether a composite of the project has it.
+        #[serde(skip)]
+        name_is_a_composite: bool,
     },
     /// Point it at another key.
     Move {

@@ -9,6 +9,7 @@ use schema::{
 use super::{Alias, AliasCommand};
 use crate::{
     access::permit::Question,
+    composites::Composite,
     graphql::{
         api::{Api, Done, no_such, options},
         payload::{Common, CommonNew, Outcome, Stop, field, payloads},
@@ -69,7 +70,8 @@ impl AliasMutation {
             let (project, name, id) = alias(api, &input.project, &input.name)?;
             let (key, key_project) = key(api, &input.key).await?;
             let name_is_a_key = api.state::<Key>(naming::key_id(&api.keys, project, &name), None).await?.is_some();
-            let command = AliasCommand::Create { project, name, key, key_project, name_is_a_key };
+            let name_is_a_composite = api.state::<Composite>(naming::composite_id(&api.keys, project, &name), None).await?.is_some();
+            let command = AliasCommand::Create { project, name, key, key_project, name_is_a_key, name_is_a_composite };
             run(api, "createAlias", project, id, key, command, input.common.into()).await
         };
         CreateAliasPayload::of(attempt.await)

@@ -12,7 +12,14 @@ const KEY: KeyId = KeyId::from_bits(1);
 const OTHER: KeyId = KeyId::from_bits(2);
 
 fn create(key_project: ProjectId, name_is_a_key: bool) -> AliasCommand {
-    AliasCommand::Create { project: HERE, name: "current".parse().unwrap(), key: KEY, key_project, name_is_a_key }
+    AliasCommand::Create {
+        project: HERE,
+        name: "current".parse().unwrap(),
+        key: KEY,
+        key_project,
+        name_is_a_key,
+        name_is_a_composite: false,
+    }
 }
 
 fn created() -> AliasCreated {
@@ -27,6 +34,11 @@ fn alias() -> Scenario<Alias> {
 fn an_alias_stays_inside_its_project() {
     alias().when(&create(ELSEWHERE, false)).then_refused("alias_crosses_projects");
     alias().when(&create(HERE, true)).then_refused("alias_is_a_key_name");
+    let mut of_composite = create(HERE, false);
+    if let AliasCommand::Create { name_is_a_composite, .. } = &mut of_composite {
+        *name_is_a_composite = true;
+    }
+    alias().when(&of_composite).then_refused("alias_is_a_composite_name");
     let there = AliasCommand::Move { key: OTHER, key_project: ELSEWHERE };
     alias().given([created().into()]).when(&there).then_refused("alias_crosses_projects");
 }

@@ -13,7 +13,7 @@ use schema::{
 };
 use trust::statement::{
     Head, Kind, Scope,
-    policy::{EXTERNAL_KEYS, KeyDefinition, Policy, Resumption, SerialText},
+    policy::{COMPOSITE_KEYS, EXTERNAL_KEYS, KeyDefinition, Policy, Resumption, SerialText},
     root::Root,
     state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
 };
@@ -102,7 +102,14 @@ fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions:
     let authorities: BTreeSet<&Base64> = at_work.filter_map(|caller| caller.authority.as_ref()).collect();
     let vouching = |scope| facts.policies.iter().filter(|document| document.scope == scope).find_map(|document| document.vouching.clone());
     let external = keys.iter().any(|(_, key)| key.definition.is_external());
-    let requires = external.then(|| EXTERNAL_KEYS.to_owned()).into_iter().collect();
+    let composites: BTreeMap<_, _> = facts
+        .composites
+        .iter()
+        .filter(|(_, composite)| Some(composite.project) == project)
+        .map(|(id, composite)| (*id, composite.clone()))
+        .collect();
+    let needs = [(external, EXTERNAL_KEYS), (!composites.is_empty(), COMPOSITE_KEYS)];
+    let requires = needs.into_iter().filter(|(needed, _)| *needed).map(|(_, word)| word.to_owned()).collect();
     Policy {
         head: Head { project, site, requires, ..blank_head(Kind::Policy, facts.tenant) },
         cedar_version: CEDAR_VERSION.to_owned(),
@@ -115,6 +122,7 @@ fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions:
             .collect(),
         caller_authorities: authorities.into_iter().cloned().collect(),
         keys: keys.iter().filter(|(_, key)| key.template.is_none()).map(|(id, key)| (*id, key.definition.clone())).collect(),
+        composites,
         templates: documents.iter().flat_map(|document| document.templates.clone()).collect(),
         // A site's policy repeats the tenant's rule on vouching, unless it has its own: one rule of its own loosens no other.
         vouching: if project.is_some() { None } else { vouching(scope).or_else(|| vouching(Scope::Tenant)) }.unwrap_or_default(),
@@ -327,7 +335,7 @@ mod tests {
         rule::{CallerKind, OfflineRule},
     };
     use trust::statement::{
-        policy::{CallerDefinition, ExternalVersion, KeyTemplate},
+        policy::{CallerDefinition, CompositeDefinition, ExternalVersion, KeyTemplate},
         state::{KeyState, VersionEntry, Vouch},
     };
 
@@ -520,6 +528,26 @@ mod tests {
         assert_eq!((&policy.head.requires, &policy.keys[&KEY].external), (&vec![EXTERNAL_KEYS.to_owned()], &vec![external]));
         let here = &content.states[&SITE].keys[&KEY];
         assert_eq!((here.primary, here.versions[&1].state), (1, VersionState::Active));
+        assert_eq!(policy.blank(), *policy, "what is published compiles to itself");
+    }
+
+    #[test]
+    fn composites_stand_in_their_projects_policy_which_says_that_there_are_some() {
+        let mut facts = facts();
+        let composite = CompositeDefinition {
+            name: "contracts".parse().unwrap(),
+            project: PROJECT,
+            classical: KEY,
+            post_quantum: KeyId::from_bits(77),
+            encryption: None,
+            rule: schema::composite::VerificationRule::All,
+        };
+        let id = schema::id::CompositeId::from_bits(1);
+        facts.composites.insert(id, composite.clone());
+        let content = compile(&facts, &Published::default());
+        let policy = &content.policies[&Scope::Project(PROJECT)];
+        assert_eq!((&policy.head.requires, &policy.composites[&id]), (&vec![COMPOSITE_KEYS.to_owned()], &composite));
+        assert!(content.policies[&Scope::Tenant].composites.is_empty() && content.policies[&Scope::Tenant].head.requires.is_empty());
         assert_eq!(policy.blank(), *policy, "what is published compiles to itself");
     }
 

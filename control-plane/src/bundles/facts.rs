@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use schema::{
     clock::Timestamp,
     encoding::Base64,
-    id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, CompositeId, KeyId, ProjectId, SiteId, TenantId},
     key::RevocationReason,
     name::Name,
     rule::{KeyTemplate, OfflineRule, VouchingRule},
 };
 use trust::statement::{
     Scope,
-    policy::{CallerDefinition, KeyDefinition},
+    policy::{CallerDefinition, CompositeDefinition, KeyDefinition},
     state::{KeyState, Vouch},
 };
 
@@ -31,6 +31,8 @@ pub struct Facts {
     pub callers: BTreeMap<CallerId, CallerFacts>,
     /// Every key.
     pub keys: BTreeMap<KeyId, KeyFacts>,
+    /// Every composite that is not retired.
+    pub composites: BTreeMap<CompositeId, CompositeDefinition>,
     /// The published policy documents.
     pub policies: Vec<PolicyFacts>,
 }
@@ -45,6 +47,7 @@ impl Facts {
             agents: BTreeMap::new(),
             callers: BTreeMap::new(),
             keys: BTreeMap::new(),
+            composites: BTreeMap::new(),
             policies: Vec::new(),
         }
     }

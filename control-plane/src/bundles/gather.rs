@@ -1,14 +1,14 @@
 //! Aggregates to facts: what each has come to, as far as statements speak of it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
-    id::{AgentId, CallerId, KeyId, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, CompositeId, KeyId, ProjectId, SiteId, TenantId},
     key::Origin,
     name::Name,
 };
 use trust::statement::{
-    policy::{CallerDefinition, ExternalVersion, KeyDefinition},
+    policy::{CallerDefinition, CompositeDefinition, ExternalVersion, KeyDefinition},
     state::{KeyState, VersionEntry},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     agents::Agent,
     aliases::Alias,
     callers::Caller,
+    composites::Composite,
     keys::{Key, Version},
     projects::Project,
     sites::Site,
@@ -37,6 +38,8 @@ pub struct Aggregates {
     pub keys: Vec<Key>,
     /// Aliases.
     pub aliases: Vec<Alias>,
+    /// Composites.
+    pub composites: Vec<Composite>,
     /// Published policy documents, read.
     pub policies: Vec<PolicyFacts>,
 }
@@ -52,6 +55,7 @@ pub fn facts(tenant: TenantId, aggregates: Aggregates) -> Facts {
         }
     }
     aliases.values_mut().for_each(|names| names.sort());
+    let composites = composites(&aggregates);
     Facts {
         tenant,
         projects: aggregates.projects.iter().filter_map(project).collect(),
@@ -59,6 +63,7 @@ pub fn facts(tenant: TenantId, aggregates: Aggregates) -> Facts {
         agents: aggregates.agents.iter().filter_map(agent).collect(),
         callers: aggregates.callers.iter().filter_map(caller).collect(),
         keys: aggregates.keys.iter().filter_map(|found| key(found, &names, &mut aliases)).collect(),
+        composites,
         policies: aggregates.policies,
     }
 }
@@ -132,6 +137,30 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
         revoked_versions: key.versions.iter().filter_map(revoked).collect(),
     };
     Some((fixed.id, facts))
+}
+
+/// Names are looked up before a composite is made, not locked: one that lost its name to a key in that moment is left out,
+/// or agents would refuse the whole policy.
+fn composites(aggregates: &Aggregates) -> BTreeMap<CompositeId, CompositeDefinition> {
+    let keys = aggregates.keys.iter().filter_map(|key| key.fixed.as_ref()).map(|fixed| (fixed.project, &fixed.name));
+    let in_use = aggregates.aliases.iter().filter(|alias| alias.key.is_some());
+    let aliases = in_use.filter_map(|alias| alias.fixed.as_ref()).map(|fixed| (fixed.project, &fixed.name));
+    let taken: BTreeSet<(ProjectId, &Name)> = keys.chain(aliases).collect();
+    let free = |composite: &&Composite| composite.fixed.as_ref().is_some_and(|fixed| !taken.contains(&(fixed.project, &fixed.name)));
+    aggregates.composites.iter().filter(free).filter_map(composite).collect()
+}
+
+fn composite(composite: &Composite) -> Option<(CompositeId, CompositeDefinition)> {
+    let fixed = composite.fixed.as_ref()?;
+    let definition = CompositeDefinition {
+        name: fixed.name.clone(),
+        project: fixed.project,
+        classical: fixed.classical,
+        post_quantum: fixed.post_quantum,
+        encryption: fixed.encryption,
+        rule: composite.rule?,
+    };
+    composite.retired.is_none().then_some((fixed.id, definition))
 }
 
 /// Versions of a partner's key are numbered from 1 without gaps, and each has its public key.

@@ -59,6 +59,10 @@ pub const TRIGGERS: &[&str] = &[
     "AliasCreated",
     "AliasMoved",
     "AliasRetired",
+    "CompositeCreated",
+    "CompositeRuleTightened",
+    "CompositeRuleLoosened",
+    "CompositeRetired",
     "PolicyPublished",
     "PolicyRolledBack",
 ];
@@ -74,6 +78,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "InvitationCancelled",
     "CertificateRenewed",
     "KeyDescribed",
+    "CompositeDescribed",
     "KeyDeletionProtectionSet",
     "DestructionScheduled",
     "DestructionCancelled",
@@ -181,8 +186,8 @@ impl Reactor for StatementReactor {
 #[cfg(test)]
 mod tests {
     use schema::event::{
-        Event, agent::AgentEvent, alias::AliasEvent, budget::BudgetEvent, caller::CallerEvent, key::KeyEvent, policy::PolicyEvent,
-        project::ProjectEvent, receipt::ReceiptEvent, site::SiteEvent, statement::StatementEvent, tenant::TenantEvent,
+        Event, agent::AgentEvent, alias::AliasEvent, budget::BudgetEvent, caller::CallerEvent, composite::CompositeEvent, key::KeyEvent,
+        policy::PolicyEvent, project::ProjectEvent, receipt::ReceiptEvent, site::SiteEvent, statement::StatementEvent, tenant::TenantEvent,
     };
 
     use super::*;
@@ -194,6 +199,7 @@ mod tests {
             AliasEvent::TYPES,
             BudgetEvent::TYPES,
             CallerEvent::TYPES,
+            CompositeEvent::TYPES,
             KeyEvent::TYPES,
             PolicyEvent::TYPES,
             ProjectEvent::TYPES,

@@ -52,6 +52,7 @@ impl FactsReader {
             callers: self.views.every(tenant).await?,
             keys: self.views.every(tenant).await?,
             aliases: self.views.every(tenant).await?,
+            composites: self.views.every(tenant).await?,
             policies: self.policies(tenant).await?,
         };
         Ok(facts(tenant, aggregates))

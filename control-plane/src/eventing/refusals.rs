@@ -40,7 +40,7 @@ pub(crate) use refusals;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::{agents, aliases, callers, keys, leases, policies, projects, sites, tenants, tokens};
+    use crate::{agents, aliases, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
 
     #[test]
     fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
@@ -53,6 +53,7 @@ mod tests {
             leases::BudgetRefusal::CODES,
             keys::KeyRefusal::CODES,
             aliases::AliasRefusal::CODES,
+            composites::CompositeRefusal::CODES,
             policies::PolicyRefusal::CODES,
             tokens::ApiTokenRefusal::CODES,
         ];

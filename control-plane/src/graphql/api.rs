@@ -41,7 +41,7 @@ use crate::{
         store::Cursor,
         view::{self, Page, QueryError, View, Views},
     },
-    keys::Key,
+    keys::{Key, graphql::KeyNode},
     leases::Budget,
     naming,
     projects::{Project, graphql::ProjectNode},
@@ -308,6 +308,7 @@ impl Api {
         let (project, name) = match text.parse() {
             Ok(KeyReference::Id(id)) => return Ok(Some(id)),
             Ok(KeyReference::Version(version)) => return Ok(Some(version.key)),
+            Ok(KeyReference::Composite(_)) => return Ok(None),
             Ok(KeyReference::Named { project, name }) => (naming::project_id(&self.keys, &project), name),
             Err(_) => match text.split_once('/').map(|(project, name)| (project.parse(), name.parse::<Name>())) {
                 Some((Ok(project), Ok(name))) => (project, name),
@@ -399,6 +400,11 @@ impl Api {
     /// A project; many at once are one query.
     pub async fn load_project(&self, id: ProjectId, as_of: Option<Timestamp>) -> Result<Option<ProjectNode>, Fault> {
         Ok(self.load::<Project>(&[id], as_of).await?.pop())
+    }
+
+    /// A key; many at once are one query.
+    pub async fn load_key(&self, id: KeyId, as_of: Option<Timestamp>) -> Result<Option<KeyNode>, Fault> {
+        Ok(self.load::<Key>(&[id], as_of).await?.pop())
     }
 
     /// Sites; many at once are one query.

@@ -6,6 +6,7 @@ use super::api::Api;
 use crate::{
     agents::{Agent, graphql::AgentNode},
     callers::{Caller, graphql::CallerNode},
+    composites::{Composite, graphql::CompositeNode},
     eventing::graphql::EventNode,
     keys::{
         Key,
@@ -37,6 +38,8 @@ pub enum Node {
     Key(KeyNode),
     /// `key_…/3`
     KeyVersion(KeyVersionNode),
+    /// `cmp_…`
+    Composite(CompositeNode),
     /// `pol_…`
     Policy(PolicyNode),
     /// `tok_…`
@@ -85,6 +88,7 @@ impl NodeQuery {
                 }
                 Err(_) => look!(Key),
             },
+            Some("cmp") => look!(Composite),
             Some("pol") => look!(Policy),
             Some("tok") => look!(ApiToken),
             Some("evt") => match id.parse() {

@@ -213,6 +213,17 @@ mirror! {
         /// Ask whether another caller may do something with the key, and why.
         Explain,
     }
+    /// Which of a composite's signatures must be genuine.
+    VerificationRule = "schema::composite::VerificationRule" {
+        /// Both.
+        All,
+        /// At least one.
+        Any,
+        /// The classical one.
+        ClassicalRequired,
+        /// The post-quantum one.
+        PqRequired,
+    }
     /// How a caller proves who it is.
     CallerKind = "trust::statement::policy::CallerKind" {
         /// A token whose hash only the agent has.
@@ -239,7 +250,7 @@ mirror! {
         Operator,
         /// Everything inside one tenant.
         Admin,
-        /// Keys, aliases and callers.
+        /// Keys, aliases, composites and callers.
         KeyManager,
         /// Policies.
         PolicyEditor,

@@ -16,6 +16,7 @@ use crate::{
     agents::graphql::{AgentMutation, AgentQuery},
     aliases::graphql::AliasMutation,
     callers::graphql::{CallerMutation, CallerQuery},
+    composites::graphql::{CompositeMutation, CompositeQuery},
     eventing::graphql::EventQuery,
     keys::{graphql::KeyQuery, mutations::KeyMutation},
     policies::{graphql::PolicyQuery, mutations::PolicyMutation},
@@ -39,6 +40,7 @@ pub struct Query(
     AgentQuery,
     CallerQuery,
     KeyQuery,
+    CompositeQuery,
     PolicyQuery,
     TokenQuery,
     EventQuery,
@@ -55,6 +57,7 @@ pub struct Mutation(
     CallerMutation,
     KeyMutation,
     AliasMutation,
+    CompositeMutation,
     PolicyMutation,
     TokenMutation,
 );

@@ -190,6 +190,9 @@ pub struct CreateKey {
     /// Looked up: whether an alias of the project has this very name.
     #[serde(skip)]
     pub name_is_an_alias: bool,
+    /// Looked up: whether a composite of the project has it.
+    #[serde(skip)]
+    pub name_is_a_composite: bool,
     /// Looked up: whether every site of the placement has a recovery key.
     #[serde(skip)]
     pub sites_have_recovery_keys: bool,
@@ -219,6 +222,9 @@ pub struct RegisterExternal {
     /// Looked up: whether an alias of the project has this very name.
     #[serde(skip)]
     pub name_is_an_alias: bool,
+    /// Looked up: whether a composite of the project has it.
+    #[serde(skip)]
+    pub name_is_a_composite: bool,
 }
 
 /// A template of the policy in force.

@@ -103,6 +103,9 @@ fn create(create: &CreateKey) -> Decision {
     if create.name_is_an_alias {
         return Err(KeyRefusal::NameTaken);
     }
+    if create.name_is_a_composite {
+        return Err(KeyRefusal::NameOfComposite);
+    }
     let (algorithm, purpose) = (create.algorithm, create.purpose);
     if !algorithm.serves(purpose) {
         return Err(KeyRefusal::Purpose { algorithm, purpose });

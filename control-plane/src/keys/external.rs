@@ -18,6 +18,9 @@ pub(super) fn register(register: &RegisterExternal) -> Decision {
     if register.name_is_an_alias {
         return Err(KeyRefusal::NameTaken);
     }
+    if register.name_is_a_composite {
+        return Err(KeyRefusal::NameOfComposite);
+    }
     let algorithm = register.algorithm;
     if !algorithm.entry().asymmetric {
         return Err(KeyRefusal::NoPublicHalf { algorithm });

@@ -9,6 +9,7 @@ use crate::{
     access::permit::Question,
     agents::{Agent, AgentState},
     aliases::Alias,
+    composites::Composite,
     graphql::{
         api::{Api, Done, Filter, no_such},
         payload::{self, Common, CommonNew, Stop, UserError, field, optional, payloads},
@@ -459,6 +460,7 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
     };
     let id = naming::key_id(&api.keys, project, &name);
     let alias = api.state::<Alias>(naming::alias_id(&api.keys, project, &name), None).await?;
+    let composite = api.state::<Composite>(naming::composite_id(&api.keys, project, &name), None).await?;
     let command = CreateKey {
         project,
         description: optional("description", input.description.as_deref())?,
@@ -474,6 +476,7 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
         template,
         generator: generator(api, &placement, &eligible_generators).await?,
         name_is_an_alias: alias.is_some(),
+        name_is_a_composite: composite.is_some(),
         // No site has a recovery key yet: they come with sealed backups.
         sites_have_recovery_keys: false,
         name,
@@ -494,6 +497,7 @@ async fn register_external(api: &Api, input: RegisterExternalKeyInput) -> Result
     }
     let id = naming::key_id(&api.keys, project, &name);
     let alias = api.state::<Alias>(naming::alias_id(&api.keys, project, &name), None).await?;
+    let composite = api.state::<Composite>(naming::composite_id(&api.keys, project, &name), None).await?;
     let command = RegisterExternal {
         project,
         description: optional("description", input.description.as_deref())?,
@@ -504,6 +508,7 @@ async fn register_external(api: &Api, input: RegisterExternalKeyInput) -> Result
         deletion_protection: input.deletion_protection,
         public_key: partners_key(algorithm, &input.public_key)?,
         name_is_an_alias: alias.is_some(),
+        name_is_a_composite: composite.is_some(),
         name,
     };
     let question = Question::new("registerExternalKey", "Key", id).within("Project", project);

@@ -15,6 +15,7 @@ refusals! {
         Exists = "key_exists" at "name", "the project already has, or had, a key of this name; names are never reused, choose another";
         NotFound = "key_not_found", "there is no such key";
         NameTaken = "key_name_is_an_alias" at "name", "an alias of the project has this very name; choose another name for the key";
+        NameOfComposite = "key_name_is_a_composite" at "name", "a composite of the project has, or had, this very name; choose another name for the key";
         Purpose { algorithm: Algorithm, purpose: Purpose } = "algorithm_does_not_serve_purpose" at "purpose", "{algorithm} cannot {purpose}; choose a purpose the catalogue lists for it";
         LegacyAlgorithm { algorithm: Algorithm } = "algorithm_only_opens_old_data" at "algorithm", "{algorithm} only opens and verifies what is old; choose another algorithm for a new key";
         NotExternal = "key_is_not_external", "this key's material is made by agents: rotate it instead";

@@ -6,7 +6,7 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{
     catalogue::{Algorithm, Family, Sealing},
-    id::KeyVersion,
+    id::{CompositeId, KeyVersion},
     public_key::ForeignJwk,
 };
 use serde::{
@@ -38,6 +38,8 @@ pub struct Header {
     pub apu: Option<String>,
     /// What is said of the recipient, base64url.
     pub apv: Option<String>,
+    /// The composite it was signed by, when another signature belongs to it.
+    pub composite: Option<String>,
     /// The revision of a draft that was followed.
     pub draft: Option<String>,
     /// What must be understood.
@@ -57,6 +59,11 @@ impl Header {
     /// Which of our key versions `kid` names, if it names one.
     pub fn key_version(&self) -> Option<KeyVersion> {
         self.kid.as_deref()?.parse().ok()
+    }
+
+    /// Which composite it says it was signed by. What is none of our ids is somebody else's parameter.
+    pub fn composite(&self) -> Option<CompositeId> {
+        self.composite.as_deref()?.parse().ok()
     }
 
     /// Whether it names this algorithm.
@@ -158,7 +165,7 @@ pub(super) fn carries(algorithm: Algorithm) -> (bool, bool) {
 /// The most members of one header: every name is compared with every other.
 const MAX_MEMBERS: usize = 64;
 
-const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "epk", "apu", "apv", "draft", "crit", "zip"];
+const KNOWN: &[&str] = &["alg", "enc", "kid", "ctx", "typ", "ek", "epk", "apu", "apv", "draft", "composite", "crit", "zip"];
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -190,6 +197,7 @@ impl<'de> Deserialize<'de> for Header {
                         "apu" => header.apu = Some(map.next_value()?),
                         "apv" => header.apv = Some(map.next_value()?),
                         "draft" => header.draft = Some(map.next_value()?),
+                        "composite" => header.composite = map.next_value::<serde_json::Value>()?.as_str().map(str::to_owned),
                         "crit" => header.crit = Some(map.next_value()?),
                         "zip" => header.zip = Some(map.next_value()?),
                         _ => {
@@ -326,7 +334,9 @@ mod tests {
         let protected = Header::parse("JWE", br#"{"enc":"A256GCM","kid":"a"}"#).unwrap();
         let with = |json: &[u8]| protected.with_unprotected("JWE", &[&Header::parse("JWE", json).unwrap()]);
         assert_eq!(with(br#"{"alg":"A256KW"}"#).unwrap().alg.as_deref(), Some("A256KW"));
-        for refused in [r#"{"kid":"b"}"#, r#"{"ctx":"x"}"#, r#"{"crit":["x"]}"#, r#"{"enc":"A256GCM"}"#, r#"{"typ":"x"}"#] {
+        for refused in
+            [r#"{"kid":"b"}"#, r#"{"ctx":"x"}"#, r#"{"crit":["x"]}"#, r#"{"enc":"A256GCM"}"#, r#"{"typ":"x"}"#, r#"{"composite":"x"}"#]
+        {
             assert!(with(refused.as_bytes()).is_err(), "{refused}");
         }
     }

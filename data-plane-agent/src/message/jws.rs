@@ -1,11 +1,13 @@
 //! JWS (RFC 7515): compact, detached (its appendix F), flattened and general JSON with several signatures.
 
+use std::collections::BTreeSet;
+
 use schema::{
     catalogue::Algorithm,
     clock::Ids,
     context::EncryptionContext,
-    id::KeyVersion,
-    key::{Operation, words},
+    id::{CompositeId, KeyId, KeyVersion},
+    key::Operation,
 };
 use serde::Deserialize;
 
@@ -36,36 +38,20 @@ pub enum Form {
     Flattened,
     /// A JSON object with any number of signatures.
     General,
+    /// The same without its payload, which travels by itself.
+    DetachedGeneral,
 }
 
-words! {
-    /// Which of several signatures must be genuine.
-    Rule {
-        /// Every one.
-        All = "all",
-        /// At least one.
-        Any = "any",
-        /// At least one of a classical algorithm.
-        ClassicalRequired = "classical-required",
-        /// At least one of a post-quantum algorithm.
-        PqRequired = "pq-required",
-    }
+/// What the protected header of every signature says beside the key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Said<'a> {
+    /// The type of what is signed.
+    pub typ: Option<&'a str>,
+    /// The composite whose keys sign together.
+    pub composite: Option<CompositeId>,
 }
 
-impl Rule {
-    /// Whether these results are enough: algorithms, and whether their signature was genuine.
-    pub fn holds(self, results: &[(Algorithm, bool)]) -> bool {
-        let genuine = |wanted: fn(&Algorithm) -> bool| results.iter().any(|(algorithm, genuine)| *genuine && wanted(algorithm));
-        match self {
-            Self::All => !results.is_empty() && results.iter().all(|(_, genuine)| *genuine),
-            Self::Any => genuine(|_| true),
-            Self::ClassicalRequired => genuine(|algorithm| algorithm.entry().quantum_category == 0),
-            Self::PqRequired => genuine(|algorithm| algorithm.entry().quantum_category > 0),
-        }
-    }
-}
-
-/// Signs at most 1 MiB with every permitted key. Several permits need [`Form::General`].
+/// Signs at most 1 MiB with every permitted key. Several permits need a general form.
 pub async fn sign(
     vault: &dyn Vault,
     ids: &dyn Ids,
@@ -74,10 +60,23 @@ pub async fn sign(
     context: &EncryptionContext,
     form: Form,
 ) -> Result<String, MessageError> {
-    sign_as(vault, ids, permits, payload, context, form, None).await
+    sign_as(vault, ids, permits, payload, context, form, Said::default()).await
 }
 
-/// The same for a payload of this type.
+/// The same with the two keys of a composite. Both signatures name it, so that one without the other is known to lack something.
+pub async fn sign_together(
+    vault: &dyn Vault,
+    ids: &dyn Ids,
+    permits: Vec<UsePermit>,
+    payload: &[u8],
+    context: &EncryptionContext,
+    form: Form,
+    composite: CompositeId,
+) -> Result<String, MessageError> {
+    sign_as(vault, ids, permits, payload, context, form, Said { composite: Some(composite), ..Said::default() }).await
+}
+
+/// The same with more in its headers.
 pub(super) async fn sign_as(
     vault: &dyn Vault,
     ids: &dyn Ids,
@@ -85,12 +84,13 @@ pub(super) async fn sign_as(
     payload: &[u8],
     context: &EncryptionContext,
     form: Form,
-    typ: Option<&str>,
+    said: Said<'_>,
 ) -> Result<String, MessageError> {
     if payload.len() > MAX_PLAINTEXT_BYTES {
         return Err(MessageError::TooLong { what: "the payload", max_bytes: MAX_PLAINTEXT_BYTES });
     }
-    if permits.is_empty() || permits.len() > MAX_RECIPIENTS || (permits.len() > 1 && form != Form::General) {
+    if permits.is_empty() || permits.len() > MAX_RECIPIENTS || (permits.len() > 1 && !matches!(form, Form::General | Form::DetachedGeneral))
+    {
         return Err(MessageError::Recipients);
     }
     let mut payload_text = String::with_capacity(base64url_len(payload.len()));
@@ -101,8 +101,9 @@ pub(super) async fn sign_as(
         let header = HeaderWriter::new()
             .optional("alg", permit.algorithm().entry().jose_alg)
             .member("kid", permit.version())
-            .optional("typ", typ)
+            .optional("typ", said.typ)
             .optional("ctx", ctx)
+            .optional("composite", said.composite)
             .json();
         let mut protected = String::with_capacity(base64url_len(header.len()) + 1 + payload_text.len() + 8192);
         push_base64url(&mut protected, header.as_bytes());
@@ -124,15 +125,20 @@ pub(super) async fn sign_as(
             push_base64url(signed, signature);
             std::mem::take(signed)
         }
-        (form, signatures) => json(&payload_text, signatures, form == Form::General),
+        (Form::DetachedGeneral, signatures) => json(None, signatures, true),
+        (form, signatures) => json(Some(&payload_text), signatures, form == Form::General),
     })
 }
 
-fn json(payload_text: &str, signatures: &[(String, usize, Vec<u8>)], general: bool) -> String {
-    let mut out = String::with_capacity(payload_text.len() + signatures.len() * 6144 + 64);
-    out.push_str("{\"payload\":\"");
-    out.push_str(payload_text);
-    out.push_str(if general { "\",\"signatures\":[" } else { "\"," });
+fn json(payload_text: Option<&str>, signatures: &[(String, usize, Vec<u8>)], general: bool) -> String {
+    let mut out = String::with_capacity(payload_text.map_or(0, str::len) + signatures.len() * 6144 + 64);
+    out.push('{');
+    if let Some(payload_text) = payload_text {
+        out.push_str("\"payload\":\"");
+        out.push_str(payload_text);
+        out.push_str("\",");
+    }
+    out.push_str(if general { "\"signatures\":[" } else { "" });
     for (index, (signed, protected_len, signature)) in signatures.iter().enumerate() {
         out.push_str(if index > 0 {
             ",{"
@@ -273,6 +279,22 @@ impl Jws {
     /// The key version each signature names, if it names one of ours.
     pub fn key_versions(&self) -> Vec<Option<KeyVersion>> {
         self.signatures.iter().map(|signature| signature.header.key_version()).collect()
+    }
+
+    /// The composites that its signatures say they were made by.
+    pub fn composites(&self) -> BTreeSet<CompositeId> {
+        self.signatures.iter().filter_map(|signature| signature.header.composite()).collect()
+    }
+
+    /// The places of the signatures that a key may have made: those that name a version of it, with the version, and those that
+    /// name no key at all and have its algorithm.
+    pub fn places_of(&self, key: KeyId, algorithm: Algorithm) -> Vec<(usize, Option<KeyVersion>)> {
+        let of_key = |header: &Header| match &header.kid {
+            Some(_) => header.key_version().filter(|version| version.key == key).map(Some),
+            None => header.is_for(algorithm).then_some(None),
+        };
+        let places = self.signatures.iter().enumerate();
+        places.filter_map(|(place, signature)| Some((place, of_key(&signature.header)?))).collect()
     }
 
     /// The key version the first signature names; an error when it names none of ours.

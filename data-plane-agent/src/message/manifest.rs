@@ -6,12 +6,13 @@ use schema::{
     clock::Ids,
     context::EncryptionContext,
     encoding::{Base64, u64_string},
+    id::CompositeId,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     MessageError,
-    jws::{self, Form, Jws, MANIFEST_TYP},
+    jws::{self, Form, Jws, MANIFEST_TYP, Said},
 };
 use crate::{policy::permit::UsePermit, vault::Vault};
 
@@ -61,16 +62,18 @@ impl Default for Hasher {
     }
 }
 
-/// Signs a manifest: a compact JWS of type `freehold-manifest+jws`.
+/// Signs a manifest: a JWS of type `freehold-manifest+jws`, compact with one key, in general JSON with those of a composite.
 pub async fn sign(
     vault: &dyn Vault,
     ids: &dyn Ids,
-    permit: UsePermit,
+    permits: Vec<UsePermit>,
+    composite: Option<CompositeId>,
     manifest: &Manifest,
     context: &EncryptionContext,
 ) -> Result<String, MessageError> {
     let payload = serde_json::to_vec(manifest).map_err(|_| MessageError::Failed("writing a manifest"))?;
-    jws::sign_as(vault, ids, vec![permit], &payload, context, Form::Compact, Some(MANIFEST_TYP)).await
+    let form = if composite.is_some() { Form::General } else { Form::Compact };
+    jws::sign_as(vault, ids, permits, &payload, context, form, Said { typ: Some(MANIFEST_TYP), composite }).await
 }
 
 /// Reads a signed manifest. Believe it after verifying.
@@ -100,7 +103,7 @@ mod tests {
         assert_eq!(manifest, whole.finish());
         for key in [ED25519, ML_DSA] {
             let bound = context(&[("a", "1")]);
-            let signed = sign(&world.vault, &world.ids, permit(key, Operation::Sign), &manifest, &bound).await.unwrap();
+            let signed = sign(&world.vault, &world.ids, vec![permit(key, Operation::Sign)], None, &manifest, &bound).await.unwrap();
             let (read, found) = read(signed.as_bytes()).unwrap();
             assert_eq!((found, read.key_version().unwrap()), (manifest.clone(), key));
             let held = world.vault.held(key).await.unwrap();

@@ -39,6 +39,8 @@ pub struct Ask<'a> {
     pub anew: bool,
     /// Whether the asker can hide parts of what it hands out.
     pub masks: bool,
+    /// Whether it is about one of the two signatures of a composite, which are judged together.
+    pub together: bool,
 }
 
 /// What a decision rests on.
@@ -128,7 +130,7 @@ pub fn freshness(in_force: Option<&InForce>, now: Timestamp) -> Freshness {
 /// version allows, so that somebody who may not use a key does not learn its state.
 pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) -> Result<Allowed, Refused> {
     let (in_force, caller, mut warnings) = admit(grounds, ask)?;
-    let key = in_force.key(reference).ok_or_else(|| Refusal::KeyNotFound { reference: reference.clone() })?;
+    let key = find(in_force, reference, ask.operation)?;
     let definition = &key.definition;
     if !serves(definition, ask.operation) {
         return Err(match ask.operation {
@@ -140,7 +142,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     }
     let number = match reference {
         KeyReference::Version(version) => version.number,
-        KeyReference::Id(_) | KeyReference::Named { .. } => key.primary,
+        KeyReference::Id(_) | KeyReference::Composite(_) | KeyReference::Named { .. } => key.primary,
     };
     let version = KeyVersion::new(key.id, number);
     let refuse = |refusal| Refused { refusal, version: (number > 0).then_some(version), algorithm: Some(definition.algorithm) };
@@ -156,7 +158,8 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
         recipients: ask.recipients,
     };
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Key(key.id, definition), &moment);
-    let (policies, obligations) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask)).map_err(refuse)?;
+    let (policies, obligations) =
+        verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask, Some(definition.algorithm))).map_err(refuse)?;
 
     let permit = UsePermit::grant(version, ask.operation, definition.algorithm, key.external(version.number).cloned());
     if ask.operation == Operation::Explain {
@@ -168,6 +171,17 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
         return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
     }
     Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings })
+}
+
+/// The key that is meant: by its own name, or as the one that does this for a composite.
+fn find<'a>(in_force: &'a InForce, reference: &KeyReference, operation: Operation) -> Result<&'a Arc<KeyInForce>, Refusal> {
+    if let Some(key) = in_force.key(reference) {
+        return Ok(key);
+    }
+    let not_found = || Refusal::KeyNotFound { reference: reference.clone() };
+    let composite = in_force.composite(reference).ok_or_else(not_found)?;
+    let member = composite.member_for(operation).ok_or(Refusal::Composite { operation })?;
+    in_force.key(&KeyReference::Id(member)).ok_or_else(not_found)
 }
 
 /// How an operation stands with a key, as far as policy goes: nothing when it is not allowed whatever the request. The
@@ -186,7 +200,7 @@ pub fn outlook(grounds: &Grounds<'_>, ask: &Ask<'_>, key: &KeyInForce) -> Option
     let target = Target::Key(key.id, &key.definition);
     let (verdict, conditional) = in_force.policies.look((ask.caller, caller), ask.operation, target, &moment).ok()?;
     match verdict {
-        Verdict::Allowed(policies, obligations) => match meets(&policies, &obligations, ask) {
+        Verdict::Allowed(policies, obligations) => match meets(&policies, &obligations, ask, Some(key.definition.algorithm)) {
             Ok(()) => Some(Outlook::Allowed),
             Err(_) => Some(Outlook::Conditional),
         },
@@ -210,14 +224,14 @@ pub fn decide_keyless(grounds: &Grounds<'_>, ask: &Ask<'_>) -> Result<AllowedKey
         recipients: ask.recipients,
     };
     let verdict = in_force.policies.decide((ask.caller, caller), ask.operation, Target::Site(in_force.site), &moment);
-    let (policies, _) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask))?;
+    let (policies, _) = verdict.map_err(Refusal::Undecidable).and_then(|verdict| allowed_by(&verdict, ask, None))?;
     Ok(AllowedKeyless { policies, warnings })
 }
 
-fn allowed_by(verdict: &Verdict, ask: &Ask<'_>) -> Result<(Vec<String>, Obligations), Refusal> {
+fn allowed_by(verdict: &Verdict, ask: &Ask<'_>, algorithm: Option<Algorithm>) -> Result<(Vec<String>, Obligations), Refusal> {
     match verdict {
         Verdict::Allowed(policies, obligations) => {
-            meets(policies, obligations, ask)?;
+            meets(policies, obligations, ask, algorithm)?;
             Ok((policies.clone(), obligations.clone()))
         }
         Verdict::Forbidden(policies) => Err(Refusal::Forbidden { policies: policies.clone() }),
@@ -226,7 +240,7 @@ fn allowed_by(verdict: &Verdict, ask: &Ask<'_>) -> Result<(Vec<String>, Obligati
 }
 
 /// Whether a request does what the policies that permit it demand.
-fn meets(policies: &[String], obligations: &Obligations, ask: &Ask<'_>) -> Result<(), Refusal> {
+fn meets(policies: &[String], obligations: &Obligations, ask: &Ask<'_>, algorithm: Option<Algorithm>) -> Result<(), Refusal> {
     let unmet = |demand: String| Err(Refusal::Obligation { policies: policies.to_vec(), demand });
     if let Some(missing) = obligations.require_context.iter().find(|name| !ask.context.pairs().contains_key(*name)) {
         return unmet(format!("the encryption context needs the pair {missing:?}"));
@@ -239,7 +253,22 @@ fn meets(policies: &[String], obligations: &Obligations, ask: &Ask<'_>) -> Resul
     if let Some(mask) = obligations.mask.filter(|_| !ask.masks && hands_out(ask.operation)) {
         return unmet(format!("what it gives out is to be masked ({mask}), which only decrypting messages can do"));
     }
+    if let (Some(rule), Some(algorithm)) = (obligations.require_signatures, algorithm)
+        && is_of_signature(ask.operation)
+        && !ask.together
+        && !rule.holds(!algorithm.is_post_quantum(), algorithm.is_post_quantum())
+    {
+        return unmet(format!(
+            "the rule for signatures is {rule}, which {algorithm} alone does not meet: sign and verify with a composite"
+        ));
+    }
     Ok(())
+}
+
+/// Whether a signature is made or judged.
+const fn is_of_signature(operation: Operation) -> bool {
+    use Operation::{ReSign, Sign, SignDigest, Verify, VerifyDigest, VerifyLegacy};
+    matches!(operation, Sign | Verify | ReSign | SignDigest | VerifyDigest | VerifyLegacy)
 }
 
 /// Whether the answer holds what was protected.
@@ -342,7 +371,7 @@ mod tests {
     use schema::key::{Limits, MinimumVersions, Purpose, VersionState};
 
     use super::*;
-    use crate::policy::testing::{CALLER, KEY, NOW, PROJECT, SITE, SetBuilder};
+    use crate::policy::testing::{CALLER, CLASSICAL, COMPOSITE, KEY, NOW, PROJECT, SEALED, SITE, SetBuilder};
 
     const ANYTHING: &str = "permit (principal, action, resource);";
 
@@ -356,6 +385,7 @@ mod tests {
             recipients: None,
             anew: false,
             masks: false,
+            together: false,
         }
     }
 
@@ -527,6 +557,57 @@ mod tests {
             assert_eq!(refused.refusal.code(), "obligation_not_met");
             assert_eq!(refused.refusal.problem().facts["policies"], serde_json::json!(["pol/0"]));
         }
+    }
+
+    #[test]
+    fn a_rule_for_signatures_is_for_those_who_can_meet_it() {
+        let attempt = |rule: &str, algorithm: &str, ask: Ask<'_>| {
+            let mut set = SetBuilder::new(&format!("@require_signatures(\"{rule}\") permit (principal, action, resource);"));
+            (set.key().algorithm, set.key().purpose) = (algorithm.parse().unwrap(), Purpose::Sign);
+            let (enabled, in_force) = (Algorithm::all().collect(), set.compile());
+            let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now: NOW };
+            decide(&grounds, &ask, &"billing/cards".parse().unwrap()).map(drop).map_err(|refused| refused.refusal.code())
+        };
+        let context = EncryptionContext::default();
+        for operation in [Operation::Sign, Operation::Verify, Operation::ReSign] {
+            let alone = ask(operation, &context);
+            for (rule, algorithm, allowed) in [
+                ("any", "Ed25519", true),
+                ("any", "ML-DSA-65", true),
+                ("pq-required", "Ed25519", false),
+                ("pq-required", "ML-DSA-65", true),
+                ("classical-required", "Ed25519", true),
+                ("classical-required", "ML-DSA-65", false),
+                ("all", "Ed25519", false),
+                ("all", "ML-DSA-65", false),
+            ] {
+                let expected = if allowed { Ok(()) } else { Err("obligation_not_met") };
+                assert_eq!(attempt(rule, algorithm, alone), expected, "{operation} with {algorithm} under {rule}");
+                assert_eq!(attempt(rule, algorithm, Ask { together: true, ..alone }), Ok(()), "{operation} {algorithm} {rule}");
+            }
+        }
+        assert_eq!(attempt("all", "Ed25519", ask(Operation::PublicKey, &context)), Ok(()));
+    }
+
+    #[test]
+    fn a_composites_name_means_its_hybrid_key_where_something_is_sealed_and_no_key_elsewhere() {
+        let mut set = SetBuilder::new(ANYTHING);
+        set.composite(Some("HPKE-9-KE"));
+        for reference in ["billing/contracts".to_owned(), COMPOSITE.to_string()] {
+            for operation in [Operation::Encrypt, Operation::Decrypt, Operation::GenerateDataKey] {
+                assert_eq!(attempt(&set, operation, &reference).unwrap().version.key, SEALED, "{operation}");
+            }
+            for operation in [Operation::Sign, Operation::Verify, Operation::PublicKey, Operation::Explain] {
+                assert_eq!(attempt(&set, operation, &reference).unwrap_err(), "composite_does_not", "{operation}");
+            }
+        }
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/contract").unwrap_err(), "key_not_found");
+        // Without one, or when a key is not placed here, it means nothing.
+        let mut without = SetBuilder::new(ANYTHING);
+        without.composite(None);
+        assert_eq!(attempt(&without, Operation::Encrypt, "billing/contracts").unwrap_err(), "composite_does_not");
+        set.policies[0].keys.get_mut(&CLASSICAL).unwrap().placement.clear();
+        assert_eq!(attempt(&set, Operation::Encrypt, "billing/contracts").unwrap_err(), "key_not_found");
     }
 
     #[test]

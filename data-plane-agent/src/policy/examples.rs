@@ -83,8 +83,17 @@ fn answer(set: &SetBuilder, row: &[&str]) -> &'static str {
     in_force.heartbeat_time = Timestamp::from_micros(now.micros() - age_seconds * 1_000_000);
     let (enabled, context) = (Algorithm::all().collect(), EncryptionContext::new(pairs).unwrap());
     let grounds = Grounds { in_force: Some(&in_force), enabled: &enabled, now };
-    let ask =
-        Ask { caller, operation: row[1].parse().unwrap(), context: &context, address, size, recipients: None, anew: false, masks: true };
+    let ask = Ask {
+        caller,
+        operation: row[1].parse().unwrap(),
+        context: &context,
+        address,
+        size,
+        recipients: None,
+        anew: false,
+        masks: true,
+        together: false,
+    };
     match decide(&grounds, &ask, &KeyReference::Id(key)).map_err(|refused| refused.refusal.code()) {
         Ok(allowed) if allowed.obligations.mask.is_some() => "allowed, masked",
         Ok(_) => "allowed",

@@ -9,8 +9,9 @@ use std::{
 use schema::{
     catalogue::Algorithm,
     clock::Timestamp,
+    composite::Member,
     encoding::Digest,
-    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
     key::{KeyReference, Operation, VersionState},
     name::Name,
     wire::operation::StatementSerial,
@@ -21,7 +22,7 @@ use trust::{
     statement::{
         Scope,
         heartbeat::Heartbeat,
-        policy::{CallerDefinition, CallerKind, KeyDefinition, OfflineRule, Policy},
+        policy::{CallerDefinition, CallerKind, CompositeDefinition, KeyDefinition, OfflineRule, Policy},
         state::{State, Subject},
     },
 };
@@ -106,6 +107,8 @@ pub struct InForce {
     pub policies: Arc<PolicyIndex>,
     pub(super) keys: HashMap<KeyId, Arc<KeyInForce>>,
     pub(super) names: HashMap<(Name, Name), KeyId>,
+    pub(super) composites: BTreeMap<CompositeId, Arc<CompositeInForce>>,
+    pub(super) composite_names: HashMap<(Name, Name), CompositeId>,
     pub(super) callers: HashMap<CallerId, CallerDefinition>,
     pub(super) certificates: HashMap<(String, String), CallerId>,
     pub(super) caller_names: HashMap<(ProjectId, Name), CallerId>,
@@ -143,6 +146,45 @@ pub struct VersionInForce {
     pub reported_ready: bool,
     /// Of a partner's key: its public half, as policy names it.
     pub external: Option<Arc<Held>>,
+}
+
+/// A composite whose keys are placed at this site.
+#[derive(Debug, Clone)]
+pub struct CompositeInForce {
+    /// Its id.
+    pub id: CompositeId,
+    /// Its project's name.
+    pub project_name: Name,
+    /// Its keys and its rule.
+    pub definition: CompositeDefinition,
+}
+
+impl CompositeInForce {
+    /// The key that does this by the composite's name alone: what is sealed is the hybrid key's. Signatures are made and judged
+    /// together, and everything else is asked of a key by its own name.
+    pub fn member_for(&self, operation: Operation) -> Option<KeyId> {
+        let seals = matches!(
+            operation,
+            Operation::Encrypt | Operation::Decrypt | Operation::GenerateDataKey | Operation::Rewrap | Operation::ReEncrypt
+        );
+        self.definition.encryption.filter(|_| seals)
+    }
+
+    /// The keys that take part in this.
+    pub fn members_for(&self, operation: Operation) -> Vec<(Member, KeyId)> {
+        match operation {
+            Operation::Sign | Operation::Verify | Operation::ReSign => {
+                self.definition.members().filter(|(member, _)| *member != Member::Encryption).collect()
+            }
+            Operation::PublicKey => self.definition.members().collect(),
+            operation => self.member_for(operation).map(|key| (Member::Encryption, key)).into_iter().collect(),
+        }
+    }
+
+    /// `project/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.project_name, self.definition.name)
+    }
 }
 
 impl KeyInForce {
@@ -184,6 +226,8 @@ impl InForce {
             policies: Arc::new(PolicyIndex::compile(believed.policies.iter().map(|policy| (policy.scope(), &policy.cedar)))?),
             keys: HashMap::new(),
             names: HashMap::new(),
+            composites: BTreeMap::new(),
+            composite_names: HashMap::new(),
             callers: HashMap::new(),
             certificates: HashMap::new(),
             caller_names: HashMap::new(),
@@ -196,6 +240,9 @@ impl InForce {
         for (id, definition) in believed.keys {
             view.add_key(*id, definition, &believed);
         }
+        for (id, definition) in believed.policies.iter().flat_map(|policy| &policy.composites) {
+            view.add_composite(*id, definition);
+        }
         Ok(view)
     }
 
@@ -204,9 +251,28 @@ impl InForce {
         let id = match reference {
             KeyReference::Id(id) => *id,
             KeyReference::Version(version) => version.key,
+            KeyReference::Composite(_) => return None,
             KeyReference::Named { project, name } => *self.names.get(&(project.clone(), name.clone()))?,
         };
         self.keys.get(&id)
+    }
+
+    /// The composite a caller means, if its keys are placed here.
+    pub fn composite(&self, reference: &KeyReference) -> Option<&Arc<CompositeInForce>> {
+        if self.composites.is_empty() {
+            return None;
+        }
+        let id = match reference {
+            KeyReference::Composite(id) => *id,
+            KeyReference::Named { project, name } => *self.composite_names.get(&(project.clone(), name.clone()))?,
+            KeyReference::Id(_) | KeyReference::Version(_) => return None,
+        };
+        self.composites.get(&id)
+    }
+
+    /// Every composite whose keys are placed here, in order of their ids.
+    pub fn composites(&self) -> impl Iterator<Item = &Arc<CompositeInForce>> {
+        self.composites.values()
     }
 
     /// Every key placed here.
@@ -298,6 +364,14 @@ impl InForce {
         // A name wins over an alias of another key.
         self.names.insert((definition.project_name.clone(), definition.name.clone()), id);
         self.keys.insert(id, Arc::new(key));
+    }
+
+    fn add_composite(&mut self, id: CompositeId, definition: &CompositeDefinition) {
+        let here = definition.members().all(|(_, key)| self.keys.contains_key(&key));
+        let Some(key) = self.keys.get(&definition.classical).filter(|_| here) else { return };
+        let project_name = key.definition.project_name.clone();
+        self.composite_names.insert((project_name.clone(), definition.name.clone()), id);
+        self.composites.insert(id, Arc::new(CompositeInForce { id, project_name, definition: definition.clone() }));
     }
 }
 

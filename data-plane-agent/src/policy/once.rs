@@ -24,13 +24,14 @@ struct Question<'a> {
     recipients: Option<u32>,
     anew: bool,
     masks: bool,
+    together: bool,
 }
 
 impl<'a> Once<'a> {
     /// Decides, or says again what was decided.
     pub fn decide(&mut self, grounds: &Grounds<'_>, ask: &Ask<'a>, key: &'a KeyReference) -> Result<Allowed, Refused> {
-        let Ask { caller: _, operation, context, address: _, size, recipients, anew, masks } = *ask;
-        let question = Question { operation, key, context, size, recipients, anew, masks };
+        let Ask { caller: _, operation, context, address: _, size, recipients, anew, masks, together } = *ask;
+        let question = Question { operation, key, context, size, recipients, anew, masks, together };
         match self.decided.entry(question).or_insert_with(|| decide(grounds, ask, key)) {
             Ok(allowed) => Ok(allowed.again()),
             Err(refused) => Err(refused.clone()),

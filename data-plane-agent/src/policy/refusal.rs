@@ -75,6 +75,12 @@ pub enum Refusal {
         /// What was asked.
         operation: Operation,
     },
+    /// The name is a composite's, and none of its keys does this by that name.
+    #[error("this is a composite, which does not {operation} by its own name: name one of its keys (GET /v1/keys lists them)")]
+    Composite {
+        /// What was asked.
+        operation: Operation,
+    },
     /// The key has no public half.
     #[error("this key is symmetric: it has no public half")]
     NoPublicKey,
@@ -165,6 +171,7 @@ impl Refusal {
             Self::NoPrimaryVersion => "no_active_version",
             Self::WrongPurpose { .. } => "wrong_purpose",
             Self::ExternalKey { .. } => "external_key",
+            Self::Composite { .. } => "composite_does_not",
             Self::NoPublicKey => "no_public_key",
             Self::VersionState { .. } => "version_state",
             Self::BelowMinimumVersion { .. } => "below_minimum_version",
@@ -192,6 +199,7 @@ impl Refusal {
             Self::NoPrimaryVersion => (409, "The key has no active version"),
             Self::WrongPurpose { .. } => (400, "The key is for something else"),
             Self::ExternalKey { .. } => (400, "The key is a partner's"),
+            Self::Composite { .. } => (400, "The composite does not do this"),
             Self::NoPublicKey => (400, "The key has no public half"),
             Self::VersionState { .. } => (409, "The version's state does not allow it"),
             Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
@@ -210,7 +218,11 @@ impl Refusal {
                 Ok(nearest) => problem.fact("nearest", nearest),
                 Err(_) => problem,
             },
-            Self::KeyNotFound { .. } | Self::WrongPurpose { .. } | Self::ExternalKey { .. } | Self::NoPublicKey => problem.field("key"),
+            Self::KeyNotFound { .. }
+            | Self::WrongPurpose { .. }
+            | Self::ExternalKey { .. }
+            | Self::Composite { .. }
+            | Self::NoPublicKey => problem.field("key"),
             _ => problem,
         }
     }

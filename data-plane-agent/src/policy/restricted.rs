@@ -7,7 +7,7 @@ use std::{
 };
 
 use schema::{
-    id::{CallerId, KeyId, KeyVersion},
+    id::{CallerId, CompositeId, KeyId, KeyVersion},
     key::{Limits, MinimumVersions, VersionState},
 };
 use trust::statement::{
@@ -15,7 +15,7 @@ use trust::statement::{
     state::KeyState,
 };
 
-use super::in_force::{Believed, InForce, KeyInForce, VersionInForce};
+use super::in_force::{Believed, CompositeInForce, InForce, KeyInForce, VersionInForce};
 
 impl InForce {
     /// This set, without whatever the newer one takes away. It keeps its own policies and grows as old as it is.
@@ -44,10 +44,20 @@ impl InForce {
         restricted.certificates.retain(|_, caller| callers.contains_key(caller));
         restricted.caller_names.retain(|_, caller| callers.contains_key(caller));
         restricted.names.retain(|_, key| keys.contains_key(key));
+        restricted.composites = self.composites.values().filter_map(|composite| restricted_composite(composite, newer)).collect();
+        restricted.composite_names.retain(|_, composite| restricted.composites.contains_key(composite));
         restricted.held.extend(newer.held.iter().copied());
         (restricted.callers, restricted.keys) = (callers, keys);
         restricted
     }
+}
+
+/// A composite with the stricter of both rules, while there is one.
+fn restricted_composite(composite: &CompositeInForce, newer: &Believed<'_>) -> Option<(CompositeId, Arc<CompositeInForce>)> {
+    let definition = newer.policies.iter().find_map(|policy| policy.composites.get(&composite.id))?;
+    let mut restricted = composite.clone();
+    restricted.definition.rule = restricted.definition.rule.and(definition.rule);
+    Some((composite.id, Arc::new(restricted)))
 }
 
 /// A key with the stricter of both definitions, and with its versions in the stricter of both states. A version that only
@@ -97,13 +107,13 @@ fn stricter(one: &Limits, other: &Limits) -> Limits {
 mod tests {
     use std::collections::BTreeSet;
 
-    use schema::{catalogue::Algorithm, context::EncryptionContext, key::Operation};
+    use schema::{catalogue::Algorithm, composite::VerificationRule, context::EncryptionContext, key::Operation};
     use trust::statement::{policy::CallerKind, state::Subject};
 
     use super::*;
     use crate::policy::{
         decide::{Ask, Grounds, decide},
-        testing::{AGENT, CALLER, KEY, NOW, PROJECT, SITE, SetBuilder, caller, key},
+        testing::{AGENT, CALLER, COMPOSITE, KEY, NOW, PROJECT, SITE, SetBuilder, caller, key},
     };
 
     const ANYTHING: &str = "permit (principal, action, resource);";
@@ -122,6 +132,7 @@ mod tests {
             recipients: None,
             anew: false,
             masks: false,
+            together: false,
         };
         let grounds = Grounds { in_force: Some(set), enabled: &enabled, now: NOW };
         decide(&grounds, &ask, &reference.parse().unwrap()).err().map(|refused| refused.refusal.code())
@@ -168,6 +179,29 @@ mod tests {
             let version = &restricted.key(&KEY.to_string().parse().unwrap()).unwrap().versions[&2];
             assert_eq!(version.wipe, state == VersionState::Destroyed);
         }
+    }
+
+    #[test]
+    fn a_composite_keeps_the_stricter_rule_and_goes_when_it_is_retired() {
+        let mut set = builder();
+        set.composite(None);
+        let reference = COMPOSITE.to_string().parse().unwrap();
+        let rule = |set: &InForce| set.composite(&reference).map(|composite| composite.definition.rule);
+        let former = |rule| {
+            let mut set = builder();
+            set.composite(None).rule = rule;
+            set.compile()
+        };
+        set.composite(None).rule = VerificationRule::PqRequired;
+        for (before, after) in [
+            (VerificationRule::Any, VerificationRule::PqRequired),
+            (VerificationRule::ClassicalRequired, VerificationRule::All),
+            (VerificationRule::All, VerificationRule::All),
+        ] {
+            assert_eq!(rule(&former(before).restricted_by(&set.believed())), Some(after), "{before}");
+        }
+        assert_eq!(rule(&former(VerificationRule::Any).restricted_by(&builder().believed())), None);
+        assert_eq!(rule(&builder().compile().restricted_by(&set.believed())), None, "nothing new comes in");
     }
 
     #[test]

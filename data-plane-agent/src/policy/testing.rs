@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
     clock::Timestamp,
+    composite::VerificationRule,
     encoding::Digest,
-    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, VersionState},
     name::Labels,
 };
 use trust::statement::{
     Head, Kind, Pin,
     heartbeat::Heartbeat,
-    policy::{CallerDefinition, CallerKind, KeyDefinition, OfflineRule, Policy, VouchingRule},
+    policy::{CallerDefinition, CallerKind, CompositeDefinition, KeyDefinition, OfflineRule, Policy, VouchingRule},
     state::{KeyState, State, Subject, VersionEntry},
 };
 
@@ -24,6 +25,10 @@ pub(crate) const AGENT: AgentId = AgentId::from_bits(3);
 pub(crate) const PROJECT: ProjectId = ProjectId::from_bits(4);
 pub(crate) const CALLER: CallerId = CallerId::from_bits(5);
 pub(crate) const KEY: KeyId = KeyId::from_bits(6);
+pub(crate) const COMPOSITE: CompositeId = CompositeId::from_bits(7);
+pub(crate) const CLASSICAL: KeyId = KeyId::from_bits(8);
+pub(crate) const POST_QUANTUM: KeyId = KeyId::from_bits(9);
+pub(crate) const SEALED: KeyId = KeyId::from_bits(10);
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_750_000_000_000_000);
 
 pub(crate) fn caller(project: ProjectId, name: &str, kind: CallerKind) -> CallerDefinition {
@@ -80,6 +85,7 @@ impl SetBuilder {
             templates: BTreeMap::new(),
             vouching: VouchingRule::default(),
             offline: None,
+            composites: BTreeMap::new(),
             resumptions: vec![],
             compromises: vec![],
             destructions: vec![],
@@ -111,6 +117,29 @@ impl SetBuilder {
 
     pub(crate) fn key(&mut self) -> &mut KeyDefinition {
         self.policies[0].keys.get_mut(&KEY).unwrap()
+    }
+
+    /// The composite `billing/contracts` with keys in one active version each, and a hybrid one of this algorithm.
+    pub(crate) fn composite(&mut self, encryption: Option<&str>) -> &mut CompositeDefinition {
+        let signing = [(CLASSICAL, "Ed25519", Purpose::Sign), (POST_QUANTUM, "ML-DSA-65", Purpose::Sign)];
+        let members = signing.into_iter().chain(encryption.map(|algorithm| (SEALED, algorithm, Purpose::Encrypt)));
+        for (id, algorithm, purpose) in members {
+            let mut member = key(PROJECT, &format!("contracts-{}", algorithm.to_lowercase()), &[SITE]);
+            (member.algorithm, member.purpose) = (algorithm.parse().unwrap(), purpose);
+            self.policies[0].keys.insert(id, member);
+            self.state.keys.insert(id, KeyState { primary: 1, versions: [(1, version(VersionState::Active))].into() });
+            self.versions.insert(KeyVersion::new(id, 1), (VersionState::Active, false));
+        }
+        let composite = CompositeDefinition {
+            name: "contracts".parse().unwrap(),
+            project: PROJECT,
+            classical: CLASSICAL,
+            post_quantum: POST_QUANTUM,
+            encryption: encryption.map(|_| SEALED),
+            rule: VerificationRule::All,
+        };
+        self.policies[0].composites.insert(COMPOSITE, composite);
+        self.policies[0].composites.get_mut(&COMPOSITE).unwrap()
     }
 
     pub(crate) fn compile(&self) -> InForce {

@@ -59,6 +59,8 @@ pub(crate) struct KeyUse {
     pub anew: bool,
     /// Whether the answer can be masked.
     pub masks: bool,
+    /// Whether it is about one of the two signatures of a composite, which are judged together.
+    pub together: bool,
     /// What the request itself warns of.
     pub warnings: Vec<Warning>,
 }
@@ -71,7 +73,17 @@ impl KeyUse {
 
     /// A use of the ordinary kind.
     pub fn new(operation: Operation, key: KeyReference, context: EncryptionContext, size: usize) -> Self {
-        Self { operation, key, context, size: size as u64, recipients: None, anew: false, masks: false, warnings: Vec::new() }
+        Self {
+            operation,
+            key,
+            context,
+            size: size as u64,
+            recipients: None,
+            anew: false,
+            masks: false,
+            together: false,
+            warnings: Vec::new(),
+        }
     }
 
     /// The same of a message for so many keys.
@@ -81,8 +93,8 @@ impl KeyUse {
     }
 
     fn request(&self, by: Proven) -> Request<'_> {
-        let Self { operation, key: _, ref context, size, recipients, anew, masks, warnings: _ } = *self;
-        Request { by, operation, context, size: Some(size), recipients, anew, masks }
+        let Self { operation, key: _, ref context, size, recipients, anew, masks, together, warnings: _ } = *self;
+        Request { by, operation, context, size: Some(size), recipients, anew, masks, together }
     }
 }
 
@@ -104,6 +116,11 @@ pub(crate) struct Grant {
 pub(crate) struct Grants(std::vec::IntoIter<Grant>);
 
 impl Grants {
+    /// Of these uses.
+    pub fn of(grants: Vec<Grant>) -> Self {
+        Self(grants.into_iter())
+    }
+
     /// The next.
     pub fn take(&mut self) -> Result<Grant, MessageError> {
         self.another().ok_or(MessageError::Failed("granting a use"))
@@ -221,7 +238,7 @@ async fn spend<A: Act>(shared: &Shared, work: A::Work, uses: Vec<KeyUse>, grante
             Grant { permit, used, obligations, context, size }
         })
         .collect();
-    match A::run(shared, work, Grants(grants.into_iter())).await {
+    match A::run(shared, work, Grants::of(grants)).await {
         Ok(Done { answer, size, code }) => {
             for one in begun {
                 one.judged(code, size);

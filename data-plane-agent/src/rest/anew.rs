@@ -14,11 +14,11 @@ use schema::{
 use super::{
     Shared,
     act::{Act, Done, Grants, KeyUse, operation},
+    composite::Signer,
     decrypt::one_of_ours,
     encrypt::jwe_form,
     key_reference, problem,
-    sign::jws_form,
-    verify::Read,
+    verify::{Found, Read},
 };
 use crate::{
     message::{
@@ -135,25 +135,29 @@ impl Act for ReEncryptRequest {
 }
 
 impl Act for ReSignRequest {
-    type Work = (Read, jws::Form);
+    type Work = (Read, jws::Form, Signer);
     type Answer = ReSignAnswer;
 
     fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
         let Self { signature, payload, context, signed_by, key, new_context, detached, format } = self;
-        let (read, reference) = Read::of(shared, &signature, payload.as_ref(), signed_by.as_deref())?;
-        let size = read.signed.payload().len();
-        let new_context = new_context.unwrap_or_else(|| context.clone());
-        let from = KeyUse::new(Operation::ReSign, reference, context, size);
-        Ok((vec![from, KeyUse::of(Operation::Sign, &key, new_context, size)?], (read, jws_form(detached, format)?)))
+        let read = Read::of(shared, &signature, payload.as_ref(), signed_by.as_deref())?;
+        let signer = Signer::of(shared, &key)?;
+        let form = signer.form(detached, format)?;
+        let mut uses = read.uses(Operation::ReSign, &context);
+        uses.extend(signer.uses(new_context.as_ref().unwrap_or(&context), read.signed.payload().len()));
+        Ok((uses, (read, form, signer)))
     }
 
-    async fn run(shared: &Shared, (read, form): Self::Work, mut grants: Grants) -> Result<Done<ReSignAnswer>, MessageError> {
-        let (from, to) = (grants.take()?, grants.take()?);
-        let (source, size) = (from.used.clone(), from.size);
-        read.check(shared, from).await?;
+    async fn run(shared: &Shared, (read, form, signer): Self::Work, mut grants: Grants) -> Result<Done<ReSignAnswer>, MessageError> {
+        let Found { code, composite, used: source } = read.check(shared, &mut grants).await?;
+        match code {
+            None => {}
+            Some("context_mismatch") => return Err(MessageError::OtherContext),
+            Some(_) => return Err(MessageError::NotGenuine),
+        }
         let payload = read.signed.payload();
-        let signature = jws::sign(&*shared.vault, &*shared.ids, vec![to.permit], payload, &to.context, form).await?;
-        Ok(Done::new(ReSignAnswer { signature, source, used: to.used }, size))
+        let (signature, used, also) = signer.sign(shared, payload, form, &mut grants).await?;
+        Ok(Done::new(ReSignAnswer { signature, source, composite, also, used }, payload.len() as u64))
     }
 }
 

@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use schema::{
     id::CallerId,
-    key::Operation,
+    key::{KeyReference, Operation},
     wire::{
         operation::{CanAnswer, CanRequest},
         problem::Problem,
@@ -14,7 +14,10 @@ use service::problem::HttpProblem;
 use super::{Shared, key_reference, tokens::CallerReference};
 use crate::{
     operation::{Proven, Request, no_key_to_explain},
-    policy::{decide::Refused, refusal::Refusal},
+    policy::{
+        decide::{Allowed, Refused},
+        refusal::Refusal,
+    },
 };
 
 /// Asks whether a request would be allowed, and why. To ask about another caller needs the action `explain` on the key.
@@ -30,7 +33,9 @@ pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanReque
         Some(text) => match (caller_of(&shared, text), &key) {
             (Ok(caller), _) => caller,
             (Err(unknown), Some(key)) => {
-                shared.pipeline.may_explain(by, &key_reference(key)?)?;
+                for key in keys_of(&shared, key, operation)? {
+                    shared.pipeline.may_explain(by, &key)?;
+                }
                 return Err(unknown.into());
             }
             (Err(_), None) => return Err(no_key_to_explain().into()),
@@ -43,6 +48,7 @@ pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanReque
         caller: about,
         operation,
         key_version: None,
+        also: Vec::new(),
         policies: Vec::new(),
         obligations: Default::default(),
         warnings: Vec::new(),
@@ -57,21 +63,53 @@ pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanReque
         (Operation::Random, Some(_)) => return Err(wrong("random names no key: leave it out").into()),
         (_, None) => return Err(wrong("this operation needs a key").into()),
         (_, Some(key)) => {
-            let decided = shared.pipeline.would(by, &request, &key_reference(&key)?)?;
+            let keys = keys_of(&shared, &key, operation)?;
+            let request = Request { together: keys.len() > 1, ..request };
+            let mut decided = Ok(());
+            for key in &keys {
+                match shared.pipeline.would(by, &request, key)? {
+                    Ok(allowed) => add(&mut answer, allowed),
+                    Err(other) => {
+                        decided = Err(refused(other));
+                        break;
+                    }
+                }
+            }
             decided
-                .map(|allowed| {
-                    answer.key_version = Some(allowed.version);
-                    (answer.policies, answer.obligations) = (allowed.policies, allowed.obligations);
-                    answer.warnings = allowed.warnings;
-                })
-                .map_err(refused)
         }
     };
     match refusal {
         Ok(()) => answer.allowed = true,
-        Err((problem, version)) => (answer.refusal, answer.key_version) = (Some(problem), version),
+        Err((problem, version)) => {
+            (answer.refusal, answer.key_version) = (Some(problem), version);
+            (answer.also, answer.policies, answer.warnings, answer.obligations) = Default::default();
+        }
     }
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// The keys that take part: of a composite those that do this, else the key that is named.
+fn keys_of(shared: &Shared, text: &str, operation: Operation) -> Result<Vec<KeyReference>, Problem> {
+    let reference = key_reference(text)?;
+    let in_force = shared.pipeline.current.load();
+    let composite = in_force.as_ref().and_then(|set| set.composite(&reference));
+    let members: Vec<_> = composite.into_iter().flat_map(|composite| composite.members_for(operation)).collect();
+    Ok(if members.is_empty() { vec![reference] } else { members.into_iter().map(|(_, key)| KeyReference::Id(key)).collect() })
+}
+
+/// What is allowed of one key more.
+fn add(answer: &mut CanAnswer, allowed: Allowed) {
+    match answer.key_version {
+        None => answer.key_version = Some(allowed.version),
+        Some(_) => answer.also.push(allowed.version),
+    }
+    for policy in allowed.policies {
+        if !answer.policies.contains(&policy) {
+            answer.policies.push(policy);
+        }
+    }
+    answer.obligations.add(allowed.obligations);
+    answer.warnings.extend(allowed.warnings);
 }
 
 fn caller_of(shared: &Shared, text: &str) -> Result<CallerId, Problem> {

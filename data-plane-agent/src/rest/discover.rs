@@ -5,9 +5,9 @@ use schema::{
     catalogue::Algorithm,
     context::EncryptionContext,
     id::{KeyId, KeyVersion},
-    key::Operation,
+    key::{KeyReference, Operation},
     wire::{
-        operation::{AlgorithmEntry, AlgorithmsAnswer, KeyEntry, KeysAnswer, Outlook},
+        operation::{AlgorithmEntry, AlgorithmsAnswer, CompositeEntry, KeyEntry, KeysAnswer, Outlook},
         problem::Problem,
     },
 };
@@ -18,7 +18,7 @@ use super::Shared;
 use crate::{
     algorithm::public_key::{Jwk, jwk},
     operation::{Proven, Request},
-    policy::in_force::{InForce, KeyInForce, serves},
+    policy::in_force::{CompositeInForce, InForce, KeyInForce, serves},
 };
 
 /// The most keys of one answer.
@@ -34,7 +34,7 @@ pub struct Wanted {
     project: Option<String>,
 }
 
-/// The keys this caller may use, and what for.
+/// The keys this caller may use, and what for; and the composites of these keys.
 #[utoipa::path(get, path = "/v1/keys", tag = "decisions", security(("caller" = [])), params(
     ("after" = Option<String>, Query, description = "Go on after this key: the `next` of the answer before."),
     ("project" = Option<String>, Query, description = "Only keys of this project, by its name."),
@@ -46,18 +46,20 @@ pub async fn keys(by: Proven, shared: web::Data<Shared>, wanted: web::Query<Want
     let in_force = shared.pipeline.discover(by)?;
     let of_project = |key: &&KeyInForce| wanted.project.as_ref().is_none_or(|name| *name == *key.definition.project_name.to_string());
     let mut found = Vec::new();
-    let mut next = None;
+    let (mut next, mut composites) = (None, Vec::new());
     for (place, key) in sorted(&in_force).filter(|key| wanted.after.is_none_or(|after| key.id > after)).filter(of_project).enumerate() {
         if found.len() == MAX_KEYS {
             next = found.last().map(|entry: &KeyEntry| entry.id);
             break;
         }
         found.extend(entry(by, &shared, &in_force, key));
+        let of_key = in_force.composites().filter(|composite| composite.definition.classical == key.id);
+        composites.extend(of_key.filter_map(|composite| composite_entry(by, &shared, &in_force, composite)));
         if place % TOGETHER == TOGETHER - 1 {
             tokio::task::yield_now().await;
         }
     }
-    Ok(HttpResponse::Ok().json(KeysAnswer { keys: found, next }))
+    Ok(HttpResponse::Ok().json(KeysAnswer { keys: found, composites, next }))
 }
 
 /// Every algorithm of this agent, and what its keys may do.
@@ -90,7 +92,7 @@ pub async fn algorithms(by: Proven, shared: web::Data<Shared>) -> Result<HttpRes
 /// A JSON Web Key Set (RFC 7517, section 5).
 #[derive(Debug, Serialize)]
 pub(super) struct KeySet {
-    keys: Vec<Jwk>,
+    pub(super) keys: Vec<Jwk>,
 }
 
 /// The public keys this caller may read, as one set: every version that still verifies or opens.
@@ -102,7 +104,7 @@ pub async fn jwks(by: Proven, shared: web::Data<Shared>) -> Result<HttpResponse,
     let in_force = shared.pipeline.discover(by)?;
     let mut keys = Vec::new();
     for (place, key) in sorted(&in_force).enumerate() {
-        if outlook(by, &shared, &in_force, key, Operation::PublicKey) == Some(Outlook::Allowed) {
+        if outlook(by, &shared, &in_force, key, Operation::PublicKey, false) == Some(Outlook::Allowed) {
             keys.extend(key_set(key).keys);
         }
         if place % TOGETHER == TOGETHER - 1 {
@@ -131,7 +133,7 @@ fn entry(by: Proven, shared: &Shared, in_force: &InForce, key: &KeyInForce) -> O
     let definition = &key.definition;
     let served = Operation::ALL.iter().copied().filter(|operation| serves(definition, *operation));
     let operations: std::collections::BTreeMap<_, _> =
-        served.filter_map(|operation| Some((operation, outlook(by, shared, in_force, key, operation)?))).collect();
+        served.filter_map(|operation| Some((operation, outlook(by, shared, in_force, key, operation, false)?))).collect();
     (!operations.is_empty()).then(|| KeyEntry {
         id: key.id,
         name: format!("{}/{}", definition.project_name, definition.name),
@@ -143,7 +145,29 @@ fn entry(by: Proven, shared: &Shared, in_force: &InForce, key: &KeyInForce) -> O
     })
 }
 
-fn outlook(by: Proven, shared: &Shared, in_force: &InForce, key: &KeyInForce, operation: Operation) -> Option<Outlook> {
+/// A composite as this caller sees it; nothing when it may do nothing by its name.
+fn composite_entry(by: Proven, shared: &Shared, in_force: &InForce, composite: &CompositeInForce) -> Option<CompositeEntry> {
+    let together = |operation: Operation| {
+        let members = composite.members_for(operation);
+        let each = members.iter().map(|(_, key)| {
+            let key = in_force.key(&KeyReference::Id(*key)).filter(|key| serves(&key.definition, operation))?;
+            outlook(by, shared, in_force, key, operation, members.len() > 1)
+        });
+        // The least of them: allowed stands before conditional.
+        each.collect::<Option<Vec<_>>>()?.into_iter().max()
+    };
+    let operations: std::collections::BTreeMap<_, _> =
+        Operation::ALL.iter().filter_map(|operation| Some((*operation, together(*operation)?))).collect();
+    (!operations.is_empty()).then(|| CompositeEntry {
+        id: composite.id,
+        name: composite.full_name(),
+        rule: composite.definition.rule,
+        members: composite.definition.members().collect(),
+        operations,
+    })
+}
+
+fn outlook(by: Proven, shared: &Shared, in_force: &InForce, key: &KeyInForce, operation: Operation, together: bool) -> Option<Outlook> {
     let context = EncryptionContext::default();
-    shared.pipeline.outlook(&Request { masks: true, ..Request::new(by, operation, &context, None) }, in_force, key)
+    shared.pipeline.outlook(&Request { masks: true, together, ..Request::new(by, operation, &context, None) }, in_force, key)
 }

@@ -7,6 +7,7 @@ pub mod bare;
 pub mod caller;
 pub mod can;
 pub mod cms;
+pub mod composite;
 pub mod data_key;
 pub mod decrypt;
 pub mod discover;
@@ -50,6 +51,12 @@ pub struct Shared {
 /// Reads a reference to a key.
 pub(crate) fn key_reference(text: &str) -> Result<KeyReference, Problem> {
     text.parse().map_err(|_| {
-        Problem::new(400, "invalid_key_reference", "This names no key", "a key is named by key_…, key_…/3 or project/name").field("key")
+        Problem::new(
+            400,
+            "invalid_key_reference",
+            "This names no key",
+            "a key is named by key_…, key_…/3 or project/name, a composite by cmp_… or project/name",
+        )
+        .field("key")
     })
 }

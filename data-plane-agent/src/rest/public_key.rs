@@ -4,13 +4,17 @@ use actix_web::{HttpResponse, web};
 use schema::{
     context::EncryptionContext,
     id::KeyVersion,
-    key::{Operation, words},
+    key::{KeyReference, Operation, words},
     wire::problem::Problem,
 };
 use serde::Deserialize;
 use service::problem::HttpProblem;
 
-use super::{Shared, discover::key_set, key_reference};
+use super::{
+    Shared,
+    discover::{KeySet, key_set},
+    key_reference,
+};
 use crate::{
     algorithm::public_key::{jwk, pem},
     operation::{Proven, Request},
@@ -55,7 +59,7 @@ pub async fn by_id(
     read(by, &shared, &key, wanted.format)
 }
 
-/// Reads the public half of a key by `project/name`, or of one version by `key_…/3`.
+/// Reads the public half of a key by `project/name`, or of one version by `key_…/3`; of a composite those of all its keys.
 #[utoipa::path(get, path = "/v1/keys/{project}/{name}/public", tag = "keys", security(("caller" = [])), params(
     ("project" = String, Path, description = "The project's name, or the key's id."),
     ("name" = String, Path, description = "The key's name or alias, or the version's number."),
@@ -77,7 +81,21 @@ pub async fn by_name(
 fn read(by: Proven, shared: &Shared, key: &str, format: KeyFormat) -> Result<HttpResponse, HttpProblem> {
     let context = EncryptionContext::default();
     let request = Request::new(by, Operation::PublicKey, &context, None);
-    let (key, number) = shared.pipeline.public_key(&request, &key_reference(key)?)?;
+    let reference = key_reference(key)?;
+    let in_force = shared.pipeline.current.load();
+    if let Some(composite) = in_force.as_ref().and_then(|set| set.composite(&reference)) {
+        if format != KeyFormat::Jwks {
+            let detail = "a composite has several public keys: ask for jwks, or for one of its keys";
+            return Err(Problem::new(400, "no_such_format", "Not in this format", detail).field("format").into());
+        }
+        let mut whole = KeySet { keys: Vec::new() };
+        for (_, member) in composite.members_for(Operation::PublicKey) {
+            let (key, _) = shared.pipeline.public_key(&request, &KeyReference::Id(member))?;
+            whole.keys.extend(key_set(&key).keys);
+        }
+        return Ok(HttpResponse::Ok().content_type("application/jwk-set+json").json(whole));
+    }
+    let (key, number) = shared.pipeline.public_key(&request, &reference)?;
     if format == KeyFormat::Jwks {
         return Ok(HttpResponse::Ok().content_type("application/jwk-set+json").json(key_set(&key)));
     }

@@ -1,41 +1,36 @@
 //! `POST /v1/sign`: sign a message.
 
-use schema::{
-    key::Operation,
-    wire::{
-        operation::{Batch, BatchAnswer, Format, SecretBytes, SignAnswer, SignRequest},
-        problem::Problem,
-    },
+use schema::wire::{
+    operation::{Batch, BatchAnswer, Format, SecretBytes, SignAnswer, SignRequest},
+    problem::Problem,
 };
 
 use super::{
     Shared,
     act::{Act, Done, Grants, KeyUse, operation},
+    composite::Signer,
 };
-use crate::message::{
-    MessageError,
-    jws::{self, Form},
-};
+use crate::message::{MessageError, jws::Form};
 
 operation! {
-    /// Signs a message of at most 1 MiB.
+    /// Signs a message of at most 1 MiB with a key, or with both keys of a composite.
     sign, sign_batch: SignRequest => SignAnswer, at "/v1/sign" and "/v1/batch/sign", "signatures", "The signature."
 }
 
 impl Act for SignRequest {
-    type Work = (SecretBytes, Form);
+    type Work = (SecretBytes, Form, Signer);
     type Answer = SignAnswer;
 
-    fn plan(self, _: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
+    fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
         let Self { key, payload, context, detached, format } = self;
-        let form = jws_form(detached, format)?;
-        Ok((vec![KeyUse::of(Operation::Sign, &key, context, payload.0.len())?], (payload, form)))
+        let signer = Signer::of(shared, &key)?;
+        let form = signer.form(detached, format)?;
+        Ok((signer.uses(&context, payload.0.len()), (payload, form, signer)))
     }
 
-    async fn run(shared: &Shared, (payload, form): Self::Work, mut grants: Grants) -> Result<Done<SignAnswer>, MessageError> {
-        let grant = grants.take()?;
-        let signature = jws::sign(&*shared.vault, &*shared.ids, vec![grant.permit], &payload.0, &grant.context, form).await?;
-        Ok(Done::new(SignAnswer { signature, used: grant.used }, grant.size))
+    async fn run(shared: &Shared, (payload, form, signer): Self::Work, mut grants: Grants) -> Result<Done<SignAnswer>, MessageError> {
+        let (signature, used, also) = signer.sign(shared, &payload.0, form, &mut grants).await?;
+        Ok(Done::new(SignAnswer { signature, also, used }, payload.0.len() as u64))
     }
 }
 

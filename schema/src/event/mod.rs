@@ -5,6 +5,7 @@ pub mod agent;
 pub mod alias;
 pub mod budget;
 pub mod caller;
+pub mod composite;
 #[cfg(test)]
 mod golden;
 pub mod key;

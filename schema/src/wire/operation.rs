@@ -1,12 +1,14 @@
 //! What applications ask an agent: encrypt, decrypt, sign, verify, data keys, random bytes, public keys; and its answers.
 //!
 //! Keys are named by id (`key_…`), by id and version (`key_…/3`), or as `project/name`, where the name may be an alias.
+//! Where one is sealed to, signs or verifies, a composite (`cmp_…` or `project/name`) may stand as well.
 //! Bytes are base64url without padding. Unknown fields are refused, so that a mistyped `context` is never ignored.
 
 mod anew;
 mod bare;
 mod batch;
 mod cms;
+mod composite;
 mod decision;
 
 use std::fmt;
@@ -22,7 +24,7 @@ use crate::{
     key::words,
 };
 
-pub use self::{anew::*, bare::*, batch::*, cms::*, decision::*};
+pub use self::{anew::*, bare::*, batch::*, cms::*, composite::*, decision::*};
 
 /// Where the operations stand.
 pub mod path {
@@ -235,7 +237,7 @@ pub struct DecryptAnswer {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignRequest {
-    /// The key: `key_…`, `key_…/3` or `project/name`.
+    /// The key: `key_…`, `key_…/3` or `project/name`; or a composite, whose two keys sign.
     #[schema(example = "billing/invoices")]
     pub key: String,
     /// What to sign.
@@ -245,10 +247,10 @@ pub struct SignRequest {
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
-    /// Leave the payload out of the signature (RFC 7515, appendix F); compact only.
+    /// Leave the payload out of the signature (RFC 7515, appendix F); of one key, compact only.
     #[serde(default)]
     pub detached: bool,
-    /// How to write the signature; `compact` when absent.
+    /// How to write the signature; `compact` when absent. A composite's is JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
 }
@@ -258,6 +260,9 @@ pub struct SignRequest {
 pub struct SignAnswer {
     /// A JWS, compact or JSON.
     pub signature: String,
+    /// How it was decided for the composite's post-quantum key; the rest is about its classical one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Used>,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,
@@ -266,8 +271,12 @@ pub struct SignAnswer {
 /// The signature of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamSignAnswer {
-    /// A compact JWS of type `freehold-manifest+jws`; its payload is a manifest of the two digests and the length.
+    /// A JWS of type `freehold-manifest+jws`, compact or a composite's in JSON; its payload is a manifest of the two digests and
+    /// the length.
     pub signature: String,
+    /// How it was decided for the composite's post-quantum key; the rest is about its classical one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Used>,
     /// SHA-256 of the stream.
     #[schema(value_type = String, format = "base64url")]
     pub sha256: Base64,
@@ -297,7 +306,7 @@ pub struct VerifyRequest {
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
-    /// The key that must have made it; when absent, the one the signature names.
+    /// The key that must have made it, or the composite whose rule it must meet; when absent, what the signature names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -305,16 +314,19 @@ pub struct VerifyRequest {
 /// Whether it is genuine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyAnswer {
-    /// Whether the signature is genuine.
+    /// Whether the signature is genuine; of a composite: whether its rule is met.
     pub valid: bool,
-    /// Why it is not: `not_genuine` or `context_mismatch`.
+    /// Why it is not: `not_genuine`, `context_mismatch`, or `signature_missing` when a composite lacks one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What was signed, when it is genuine and was attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
     pub payload: Option<SecretBytes>,
-    /// How it was decided.
+    /// What was found of each signature, when a composite's rule was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composite: Option<CompositeVerdict>,
+    /// How it was decided; of a composite, for its classical key.
     #[serde(flatten)]
     pub used: Used,
 }

@@ -10,7 +10,7 @@ use schema::{
 };
 
 use super::{
-    Rejection,
+    Rejection, composites,
     memory::{KeyMemory, Memory, scope_name},
 };
 use crate::statement::{
@@ -47,10 +47,13 @@ pub(super) fn judge(
             return Err(outside(*key, format!("the template {} allows no more keys", templated.template)));
         }
     }
-    // Names are judged with the keys of policy first: what state makes may not take a name from them.
+    // Names are judged with the keys and composites of policy first: what state makes may not take a name from them.
     let mut names = Names::default();
     for (key, definition) in &definitions {
         names.take(*key, definition)?;
+    }
+    for policy in policies.values() {
+        composites::judge(policy, &mut names, memory)?;
     }
     for (key, templated) in &state.templated {
         if !definitions.contains_key(key) {
@@ -81,6 +84,9 @@ fn in_scope(scope: &Scope, policy: &Policy) -> Result<(), Rejection> {
     let own = |project: ProjectId| *scope == Scope::Project(project);
     if let Some((key, _)) = policy.keys.iter().find(|(_, definition)| !own(definition.project)) {
         return Err(out(key.to_string()));
+    }
+    if let Some((composite, _)) = policy.composites.iter().find(|(_, definition)| !own(definition.project)) {
+        return Err(out(composite.to_string()));
     }
     if let Some((caller, _)) = policy.callers.iter().find(|(_, definition)| !own(definition.project)) {
         return Err(out(caller.to_string()));
@@ -134,10 +140,11 @@ fn fits(key: KeyId, definition: &KeyDefinition, template: &KeyTemplate, site: Si
     }
 }
 
-/// Which key a name means, and which project a project's name. Neither may mean two.
+/// Which key or composite a name means, and which project a project's name. Neither may mean two.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     keys: BTreeMap<(ProjectId, Name), KeyId>,
+    composites: BTreeSet<(ProjectId, Name)>,
     projects: BTreeMap<Name, ProjectId>,
     project_names: BTreeMap<ProjectId, Name>,
 }
@@ -152,11 +159,18 @@ impl Names {
         }
         let names: BTreeSet<&Name> = std::iter::once(&definition.name).chain(&definition.aliases).collect();
         for name in names {
-            if self.keys.insert((definition.project, name.clone()), key).is_some_and(|other| other != key) {
+            let place = (definition.project, name.clone());
+            if self.composites.contains(&place) || self.keys.insert(place, key).is_some_and(|other| other != key) {
                 return Err(taken(name));
             }
         }
         Ok(())
+    }
+
+    /// Whether a composite may have this name: no key has it, nor another composite.
+    pub(super) fn take_for_composite(&mut self, project: ProjectId, name: &Name) -> bool {
+        let place = (project, name.clone());
+        !self.keys.contains_key(&place) && self.composites.insert(place)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schema::{
     catalogue::Algorithm,
     encoding::{Base64, Digest, u64_string},
-    id::{AgentId, KeyId, KeyVersion},
+    id::{AgentId, CompositeId, KeyId, KeyVersion},
     key::{Origin, Purpose, RevocationReason, VersionState},
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub struct Memory {
     /// What is fixed about each key, and its highest primary.
     #[serde(with = "list")]
     pub keys: BTreeMap<KeyId, KeyMemory>,
+    /// The keys of each composite: they never change. Absent in what was stored before there were any.
+    #[serde(default, with = "list", skip_serializing_if = "BTreeMap::is_empty")]
+    pub composites: BTreeMap<CompositeId, CompositeMemory>,
     /// Every version ever seen.
     #[serde(with = "list")]
     pub versions: BTreeMap<KeyVersion, VersionMemory>,
@@ -146,6 +149,18 @@ pub struct KeyMemory {
     pub origin: Origin,
     /// The highest primary version.
     pub primary: u32,
+}
+
+/// The keys of a composite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompositeMemory {
+    /// The key that signs classically.
+    pub classical: KeyId,
+    /// The key that signs beside it.
+    pub post_quantum: KeyId,
+    /// The key for what is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<KeyId>,
 }
 
 /// What is remembered of a version.

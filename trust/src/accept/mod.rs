@@ -15,6 +15,7 @@
 //!
 //! Whatever fails, fails by a name of its own ([`Rejection`]), and nothing of the set is used.
 
+mod composites;
 mod definitions;
 mod keys;
 mod lease;
@@ -45,7 +46,7 @@ use self::{
 };
 pub use self::{
     lease::{AcceptedLease, LeaseMemory, accept_lease},
-    memory::{Asked, KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
+    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
     rejection::Rejection,
     view::Held,
 };

@@ -3,7 +3,7 @@
 use schema::{
     clock::Timestamp,
     encoding::Digest,
-    id::{AgentId, KeyId, KeyVersion},
+    id::{AgentId, CompositeId, KeyId, KeyVersion},
     key::VersionState,
     ranges::LimitKind,
 };
@@ -203,7 +203,7 @@ pub enum Rejection {
         /// What changed.
         what: &'static str,
     },
-    /// Check 9: a name that belongs to another key or project.
+    /// Check 9: a name that belongs to another key, a composite or another project.
     #[error("the key {key} takes the name {name}, which is another's")]
     NameTaken {
         /// The key.
@@ -321,6 +321,17 @@ pub enum Rejection {
         /// What is wrong.
         detail: &'static str,
     },
+    /// Check 9: a composite that is none.
+    #[error("the composite {composite} is none: {detail}")]
+    Composite {
+        /// The composite.
+        composite: CompositeId,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// Check 9: a composite's name stands for other keys than it did.
+    #[error("the composite {0} has other keys than before, which are fixed at creation")]
+    CompositeRedefined(CompositeId),
     /// Check 9: a roster entry that is broken or not of this site.
     #[error("the roster entry of {agent} does not hold: {detail}")]
     RosterEntry {
@@ -425,6 +436,8 @@ impl Rejection {
             Self::SecondFingerprint { .. } => "second_fingerprint",
             Self::ExternalKey { .. } => "external_key_unsound",
             Self::ExternalVersion { .. } => "external_version",
+            Self::Composite { .. } => "composite_unsound",
+            Self::CompositeRedefined(_) => "composite_redefined",
             Self::RosterEntry { .. } => "roster_entry",
             Self::Impostor(_) => "impostor",
             Self::SlotsForgotten { .. } => "slots_forgotten",

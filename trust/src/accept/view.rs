@@ -108,6 +108,7 @@ impl AcceptedSet {
         match reference {
             KeyReference::Id(key) => self.definitions.contains_key(key).then_some((*key, None)),
             KeyReference::Version(version) => self.definitions.contains_key(&version.key).then_some((version.key, Some(version.number))),
+            KeyReference::Composite(_) => None,
             KeyReference::Named { project, name } => {
                 let named = |definition: &KeyDefinition| {
                     definition.project_name == *project && (definition.name == *name || definition.aliases.contains(name))

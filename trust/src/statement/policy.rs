@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 pub use schema::rule::{CallerKind, KeyTemplate, OfflineRule, VouchingRule};
 use schema::{
     catalogue::Algorithm,
+    composite::{Member, VerificationRule},
     encoding::{Base64, Digest, u64_string},
-    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId},
+    id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule},
     name::{Labels, Name},
 };
@@ -30,6 +31,9 @@ pub struct Policy {
     pub caller_authorities: Vec<Base64>,
     /// Key definitions of the project (empty in a tenant's policy).
     pub keys: BTreeMap<KeyId, KeyDefinition>,
+    /// Keys of this policy that work together under one name. A policy with any requires [`COMPOSITE_KEYS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub composites: BTreeMap<CompositeId, CompositeDefinition>,
     /// Templates that state may make keys from.
     pub templates: BTreeMap<Name, KeyTemplate>,
     /// Who may vouch for agents (tenant and site scope).
@@ -58,7 +62,7 @@ impl Policy {
 
 impl Statement for Policy {
     const KIND: Kind = Kind::Policy;
-    const UNDERSTOOD: &'static [&'static str] = &[EXTERNAL_KEYS];
+    const UNDERSTOOD: &'static [&'static str] = &[EXTERNAL_KEYS, COMPOSITE_KEYS];
 
     fn head(&self) -> &Head {
         &self.head
@@ -163,6 +167,35 @@ pub struct ExternalVersion {
     /// Identifies it: [`schema::key::fingerprint`].
     pub fingerprint: Digest,
 }
+
+/// One name for keys that work together: two that sign, and one that is sealed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompositeDefinition {
+    /// Its name inside the project; no key's.
+    pub name: Name,
+    /// The project.
+    pub project: ProjectId,
+    /// The key that signs classically.
+    pub classical: KeyId,
+    /// The key that signs so that quantum computers do not help to forge.
+    pub post_quantum: KeyId,
+    /// The hybrid key for what is sealed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<KeyId>,
+    /// Which of its signatures must be genuine. Policies may demand more, by `@require_signatures`.
+    pub rule: VerificationRule,
+}
+
+impl CompositeDefinition {
+    /// Its keys, each with its place.
+    pub fn members(&self) -> impl Iterator<Item = (Member, KeyId)> {
+        let signing = [(Member::Classical, self.classical), (Member::PostQuantum, self.post_quantum)];
+        signing.into_iter().chain(self.encryption.map(|key| (Member::Encryption, key)))
+    }
+}
+
+/// A reader must know that a composite's name means several keys and a rule.
+pub const COMPOSITE_KEYS: &str = "composite-keys";
 
 /// Lifts every restriction on a subject up to a state serial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

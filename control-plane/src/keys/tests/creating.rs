@@ -38,6 +38,7 @@ fn what_cannot_work_is_refused_before_it_exists() {
         "key_has_too_many_labels",
     );
     refused(|key| key.name_is_an_alias = true, "key_name_is_an_alias");
+    refused(|key| key.name_is_a_composite = true, "key_name_is_a_composite");
     refused(|key| key.generator = Some((ALICE, SiteId::from_bits(9))), "key_not_placed_at_site");
     refused(|key| key.eligible_generators = vec![BOB], "generator_not_eligible");
 }

@@ -19,6 +19,7 @@ fn register(change: impl FnOnce(&mut RegisterExternal)) -> KeyCommand {
         deletion_protection: false,
         public_key: Base64(vec![1; 1952]),
         name_is_an_alias: false,
+        name_is_a_composite: false,
     };
     change(&mut settings);
     KeyCommand::RegisterExternal(Box::new(settings))
@@ -67,6 +68,7 @@ fn refused(present: Scenario<Key>, command: &KeyCommand, code: &str) {
 #[test]
 fn what_cannot_be_a_partners_key_is_refused() {
     refused(key(), &register(|key| key.name_is_an_alias = true), "key_name_is_an_alias");
+    refused(key(), &register(|key| key.name_is_a_composite = true), "key_name_is_a_composite");
     refused(key(), &register(|key| key.algorithm = "A256KW+A256GCM".parse().unwrap()), "external_key_symmetric");
     refused(key(), &register(|key| key.purpose = Some(Purpose::Encrypt)), "algorithm_does_not_serve_purpose");
     refused(

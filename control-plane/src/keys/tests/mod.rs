@@ -46,6 +46,7 @@ fn settings() -> CreateKey {
         template: None,
         generator: Some((ALICE, SITE)),
         name_is_an_alias: false,
+        name_is_a_composite: false,
         sites_have_recovery_keys: false,
     }
 }

@@ -86,20 +86,37 @@ async fn several_signatures_and_their_rules() {
     for version in [ED25519, ML_DSA] {
         assert_eq!(verified(&world, version, text.as_bytes(), None).await.unwrap(), b"both");
     }
-    let algorithm = |version: KeyVersion| crate::message::tests::algorithm_of(version);
-    let results = |classical, post_quantum| [(algorithm(ED25519), classical), (algorithm(ML_DSA), post_quantum)];
-    for (rule, both, classical, post_quantum) in [
-        (Rule::All, true, false, false),
-        (Rule::Any, true, true, true),
-        (Rule::ClassicalRequired, true, true, false),
-        (Rule::PqRequired, true, false, true),
-    ] {
-        assert_eq!(rule.holds(&results(true, true)), both);
-        assert_eq!(rule.holds(&results(true, false)), classical);
-        assert_eq!(rule.holds(&results(false, true)), post_quantum);
-        assert!(!rule.holds(&results(false, false)));
-        assert!(!rule.holds(&[]));
+}
+
+#[tokio::test]
+async fn two_keys_sign_together_and_both_say_so() {
+    let world = world().await;
+    let composite = CompositeId::from_bits(9);
+    let bound = context(&[("deal", "7")]);
+    for (form, beside) in [(Form::General, None), (Form::DetachedGeneral, Some(b"both".as_slice()))] {
+        let permits = [ED25519, ML_DSA].map(|key| permit(key, Operation::Sign)).into();
+        let text = sign_together(&world.vault, &world.ids, permits, b"both", &bound, form, composite).await.unwrap();
+        assert_eq!(text.contains("payload"), beside.is_none());
+        let message = Jws::parse(text.as_bytes(), beside).unwrap();
+        assert_eq!(message.composites(), [composite].into());
+        for (place, version) in [ED25519, ML_DSA].into_iter().enumerate() {
+            let held = world.vault.held(version).await.unwrap();
+            assert_eq!(message.places_of(version.key, held.algorithm), [(place, Some(version))]);
+            message.verify(place, permit(version, Operation::Verify), &held, &bound).unwrap();
+            let error = message.verify(1 - place, permit(version, Operation::Verify), &held, &bound).unwrap_err();
+            assert_eq!(error.code(), "other_key");
+        }
     }
+    let compact = sign_together(
+        &world.vault,
+        &world.ids,
+        [ED25519, ML_DSA].map(|key| permit(key, Operation::Sign)).into(),
+        b"both",
+        &bound,
+        Form::Compact,
+        composite,
+    );
+    assert_eq!(compact.await.unwrap_err().code(), "recipient_count");
 }
 
 /// RFC 8037, appendix A.4 and A.5: Ed25519 over the payload of the example.

@@ -17,17 +17,18 @@ use crate::{
         MessageError,
         manifest::{self, Hasher, Manifest},
     },
-    operation::{Proven, Request},
+    operation::{Begun, Granted, Proven, Request},
     rest::{
         Shared,
-        act::{verdict, warn},
+        act::{Grant, Grants, warn},
+        composite::Signer,
         problem,
-        verify::chosen,
+        verify::{Found, Read},
     },
-    vault::public,
 };
 
-/// Signs a stream: the body is any number of bytes, the answer a JWS over a manifest of it.
+/// Signs a stream with a key, or with both keys of a composite: the body is any number of bytes, the answer a JWS over a
+/// manifest of it.
 #[utoipa::path(post, path = "/v1/stream/sign", tag = "files", security(("caller" = [])), params(
     ("key" = String, Query, description = "The key: `key_…`, `key_…/3` or `project/name`."),
     ("Freehold-Context" = Option<String>, Header, description = "The encryption context: base64url of a JSON map of strings."),
@@ -40,31 +41,36 @@ pub async fn sign(by: Proven, shared: web::Data<Shared>, request: HttpRequest, p
     let begun = async {
         let context = context_of(&request, header::CONTEXT)?.unwrap_or_default();
         let [key] = targets(&request)?.try_into().map_err(|_| one_key())?;
-        let asked = Request::new(by, Operation::Sign, &context, content_length(&request));
-        Ok((shared.pipeline.begin(&asked, &key).await?, context))
+        let signer = Signer::meant(&shared, key);
+        let together = signer.composite().is_some();
+        let asked = Request { together, ..Request::new(by, Operation::Sign, &context, content_length(&request)) };
+        let granted = begin(&shared, by, asked, &signer.keys()).await?;
+        Ok((granted, signer, context))
     };
-    let ((permit, begun), context) = match begun.await {
+    let (granted, signer, context) = match begun.await {
         Ok(begun) => begun,
         Err(problem) => return Err(body.refuse(problem).await),
     };
-    body.oblige(&begun.obligations);
+    let (permits, begun): (Vec<_>, Vec<Begun>) = granted.into_iter().unzip();
+    begun.iter().for_each(|begun| body.oblige(&begun.obligations));
     let manifest = match hash(&mut body).await {
         Ok(manifest) => manifest,
         Err(broken) => {
-            begun.failed(&broken.0.code);
+            begun.into_iter().for_each(|begun| begun.failed(&broken.0.code));
             return Err(body.refuse(broken.0).await);
         }
     };
-    match manifest::sign(&*shared.vault, &*shared.ids, permit, &manifest, &context).await {
+    match manifest::sign(&*shared.vault, &*shared.ids, permits, signer.composite(), &manifest, &context).await {
         Ok(signature) => {
-            let used = begun.done(manifest.length);
             let mut response = HttpResponse::Ok();
-            warn(&mut response, &used.warnings);
+            let mut used = begun.into_iter().map(|begun| signer.used(begun.done(manifest.length)));
+            let (Some(used), also) = (used.next(), used.next()) else { return Err(nothing_granted().into()) };
+            std::iter::once(&used).chain(&also).for_each(|used| warn(&mut response, &used.warnings));
             let Manifest { sha256, sha512, length } = manifest;
-            Ok(response.json(StreamSignAnswer { signature, sha256, sha512, length, used }))
+            Ok(response.json(StreamSignAnswer { signature, also, sha256, sha512, length, used }))
         }
         Err(error) => {
-            begun.failed(error.code());
+            begun.into_iter().for_each(|begun| begun.failed(error.code()));
             Err(problem::of_message(&error).into())
         }
     }
@@ -77,7 +83,7 @@ pub struct SignedBy {
     key: Option<String>,
 }
 
-/// Verifies a stream against its signature, which stands in a header.
+/// Verifies a stream against its signature, or those of a composite, which stand in a header.
 #[utoipa::path(post, path = "/v1/stream/verify", tag = "files", security(("caller" = [])), params(
     ("key" = Option<String>, Query, description = "The key that must have signed; when absent, the one the signature names."),
     ("Freehold-Signature" = String, Header, description = "The signature, as `/v1/stream/sign` gave it."),
@@ -101,39 +107,57 @@ pub async fn verify(
             return Err(Problem::new(400, "signature_missing", "No signature", detail).field("Freehold-Signature"));
         };
         let (signed, manifest) = manifest::read(signature.as_bytes()).map_err(|error| problem::of_message(&error))?;
-        let (index, reference): (usize, KeyReference) = chosen(&shared, &signed, signed_by.key.as_deref())?;
-        let asked = Request::new(by, Operation::Verify, &context, content_length(&request));
-        let granted = shared.pipeline.begin(&asked, &reference).await?;
-        Ok((granted, context, signed, index, manifest))
+        let read = Read::of_stream(&shared, signed, signed_by.key.as_deref())?;
+        let asked = Request { together: read.is_by_composite(), ..Request::new(by, Operation::Verify, &context, content_length(&request)) };
+        let granted = begin(&shared, by, asked, &read.keys()).await?;
+        Ok((granted, context, read, manifest))
     };
-    let ((permit, begun), context, signed, index, manifest) = match begun.await {
+    let (granted, context, read, manifest) = match begun.await {
         Ok(begun) => begun,
         Err(problem) => return Err(body.refuse(problem).await),
     };
-    body.oblige(&begun.obligations);
-    let signature = match public::held(&*shared.vault, &permit).await {
-        Ok(held) => verdict(signed.verify(index, permit, &held, &context)),
-        Err(error) => Err(MessageError::from(error)),
-    };
-    let of_signature = match signature {
-        Ok(code) => code,
+    let size = manifest.length;
+    let mut begun: Vec<Begun> = Vec::with_capacity(2);
+    let grants = granted.into_iter().map(|(permit, mut one)| {
+        body.oblige(&one.obligations);
+        let (used, obligations) = (one.used.clone(), std::mem::take(&mut one.obligations));
+        begun.push(one);
+        Grant { permit, used, obligations, context: context.clone(), size }
+    });
+    let mut grants = Grants::of(grants.collect());
+    let Found { code: of_signature, composite, used } = match read.check(&shared, &mut grants).await {
+        Ok(found) => found,
         Err(error) => {
-            begun.failed(error.code());
+            begun.into_iter().for_each(|begun| begun.failed(error.code()));
             return Err(body.refuse(problem::of_message(&error)).await);
         }
     };
     let found = match hash(&mut body).await {
         Ok(found) => found,
         Err(broken) => {
-            begun.failed(&broken.0.code);
+            begun.into_iter().for_each(|begun| begun.failed(&broken.0.code));
             return Err(body.refuse(broken.0).await);
         }
     };
     let code = of_signature.or((found != manifest).then_some("not_genuine"));
-    let used = begun.judged(code, found.length);
     let mut response = HttpResponse::Ok();
-    warn(&mut response, &used.warnings);
-    Ok(response.json(VerifyAnswer { valid: code.is_none(), reason: code.map(str::to_owned), payload: None, used }))
+    for begun in begun {
+        warn(&mut response, &begun.judged(code, found.length).warnings);
+    }
+    Ok(response.json(VerifyAnswer { valid: code.is_none(), reason: code.map(str::to_owned), payload: None, composite, used }))
+}
+
+/// One use of each of these keys: all are allowed, or none happens.
+async fn begin(shared: &Shared, by: Proven, asked: Request<'_>, keys: &[KeyReference]) -> Result<Vec<Granted>, Problem> {
+    if let [only] = keys {
+        return Ok(vec![shared.pipeline.begin(&asked, only).await?]);
+    }
+    let group = keys.iter().map(|key| (asked, key)).collect();
+    shared.pipeline.begin_all(by, &[group]).await?.pop().unwrap_or_else(|| Err(nothing_granted()))
+}
+
+fn nothing_granted() -> Problem {
+    problem::of_message(&MessageError::Failed("granting a use"))
 }
 
 async fn hash(body: &mut Body) -> Result<Manifest, Broken> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Format, SecretBytes, Used};
+use super::{CompositeVerdict, Format, SecretBytes, Used};
 use crate::{context::EncryptionContext, encoding::Base64};
 
 /// Protect anew with the newest version: a message, the header of a file, or a wrapped key and the key version that wrapped it.
@@ -101,10 +101,10 @@ pub struct ReSignRequest {
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
-    /// The key that must have made it; when absent, the one the signature names.
+    /// The key that must have made it, or the composite whose rule it must meet; when absent, what the signature names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
-    /// The key to sign with: `key_…`, `key_…/3` or `project/name`.
+    /// The key to sign with: `key_…`, `key_…/3` or `project/name`; or a composite, whose two keys sign.
     pub key: String,
     /// The encryption context to bind anew; that of before when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +123,12 @@ pub struct ReSignRequest {
 pub struct ReSignAnswer {
     /// A JWS, compact or JSON.
     pub signature: String,
+    /// What was found of each signature that was read, when a composite's rule was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composite: Option<CompositeVerdict>,
+    /// How it was decided for the post-quantum key of the composite that signs; the rest is about its classical one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Used>,
     /// How the use of the key that was read was decided.
     pub source: Used,
     /// How it was decided.

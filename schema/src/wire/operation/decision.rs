@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Warning;
+use super::{CompositeEntry, Warning};
 use crate::{
     context::EncryptionContext,
     encoding::opt_u64_string,
@@ -25,7 +25,7 @@ pub struct CanRequest {
     /// What, as policies name it.
     #[schema(value_type = String, example = "decrypt")]
     pub operation: Operation,
-    /// The key: `key_…`, `key_…/3` or `project/name`; none for `random`.
+    /// The key: `key_…`, `key_…/3` or `project/name`; or a composite; none for `random`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The encryption context.
@@ -57,6 +57,10 @@ pub struct CanAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub key_version: Option<KeyVersion>,
+    /// The versions of the composite's other keys that would be used beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub also: Vec<KeyVersion>,
     /// The policies that allow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
@@ -88,6 +92,9 @@ words! {
 pub struct KeysAnswer {
     /// In order of their ids.
     pub keys: Vec<KeyEntry>,
+    /// Composites with one of these keys as their classical one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub composites: Vec<CompositeEntry>,
     /// Ask again with `after` this id for more; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
