@@ -30,7 +30,11 @@ use crate::{
         directory::{ControlDirectory, KeepError},
         time::{AgentClock, SystemBootClock},
     },
-    journal::{Journal, durable::DurableJournal},
+    journal::{
+        Journal,
+        durable::DurableJournal,
+        segment::{Disk, SystemDisk},
+    },
     limits::Limits,
     membership::{ControlParts, Membership},
     operation::{ContextKey, Pipeline},
@@ -103,11 +107,17 @@ pub struct App;
 impl App {
     /// Starts an agent. Listeners are open and served when this returns.
     pub async fn start(config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, AppError> {
-        Self::start_serving(algorithm::serve, config, clock, ids).await
+        Self::start_on(Arc::new(SystemDisk), algorithm::serve, config, clock, ids).await
     }
 
-    /// The same, but these implementations are the ones that are tested.
-    pub async fn start_serving(serve: Serve, config: Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Running, AppError> {
+    /// The same, but the journal is on this disk, and these implementations of algorithms are the ones that are tested.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        serve: Serve,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Running, AppError> {
         service::tls::install_provider();
         create_private_directory(&config.data_dir)?;
         let lock = DirectoryLock::take(&config.data_dir)?;
@@ -117,7 +127,7 @@ impl App {
         let running = tests.clone();
         tokio::task::spawn_blocking(move || running.run()).await.map_err(|_| AppError::Ended("the round of self-tests"))?;
         let vault: Arc<dyn Vault> = Arc::new(open_vault(&config, ids.clone()).await?);
-        let journal = Arc::new(DurableJournal::open(&config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
+        let journal = Arc::new(DurableJournal::open_on(disk, &config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
         let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
 
         let directory = ControlDirectory::open(&config.data_dir)?;

@@ -67,8 +67,8 @@ pub enum FileError {
     },
 }
 
-/// What to do about the usual causes.
-fn advice(error: &io::Error) -> &'static str {
+/// What to do about the usual causes; nothing for others. Begins with a semicolon.
+pub fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::AlreadyExists => "; something else is there: move it away, or choose another path",

@@ -6,10 +6,13 @@ mod agent {
     mod command_line;
     mod composites;
     mod decisions;
+    mod disks;
     mod families;
+    mod killed;
     pub(crate) mod memory;
     mod operations;
     pub(crate) mod process;
+    mod receipts;
     mod streams;
     mod vouching;
 }
@@ -17,8 +20,10 @@ mod agent {
 use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};
 
 use data_plane_agent::{
+    algorithm,
     app::{App, Running},
     config::Config,
+    journal::segment::{Disk, SystemDisk},
     rest::tokens,
     vault::Vault,
 };
@@ -79,6 +84,11 @@ impl Site {
     }
 
     async fn start_with(more: &str, now: Timestamp) -> Self {
+        Self::start_on(Arc::new(SystemDisk), more, now).await
+    }
+
+    /// The same with the journal on this disk.
+    async fn start_on(disk: Arc<dyn Disk>, more: &str, now: Timestamp) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(now);
         let config = settings(directory.path(), more);
@@ -89,7 +99,7 @@ impl Site {
             tokens::add(&path, reference, &clock, &ManualIds::seeded(seed)).unwrap().reveal().to_owned()
         };
         let (billing, auditor) = (token(CALLER, 1), token(AUDITOR, 2));
-        let agent = App::start(config.clone(), Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
+        let agent = App::start_on(disk, algorithm::serve, config.clone(), Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let mut world = World::new();
         let later = now.since(START);
         let policies = world.policies.values_mut().map(|policy| &mut policy.head);
@@ -182,6 +192,13 @@ impl Site {
         self.publish();
     }
 
+    /// Starts the agent again, with what it has on disk.
+    async fn start_again(&mut self) {
+        let clock = Arc::new(self.clock.clone());
+        self.agent = Some(App::start(self.config.clone(), clock, Arc::new(SystemIds)).await.unwrap());
+        self.agent().put_in_force(self.set.as_ref().unwrap()).unwrap();
+    }
+
     async fn stop(&mut self) {
         self.agent.take().unwrap().stop().await.unwrap();
     }
@@ -192,6 +209,12 @@ impl Site {
 
     async fn call(&self, path: &str, token: &str, body: Value) -> (StatusCode, Value) {
         let answer = self.post(path, token).json(&body).send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    /// Whether it is ready, and what it says of it.
+    async fn ready(&self) -> (StatusCode, Value) {
+        let answer = self.http.get(format!("http://{}/readyz", self.agent().address)).send().await.unwrap();
         (answer.status(), answer.json().await.unwrap())
     }
 

@@ -27,14 +27,13 @@ use schema::{
 };
 use service::{
     config::{Period, Size},
-    explain::spelt,
     files::{DirectoryLock, create_private_directory},
 };
 
 use super::{
     Journal, JournalError, Outcomes, Status, Ticket, caretaker,
     record::{self, MAX_ENTRY_BYTES},
-    recover::{Acknowledged, Filled, OpenError, Place, io_error, scan},
+    recover::{Acknowledged, Filled, OpenError, Place, io_error, is_full, reserve, scan},
     refusals::Refusals,
     segment::{Disk, FRAME_BYTES, GROUP_HEADER_BYTES, Link, SEGMENT_HEADER_BYTES, Segment, SystemDisk, prepare, segment_path},
     wait::{Gate, Gates},
@@ -76,8 +75,6 @@ impl Default for JournalConfig {
 const MIN_SEGMENT_BYTES: u64 = 128 * 1024;
 /// Room kept for the outcome of every open intent.
 const OUTCOME_BYTES: u64 = 512;
-/// Entries that have waited for so long show that the control plane takes none, and not only that there is much to do.
-const WAITING_LONG: Duration = Duration::from_secs(60);
 /// Room kept beside.
 const RESERVE_BYTES: u64 = 16 * 1024;
 
@@ -138,6 +135,8 @@ pub(super) struct Inner {
     pub(super) refusals: Refusals,
     /// Why no segment could be made ready.
     pub(super) prepare_fault: Option<JournalError>,
+    /// What of it cannot be read any more.
+    pub(super) damage: Option<String>,
     /// Why nothing is written any more.
     pub(super) failed: Option<JournalError>,
     pub(super) closing: bool,
@@ -186,6 +185,7 @@ impl DurableJournal {
             ready.push_back(reopen(directory, *number)?);
         }
         remove_leftovers(directory, &found.filled, &found.ready)?;
+        reserve(directory);
         let mut closed: VecDeque<Filled> = found.filled.into();
         let (segment, active) = match closed.pop_back() {
             Some(active) => (reopen(directory, active.number)?, active),
@@ -215,9 +215,10 @@ impl DurableJournal {
             acknowledged,
             refusals: Refusals::new(config.refusal_interval.0),
             prepare_fault: None,
+            damage: None,
             failed: None,
             closing: false,
-            growth: caretaker::Growth::since(found.oldest_unacknowledged, last.seq),
+            growth: caretaker::Growth::since(found.oldest_unacknowledged, last.seq, (Instant::now(), now)),
         };
         let mut tail = Vec::new();
         for intent in &found.open {
@@ -428,7 +429,7 @@ pub(super) fn millis(since: Option<Instant>) -> u64 {
 pub(super) fn fault(act: &'static str, error: io::Error) -> JournalError {
     let source = Arc::new(error);
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JournalError::DiskFull(source),
+        _ if is_full(&source) => JournalError::DiskFull(source),
         io::ErrorKind::ReadOnlyFilesystem => JournalError::ReadOnly(source),
         _ => JournalError::Failed { act, source },
     }
@@ -479,23 +480,10 @@ impl Inner {
         self.growth.seconds_to(shared.limit_bytes().saturating_sub(self.used_bytes(shared)))
     }
 
-    /// Why somebody should look before it is full: at the present rate it soon will be, while the control plane takes
-    /// nothing; or little room is left, whatever the rate.
+    /// Why somebody should look at it before it is full.
     pub(super) fn alarm(&self, shared: &Shared) -> Option<String> {
-        let (used, limit) = (self.used_bytes(shared), shared.limit_bytes());
-        let oldest = self.growth.oldest(self.acknowledged.seq)?;
-        let waiting = shared.clock.now().since(oldest);
-        let soon = self.seconds_to_full(shared).map(Duration::from_secs_f64).filter(|left| *left <= shared.alarm_before);
-        let when = match soon {
-            Some(left) if waiting >= WAITING_LONG => format!("will be full in {} at the present rate", spelt(left)),
-            _ if used / 4 >= limit / 5 => "is nearly full".to_owned(),
-            _ => return None,
-        };
-        let waiting = spelt(waiting);
-        Some(format!(
-            "the journal {when}: {used} of {limit} bytes are in use, and the oldest entry has waited for the control plane for \
-             {waiting}; restore the connection to it, or raise journal.limit"
-        ))
+        let bytes = (self.used_bytes(shared), shared.limit_bytes());
+        self.damage.clone().or_else(|| self.growth.alarm(self.acknowledged.seq, bytes, shared.alarm_before, Instant::now()))
     }
 
     /// Whether an intent may be written.

@@ -9,6 +9,7 @@ use std::{
 
 use schema::{clock::Timestamp, encoding::Digest, id::IncarnationId};
 use serde::{Deserialize, Serialize};
+use service::files::{FileError, OWNER_ONLY, write_atomic};
 
 use super::segment::{
     GROUP_HEADER_BYTES, Group, Link, SEGMENT_HEADER_BYTES, find_group, read_segment_header, segment_number, segment_path,
@@ -18,7 +19,7 @@ use super::segment::{
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The operating system refused.
-    #[error("cannot {act} {path}")]
+    #[error("cannot {act} {path}{}", service::files::advice(source))]
     Io {
         /// What was attempted.
         act: &'static str,
@@ -29,7 +30,7 @@ pub enum OpenError {
     },
     /// A file of the journal's directory could not be used.
     #[error("the journal's directory cannot be used")]
-    File(#[from] service::files::FileError),
+    File(#[from] FileError),
     /// Bytes changed that had been durable.
     #[error(
         "the journal is damaged: {path}, byte {offset}: {what}; look at the disk, keep a copy, and restore the directory or \
@@ -86,6 +87,9 @@ pub(super) struct Acknowledged {
 }
 
 const ACKNOWLEDGED: &str = "acknowledged.json";
+/// Room to replace it on a disk that is full: without it nothing could be freed there.
+const RESERVE: &str = "acknowledged.reserve";
+const RESERVE_BYTES: usize = 4096;
 
 impl Acknowledged {
     pub(super) fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
@@ -101,10 +105,30 @@ impl Acknowledged {
         }
     }
 
-    pub(super) fn write(&self, directory: &Path) -> Result<(), service::files::FileError> {
+    pub(super) fn write(&self, directory: &Path) -> Result<(), FileError> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        service::files::write_atomic(&directory.join(ACKNOWLEDGED), &bytes, service::files::OWNER_ONLY)
+        let write = || write_atomic(&directory.join(ACKNOWLEDGED), &bytes, OWNER_ONLY);
+        let written = write().or_else(|error| match &error {
+            FileError::Io { source, .. } if is_full(source) && std::fs::remove_file(directory.join(RESERVE)).is_ok() => write(),
+            _ => Err(error),
+        });
+        // What stood there before is free now: taken at once, before others do.
+        reserve(directory);
+        written
     }
+}
+
+/// Keeps room for the next [`Acknowledged::write`]. Without it that needs what the disk has left.
+pub(super) fn reserve(directory: &Path) {
+    let path = directory.join(RESERVE);
+    let kept = std::fs::metadata(&path).is_ok_and(|file| file.len() == RESERVE_BYTES as u64);
+    if !kept && std::fs::write(&path, [0; RESERVE_BYTES]).is_err() {
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A segment with entries.

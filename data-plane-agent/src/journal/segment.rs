@@ -74,7 +74,7 @@ pub(super) fn segment_number(path: &Path) -> Option<u64> {
 }
 
 /// Makes a segment ready: `recycled` is a file of the right size that holds nothing of worth; without one, a file full of
-/// zeros is written. Durable when it returns.
+/// zeros is written. Durable when it returns; when it fails, nothing is left of it that takes up room.
 pub(super) fn prepare(
     disk: &dyn Disk,
     directory: &Path,
@@ -85,23 +85,33 @@ pub(super) fn prepare(
 ) -> io::Result<Segment> {
     let path = segment_path(directory, number);
     let preparing = path.with_extension("preparing");
-    let recycling = recycled.is_some();
-    if let Some(old) = recycled {
-        std::fs::rename(old, &preparing)?;
-    }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(!recycling).mode(0o600).open(&preparing)?;
-    if !recycling {
-        let zeros = vec![0; 256 * 1024];
-        let mut at = 0;
-        while at < size {
-            let length = zeros.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
-            disk.write_at(&file, &zeros[..length], at)?;
-            at += length as u64;
+    let made = (|| {
+        let recycling = recycled.is_some();
+        if let Some(old) = recycled {
+            std::fs::rename(old, &preparing)?;
         }
-    }
-    disk.write_at(&file, &segment_header(number, incarnation), 0)?;
-    file.sync_all()?;
-    std::fs::rename(&preparing, &path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(!recycling).mode(0o600).open(&preparing)?;
+        if !recycling {
+            let zeros = vec![0; 256 * 1024];
+            let mut at = 0;
+            while at < size {
+                let length = zeros.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
+                disk.write_at(&file, &zeros[..length], at)?;
+                at += length as u64;
+            }
+        }
+        disk.write_at(&file, &segment_header(number, incarnation), 0)?;
+        file.sync_all()?;
+        std::fs::rename(&preparing, &path)?;
+        Ok(file)
+    })();
+    let file = match made {
+        Ok(file) => file,
+        Err(error) => {
+            let _ = std::fs::remove_file(&preparing);
+            return Err(error);
+        }
+    };
     File::open(directory)?.sync_all()?;
     Ok(Segment { number, path, file })
 }

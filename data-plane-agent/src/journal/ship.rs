@@ -78,7 +78,7 @@ pub enum ShipError {
         seq: u64,
     },
     /// The journal's own files.
-    #[error("the journal's entries cannot be read")]
+    #[error("the journal's entries cannot be read: look at the disk")]
     Read(#[source] io::Error),
     /// How far they were taken could not be kept.
     #[error("it could not be kept how far the receipts were taken")]
@@ -174,7 +174,7 @@ impl Shipper {
         let (journal, pair, sender, place) = (self.journal.clone(), self.pair.clone(), self.sender, self.place);
         // Reading files and an ML-DSA signature are too long for a worker thread.
         blocking(move || {
-            let Some(read) = journal.read(place).map_err(ShipError::Read)? else { return Ok(None) };
+            let Some(read) = journal.read(place).map_err(|error| journal.unreadable(error))? else { return Ok(None) };
             let head = ReceiptBatchHead {
                 tenant: sender.tenant,
                 site: sender.site,
@@ -215,35 +215,96 @@ pub(super) struct Run {
     pub(super) next: Place,
 }
 
+/// How far a run is read.
+#[derive(Default)]
+struct Reading {
+    /// Bytes of frames.
+    bytes: usize,
+    open: Option<(u64, File)>,
+    /// Where a segment was left for the next one.
+    left: Option<Place>,
+}
+
 impl DurableJournal {
-    /// Reads durable groups from this place on, up to the size of a batch. None: nothing is there yet.
+    /// Reads durable groups from this place on, up to the size of a batch. None: nothing is there yet. What cannot be read
+    /// is an error only where nothing before it is left to read.
     pub(super) fn read(&self, place: Place) -> io::Result<Option<Run>> {
         let durable = self.shared.durable.load(Ordering::Acquire);
         let mut run = Run { first: place.before, last: place.before, entries: Vec::new(), next: place };
-        let mut bytes = 0;
-        let mut open: Option<(u64, File)> = None;
-        while run.last.seq < durable && bytes < BATCH_BYTES {
-            let file = match open.take().filter(|(number, _)| *number == run.next.segment) {
-                Some((_, file)) => file,
-                None => File::open(segment_path(&self.shared.directory, run.next.segment))?,
-            };
-            let Some((group, frames)) = read_group(&file, run.next)? else {
-                // The rest of this segment was too small for the next group.
-                run.next.segment = self.segment_after(run.next.segment).ok_or_else(|| damaged(run.next))?;
-                run.next.offset = SEGMENT_HEADER_BYTES as u64;
-                continue;
-            };
-            if run.entries.len() + group.count as usize > BATCH_ENTRIES && !run.entries.is_empty() {
-                break;
+        let mut reading = Reading::default();
+        while run.last.seq < durable && reading.bytes < BATCH_BYTES {
+            match self.read_next(&mut run, &mut reading) {
+                Ok(true) => {}
+                Err(error) if run.entries.is_empty() => return Err(error),
+                Ok(false) => break,
+                Err(_) => {
+                    // It is met again from where it was met now.
+                    run.next = reading.left.unwrap_or(run.next);
+                    break;
+                }
             }
-            let entries = group.entries(&frames).ok_or_else(|| damaged(run.next))?;
-            bytes += frames.len();
-            run.entries.extend(entries.into_iter().map(Base64::from));
-            run.last = Link { seq: group.last_seq(), hash: group.last };
-            run.next = Place { segment: run.next.segment, offset: run.next.offset + group.bytes() as u64, before: run.last };
-            open = Some((run.next.segment, file));
         }
-        Ok((!run.entries.is_empty()).then_some(run))
+        if run.entries.is_empty() {
+            return Ok(None);
+        }
+        self.shared.lock().damage = None;
+        Ok(Some(run))
+    }
+
+    /// Reads one group more, or goes on to the next segment; false when the group has no room in the batch.
+    fn read_next(&self, run: &mut Run, reading: &mut Reading) -> io::Result<bool> {
+        let file = match reading.open.take().filter(|(number, _)| *number == run.next.segment) {
+            Some((_, file)) => file,
+            None => match File::open(segment_path(&self.shared.directory, run.next.segment)) {
+                // It was read to its end, taken, and freed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_taken(run.last) => {
+                    reading.left = Some(run.next);
+                    run.next.segment = self.segment_after(run.next.segment).ok_or(error)?;
+                    run.next.offset = SEGMENT_HEADER_BYTES as u64;
+                    return Ok(true);
+                }
+                file => file?,
+            },
+        };
+        let Some((group, frames)) = read_group(&file, run.next)? else {
+            // The rest of this segment was too small for the next group, which then begins the next segment.
+            if let Some(end) = reading.left {
+                let follows = read_header(&file, run.next)?.is_some();
+                return Err(damaged(if follows { end } else { run.next }));
+            }
+            reading.left = Some(run.next);
+            run.next.segment = self.segment_after(run.next.segment).ok_or_else(|| damaged(run.next))?;
+            run.next.offset = SEGMENT_HEADER_BYTES as u64;
+            return Ok(true);
+        };
+        reading.left = None;
+        if run.entries.len() + group.count as usize > BATCH_ENTRIES && !run.entries.is_empty() {
+            return Ok(false);
+        }
+        let entries = group.entries(&frames).ok_or_else(|| damaged(run.next))?;
+        reading.bytes += frames.len();
+        run.entries.extend(entries.into_iter().map(Base64::from));
+        run.last = Link { seq: group.last_seq(), hash: group.last };
+        run.next = Place { segment: run.next.segment, offset: run.next.offset + group.bytes() as u64, before: run.last };
+        reading.open = Some((run.next.segment, file));
+        Ok(true)
+    }
+
+    /// Says in health what can no longer be read.
+    fn unreadable(&self, source: io::Error) -> ShipError {
+        if source.kind() == io::ErrorKind::InvalidData {
+            let directory = self.shared.directory.display();
+            let damage = format!(
+                "the journal in {directory} is damaged: {source}; nothing from there on reaches the control plane: look at the disk, \
+                 stop the agent, keep a copy, and restore the directory or move it away"
+            );
+            self.shared.lock().damage = Some(damage);
+        }
+        ShipError::Read(source)
+    }
+
+    fn is_taken(&self, entry: Link) -> bool {
+        self.shared.lock().acknowledged.seq >= entry.seq
     }
 
     fn segment_after(&self, number: u64) -> Option<u64> {
@@ -266,19 +327,22 @@ impl DurableJournal {
 }
 
 fn read_group(file: &File, place: Place) -> io::Result<Option<(Group, Vec<u8>)>> {
-    let mut header = [0; GROUP_HEADER_BYTES];
-    match file.read_exact_at(&mut header, place.offset) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let group = Group::read(&header, place.segment);
+    let group = read_header(file, place)?;
     let Some(group) = group.filter(|group| Link { seq: group.first_seq - 1, hash: group.previous } == place.before) else {
         return Ok(None);
     };
     let mut frames = vec![0; group.length as usize];
     file.read_exact_at(&mut frames, place.offset + GROUP_HEADER_BYTES as u64)?;
     Ok(Some((group, frames)))
+}
+
+fn read_header(file: &File, place: Place) -> io::Result<Option<Group>> {
+    let mut header = [0; GROUP_HEADER_BYTES];
+    match file.read_exact_at(&mut header, place.offset) {
+        Ok(()) => Ok(Group::read(&header, place.segment)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn damaged(place: Place) -> io::Error {

@@ -34,6 +34,13 @@ impl Process {
     /// Starts it, with no more than so many KiB of data where a limit is given (`ulimit -d`: heap, stacks and every other
     /// private memory that can be written).
     pub(crate) fn start(site: &Site, data_limit_kib: Option<u64>) -> Self {
+        let mut process = Self::spawn(site, data_limit_kib);
+        process.url = process.until("listening ");
+        process
+    }
+
+    /// The same, without waiting until it listens.
+    pub(crate) fn spawn(site: &Site, data_limit_kib: Option<u64>) -> Self {
         assert!(site.agent.is_none(), "stop the site's own agent first");
         let directory = site.directory.path();
         fs::write(directory.join("set.json"), site.set.as_ref().unwrap().to_bytes()).unwrap();
@@ -48,9 +55,13 @@ impl Process {
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut process = Self { child, input, output, url: String::new() };
-        process.url = process.until("listening ");
-        process
+        Self { child, input, output, url: String::new() }
+    }
+
+    /// Kills it, as nothing can prevent (`kill -9`), and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Reads until it says this; gives the rest of that line. (What runs tests writes on the same line.)

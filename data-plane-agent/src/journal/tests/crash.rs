@@ -97,12 +97,12 @@ proptest! {
     }
 }
 
-/// The segment's file and where its groups begin.
-fn groups(directory: &Path) -> (std::path::PathBuf, Vec<usize>) {
-    let path = super::super::segment::segment_path(directory, 1);
+/// A segment's file and where its groups begin.
+pub(super) fn groups(directory: &Path, segment: u64) -> (std::path::PathBuf, Vec<usize>) {
+    let path = super::super::segment::segment_path(directory, segment);
     let bytes = std::fs::read(&path).unwrap();
     let (mut at, mut found) = (SEGMENT_HEADER_BYTES, Vec::new());
-    while let Some(group) = super::super::segment::Group::read(&bytes[at..], 1) {
+    while let Some(group) = super::super::segment::Group::read(&bytes[at..], segment) {
         found.push(at);
         at += group.bytes();
     }
@@ -116,7 +116,7 @@ async fn written(directory: &Path) -> (std::path::PathBuf, Vec<usize>) {
         journal.outcome(ticket, OutcomeResult::Ok, None, None);
     }
     drop(journal);
-    groups(directory)
+    groups(directory, 1)
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_flipped_byte_in_the_middle_is_refused_with_its_place() {
 }
 
 /// Fills more than one segment.
-async fn fill(journal: &DurableJournal, segments: usize) {
+pub(super) async fn fill(journal: &DurableJournal, segments: usize) {
     let mut turn = 0;
     while journal.shared.lock().closed.len() < segments {
         let intents = (0..50).map(|number| journal.intent(intent(format!("{turn}-{number}"))));

@@ -17,7 +17,7 @@ use std::{
 };
 
 use schema::{
-    clock::{Clock, ManualIds, SystemClock},
+    clock::{Clock, ManualClock, ManualIds, SystemClock, Timestamp},
     key::Operation,
     wire::agent::{Intent, OutcomeResult, Receipt, ReceiptBody, chain, chain_start},
 };
@@ -319,4 +319,50 @@ fn sizes_that_cannot_work_are_refused() {
     let small = JournalConfig { limit: Size(200 << 10), ..config() };
     let error = DurableJournal::open(directory.path(), &small, clock(), &ManualIds::seeded(1)).err().unwrap().to_string();
     assert!(error.contains("journal.limit") && error.contains("128KiB"), "{error}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_changes_the_times_and_nothing_else() {
+    const YEAR: i64 = 365 * 86_400_000_000;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let open = || DurableJournal::open(directory.path(), &config(), Arc::new(clock.clone()), &ManualIds::seeded(1)).unwrap();
+    let (mut journal, mut told, mut number) = (open(), Vec::new(), 0);
+    let began = clock.now();
+    for (turn, jump) in [0, 10 * YEAR, -20 * YEAR, 1, -3_600_000_000, YEAR, -1, 30 * YEAR, -40 * YEAR].into_iter().enumerate() {
+        clock.set(Timestamp::from_micros(clock.now().micros() + jump));
+        for _ in 0..20 {
+            let ticket = journal.intent(intent(format!("{number}"))).await.unwrap();
+            journal.outcome(ticket, OutcomeResult::Ok, None, None);
+            told.push(clock.now());
+            number += 1;
+        }
+        assert_eq!(journal.status().fault.map(|fault| fault.code()), None);
+        assert_eq!(journal.status().alarm, None);
+        if turn % 3 == 2 {
+            // One is left open by a stop, and closed by a start at another time.
+            let lost = journal.intent(intent(format!("{number}"))).await.unwrap();
+            told.push(clock.now());
+            number += 1;
+            journal.close();
+            drop((journal, lost));
+            clock.set(Timestamp::from_micros(clock.now().micros() - jump / 2));
+            journal = open();
+            wait_for("the oldest that waits", || journal.status().oldest_unacknowledged == Some(began));
+        }
+    }
+    wait_for("the last outcomes", || journal.shared.lock().count == 0);
+    journal.close();
+    let all = receipts(&journal);
+    check(&all, &(0..number).map(|number| number.to_string()).collect());
+    assert_eq!(outcomes(&all).len(), number);
+    let intents: Vec<_> = all
+        .iter()
+        .filter_map(|receipt| match &receipt.body {
+            ReceiptBody::Intent(intent) => Some((intent.request.clone(), receipt.time)),
+            _ => None,
+        })
+        .collect();
+    let written: Vec<_> = (0..number).map(|number| number.to_string()).zip(told).collect();
+    assert_eq!(intents, written, "the order is that of writing, and each time what the clock said");
 }

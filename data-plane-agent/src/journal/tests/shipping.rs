@@ -13,8 +13,14 @@ use trust::{
     pair::{Pair, Signers},
 };
 
-use super::*;
-use crate::journal::ship::{PostError, PostReceipts, Sender, ShipError, Shipper};
+use super::{
+    crash::{fill, groups},
+    *,
+};
+use crate::journal::{
+    segment::GROUP_HEADER_BYTES,
+    ship::{PostError, PostReceipts, Sender, ShipError, Shipper},
+};
 
 /// The incarnation, and each entry with the chain hash after it.
 type Stored = (Option<IncarnationId>, Vec<(Vec<u8>, Digest)>);
@@ -174,4 +180,67 @@ async fn another_history_at_the_control_plane_is_noticed_and_nothing_is_freed() 
     let mut shipper = Shipper::new(journal.clone(), sender(), pair, Arc::new(Forked));
     assert!(matches!(shipper.ship_all().await, Err(ShipError::Forked { .. })));
     assert_eq!(journal.status().acknowledged, 0);
+}
+
+/// Whoever has shipped everything stands at the end of a segment when that is left, and freed at once.
+#[tokio::test]
+async fn shipping_goes_on_behind_a_segment_that_was_freed() {
+    let directory = tempfile::tempdir().unwrap();
+    let pair = Arc::new(Pair::generate(&ManualIds::seeded(3)));
+    let taker = Taker::new(&pair, false);
+    let journal = Arc::new(open(directory.path()).unwrap());
+    let mut shipper = Shipper::new(journal.clone(), sender(), pair, taker.clone());
+    let (mut written, mut met) = (0, false);
+    while !met {
+        let (number, room) = {
+            let inner = journal.shared.lock();
+            (inner.active.number, journal.shared.segment_bytes - inner.active.end)
+        };
+        assert!(number < 10, "no segment ended with what was shipped");
+        // Towards the end of a segment one by one.
+        let count = if room > 4000 { 5 } else { 1 };
+        write(&journal, written, count).await;
+        written += count;
+        if room <= 4000 {
+            wait_for("the outcomes", || journal.status().durable == written as u64 * 2);
+            if journal.shared.lock().active.number > number {
+                std::thread::sleep(Duration::from_millis(300));
+                met = journal.shared.lock().closed.is_empty();
+            }
+            shipper.ship_all().await.unwrap();
+        }
+    }
+    assert_eq!(taker.count(), written * 2);
+}
+
+#[tokio::test]
+async fn damage_that_shipping_meets_is_named_and_what_is_before_it_arrives() {
+    // A group's header, its entries, and the first group of the next segment.
+    for (segment, group, byte) in [(1, 3, 20), (1, 3, GROUP_HEADER_BYTES + 30), (2, 0, 5)] {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = Arc::new(Pair::generate(&ManualIds::seeded(3)));
+        let taker = Taker::new(&pair, false);
+        let journal = Arc::new(open(directory.path()).unwrap());
+        fill(&journal, 2).await;
+        wait_for("the last outcomes", || journal.shared.lock().count == 0 && journal.shared.lock().in_flight == 0);
+        let (path, groups) = groups(directory.path(), segment);
+        let whole = std::fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[groups[group] + byte] ^= 1;
+        std::fs::write(&path, &flipped).unwrap();
+
+        let mut shipper = Shipper::new(journal.clone(), sender(), pair, taker.clone());
+        let Err(ShipError::Read(source)) = shipper.ship_all().await else { panic!("it was shipped") };
+        let place = format!("segment {segment:016x}, byte {}", groups[group]);
+        assert!(source.to_string().starts_with(&place), "{source}");
+        assert!(taker.count() > 0, "what is before it arrives");
+        let alarm = journal.status().alarm.unwrap();
+        assert!(alarm.contains(&place) && alarm.contains("stop the agent, keep a copy"), "{alarm}");
+        drop(journal.intent(intent("goes on")).await.unwrap());
+
+        std::fs::write(&path, &whole).unwrap();
+        shipper.ship_all().await.unwrap();
+        assert_eq!(journal.status().alarm, None);
+        assert_eq!(journal.status().acknowledged, taker.count() as u64);
+    }
 }
