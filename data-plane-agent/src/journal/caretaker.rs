@@ -259,7 +259,10 @@ mod tests {
             };
             // 100 kB a second: full within the hour.
             let said = alarm(120, 100_000, 0).unwrap();
-            assert!(said.starts_with("the journal will be full in") && said.contains("has waited for the control plane for 2 minutes"), "{said}");
+            assert!(
+                said.starts_with("the journal will be full in") && said.contains("has waited for the control plane for 2 minutes"),
+                "{said}"
+            );
             assert_eq!(alarm(59, 100_000, 0), None, "a burst is none, whatever the clock says");
             assert_eq!(alarm(120, 1_000, 0), None, "there is a day left");
             assert_eq!(alarm(120, 100_000, 121), None, "everything was taken");

@@ -6,7 +6,6 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::FileExt,
-
     process::{Command, Stdio},
     sync::{
         Condvar, Mutex,
@@ -317,7 +316,8 @@ async fn an_agent_does_not_start_where_it_cannot_write() {
     }
     let Some(mounted) = Mounted::new() else { return };
     let place = mounted.0.path().join("journal");
-    let on_it = || settings(directory.path(), &format!("{SERVER}\n[journal]\nsegment = \"128KiB\"\nlimit = \"1MiB\"\ndirectory = {place:?}"));
+    let on_it =
+        || settings(directory.path(), &format!("{SERVER}\n[journal]\nsegment = \"128KiB\"\nlimit = \"1MiB\"\ndirectory = {place:?}"));
     mounted.fill();
     let said = start(on_it(), Arc::new(SystemDisk)).await;
     assert!(said.contains(place.to_str().unwrap()) && said.contains("make room there"), "{said}");
