@@ -1,11 +1,13 @@
 //! Check 9, policies and templates: what every key is, and that each policy speaks only of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use schema::{
-    clock::Timestamp,
     id::{KeyId, ProjectId, SiteId},
-    key::fingerprint,
+    key::{RotationRule, fingerprint},
     name::Name,
 };
 
@@ -67,15 +69,26 @@ pub(super) fn judge(
     Ok(definitions)
 }
 
-/// When the policy was signed that says how a key rotates: its project's, or the one with the template it follows.
-pub(super) fn ruled_since(key: KeyId, definition: &KeyDefinition, policies: &BTreeMap<Scope, &Policy>, state: &State) -> Timestamp {
-    let own = policies.get(&Scope::Project(definition.project)).filter(|policy| policy.keys.contains_key(&key));
+/// How a key rotates, as one policy says it.
+pub(super) struct Rotation<'a> {
+    pub(super) scope: Scope,
+    pub(super) policy: &'a Policy,
+    pub(super) min_interval: Duration,
+}
+
+/// The rule a key rotates by: its project's policy says it, or the one with the template it follows.
+pub(super) fn rotation<'a>(key: KeyId, project: ProjectId, policies: &BTreeMap<Scope, &'a Policy>, state: &State) -> Option<Rotation<'a>> {
+    let of = |scope: Scope, policy: &'a Policy, rule: &RotationRule| Rotation { scope, policy, min_interval: rule.min_interval() };
+    let own = Scope::Project(project);
+    let defined = policies.get(&own).and_then(|policy| Some(of(own, policy, &policy.keys.get(&key)?.rotation)));
     let templated = || {
         let name = &state.templated.get(&key)?.template;
-        let has = |policy: &&&Policy| policy.templates.get(name).is_some_and(|template| template.project == definition.project);
-        policies.values().find(has)
+        policies.iter().find_map(|(scope, policy)| {
+            let template = policy.templates.get(name).filter(|template| template.project == project)?;
+            Some(of(*scope, policy, &template.rotation))
+        })
     };
-    own.or_else(templated).map_or(Timestamp::default(), |policy| policy.head.issued)
+    defined.or_else(templated)
 }
 
 /// A project's policy reaches only its own resources; keys and callers are defined by projects only.

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
+    clock::Timestamp,
     encoding::Digest,
     id::{KeyId, KeyVersion},
     key::{Durability, VersionState},
 };
 
 use super::{
-    AcceptedSet, Identity, Rejection, definitions,
+    AcceptedSet, Identity, Rejection,
+    definitions::{self, Rotation},
     memory::{Memory, VersionMemory},
+    pins,
     roster::Roster,
 };
 use crate::{
@@ -25,7 +28,11 @@ use crate::{
 /// What keys are judged by.
 pub(super) struct KeyRules<'a> {
     pub(super) identity: &'a Identity,
-    pub(super) policies: &'a BTreeMap<Scope, &'a Policy>,
+    /// The policies that the heartbeat pins, by which the control plane goes: a newer one that came by another path may be
+    /// in force without its knowing.
+    pub(super) pinned: &'a BTreeMap<Scope, &'a Policy>,
+    /// Whether policy is signed elsewhere, at any time before the control plane has it.
+    pub(super) tenant_held: bool,
     pub(super) definitions: &'a BTreeMap<KeyId, KeyDefinition>,
     pub(super) roster: &'a Roster,
     /// Versions whose compromise or destruction policy has confirmed.
@@ -99,7 +106,8 @@ fn numbers(key: KeyId, state: &KeyState, definition: &KeyDefinition, memory: &mu
 
 /// A new version is not younger than the state that names it, and not sooner after the last than the rule of its time allows:
 ///
-/// - made after the policy in force was signed: the rule of that policy;
+/// - made since the control plane goes by the policy it tells of now: the rule of that policy. It signed that policy itself
+///   and goes by it ever since; or the tenant did, and it goes by it since it first told of it;
 /// - made before the state that was accepted last was signed: the rule of then, or the one of now when that is shorter;
 /// - made in between, while this agent may have missed any number of rules: not judged by when it came.
 fn interval(
@@ -114,9 +122,21 @@ fn interval(
         return Err(Rejection::TooSoon(version));
     }
     let Some(before) = before else { return Ok(()) };
-    let present = definition.rotation.min_interval();
-    let earlier = rules.previous.filter(|previous| entry.created < previous.state().head.issued);
-    let least = if entry.created > definitions::ruled_since(version.key, definition, rules.policies, state) {
+    let rule = definitions::rotation(version.key, definition.project, rules.pinned, state);
+    let present = rule.as_ref().map_or(definition.rotation.min_interval(), |rule| rule.min_interval);
+    let told_before = |rule: &Rotation<'_>| {
+        rules.previous.is_some_and(|previous| {
+            pins(&previous.heartbeat.payload, rules.identity.site).get(&rule.scope).is_some_and(|pin| pin.serial == rule.policy.head.serial)
+        })
+    };
+    let since = match &rule {
+        None => Some(Timestamp::default()),
+        Some(rule) => (!rules.tenant_held || told_before(rule)).then_some(rule.policy.head.issued),
+    };
+    // What was in force here then, the control plane may not have known.
+    let went_by_it = |previous: &&AcceptedSet| rule.as_ref().is_none_or(|rule| !previous.ahead.contains(&rule.scope));
+    let earlier = rules.previous.filter(|previous| entry.created < previous.state().head.issued).filter(went_by_it);
+    let least = if since.is_some_and(|since| entry.created > since) {
         present
     } else if let Some(earlier) = earlier {
         earlier.definitions.get(&version.key).map_or(present, |held| held.rotation.min_interval().min(present))

@@ -265,9 +265,12 @@ fn judge(
     let rules =
         roster::RosterRules { identity, confirmed, vouching: &vouching, tenant_signers: Some(policy_role).filter(|role| role.tenant_held) };
     let roster = roster::judge(state, &rules, &mut memory)?;
+    let mut told = by_scope.clone();
+    told.extend(overtaken.iter().map(|(scope, policy)| (*scope, &policy.payload)));
     let rules = keys::KeyRules {
         identity,
-        policies: &by_scope,
+        pinned: &told,
+        tenant_held,
         definitions: &definitions,
         roster: &roster,
         confirmed: &confirmations,

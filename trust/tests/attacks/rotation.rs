@@ -6,11 +6,14 @@ use proptest::prelude::*;
 use schema::{
     clock::Timestamp,
     key::{RotationRule, VersionState},
+    wire::agent::StatementSet,
 };
 use trust::{
-    accept::AcceptedSet,
-    statement::{Scope, state::KeyState},
-    testing::{KEY, PROJECT, START, World},
+    accept::{AcceptedSet, Confirmed, Rejection, accept},
+    dsse,
+    statement::{Scope, policy::Policy, state::KeyState},
+    testing::{KEY, PROJECT, START, World, refs},
+    time::Moment,
 };
 
 use crate::{offer, refused};
@@ -22,11 +25,48 @@ const DAY: u64 = 24 * HOUR;
 struct Told {
     world: World,
     now: Timestamp,
+    /// What the tenant's own signers signed last, when the control plane does not have it yet.
+    signed: Option<Policy>,
 }
 
 impl Told {
     fn new() -> Self {
-        Self { world: World::new(), now: START }
+        Self { world: World::new(), now: START, signed: None }
+    }
+
+    /// The tenant holds the pairs that sign policy.
+    fn tenant_held() -> Self {
+        Self { world: World::tenant_held(), ..Self::new() }
+    }
+
+    /// The tenant signs a policy with another least time between two versions.
+    fn sign(&mut self, seconds: u64) {
+        let mut policy = self.signed.clone().unwrap_or_else(|| self.world.project_policy().clone());
+        policy.keys.get_mut(&KEY).unwrap().rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) };
+        policy.head.serial += 1;
+        (policy.head.issued, policy.head.not_before, policy.head.expires) =
+            (self.now, self.now, self.now.plus(Duration::from_secs(180 * DAY)));
+        self.signed = Some(policy);
+    }
+
+    /// The control plane has it from now on.
+    fn learn(&mut self) {
+        if let Some(policy) = self.signed.take() {
+            *self.world.project_policy() = policy;
+        }
+    }
+
+    /// An agent is given it as a file.
+    fn by_file(&self, current: &AcceptedSet) -> AcceptedSet {
+        let Some(policy) = &self.signed else { return current.clone() };
+        let bytes = dsse::sign_statement(policy, &refs(&self.world.policy_pairs)).0;
+        let set = StatementSet { policies: vec![bytes.into()], ..StatementSet::default() };
+        let now = Moment { signed: self.now, wall: self.now };
+        match accept(Some(current), &set, &self.world.identity(), &Confirmed::default(), now) {
+            Ok(accepted) => accepted,
+            Err(Rejection::Incomplete(_)) => current.clone(), // it has it already
+            Err(rejection) => panic!("{}: {rejection}", rejection.code()),
+        }
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -161,6 +201,110 @@ fn a_version_of_the_very_moment_of_the_last_state_came_after_it() {
     told.rotate();
     told.rule(1);
     assert_eq!(told.sync(Some(&current)).primary(KEY).unwrap().number, 2);
+}
+
+#[test]
+fn a_longer_rule_by_file_locks_the_agent_out_of_nothing_and_holds_once_the_control_plane_tells_of_it() {
+    let mut told = Told::tenant_held();
+    let current = told.sync(None);
+    told.wait(HOUR);
+    told.sign(30 * DAY);
+    let by_file = told.by_file(&current);
+    assert_ne!(by_file.serials(), current.serials());
+    // The control plane does not know of it, and goes on by the rule it knows.
+    for _ in 0..2 {
+        told.wait(HOUR);
+        told.rotate();
+    }
+    let unaware = told.sync(Some(&by_file));
+    told.wait(HOUR);
+    told.rotate();
+    told.learn();
+    told.wait(HOUR);
+    // Neither who had the file, nor who slept, nor who was told all along, is locked out by what came in between.
+    for before in [&unaware, &by_file, &current] {
+        let aware = told.sync(Some(before));
+        assert_eq!(aware.primary(KEY).unwrap().number, 4);
+    }
+    let aware = told.sync(Some(&unaware));
+    told.wait(HOUR);
+    told.version(told.now);
+    told.state();
+    refused(offer(Some(&aware), &told.world, &told.world.set()), "too_soon");
+}
+
+#[test]
+fn who_keeps_a_policy_back_is_held_to_the_one_it_tells_of() {
+    let mut told = Told::tenant_held();
+    told.sign(DAY);
+    told.learn();
+    let current = told.sync(None);
+    told.wait(HOUR);
+    told.sign(30 * DAY);
+    let by_file = told.by_file(&current);
+    told.wait(2 * DAY);
+    let current = told.sync(Some(&by_file));
+    told.rotate();
+    let current = told.sync(Some(&current));
+    assert_eq!(current.primary(KEY).unwrap().number, 2, "a day is what the policy says that the control plane tells of");
+    told.wait(HOUR);
+    told.version(told.now);
+    told.state();
+    refused(offer(Some(&current), &told.world, &told.world.set()), "too_soon");
+}
+
+#[derive(Debug, Clone)]
+enum TenantStep {
+    Wait(u64),
+    Sign(u64),
+    File,
+    Learn,
+    Rotate,
+    Sync,
+}
+
+fn tenant_step() -> impl Strategy<Value = TenantStep> {
+    let seconds = || prop_oneof![Just(0), Just(1), 1..2 * HOUR, 1..20 * DAY];
+    prop_oneof![
+        3 => seconds().prop_map(TenantStep::Wait),
+        2 => seconds().prop_map(TenantStep::Sign),
+        1 => Just(TenantStep::File),
+        1 => Just(TenantStep::Learn),
+        4 => Just(TenantStep::Rotate),
+        1 => Just(TenantStep::Sync),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("FREEHOLD_SOAK").is_some() { 1000 } else { 64 }, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_honest_history_is_believed_whenever_the_control_plane_learns_what_the_tenant_signed(
+        steps in prop::collection::vec(tenant_step(), 1..40),
+    ) {
+        let mut told = Told::tenant_held();
+        let mut current = told.sync(None);
+        for step in steps {
+            match step {
+                TenantStep::Wait(seconds) => told.wait(seconds),
+                TenantStep::Sign(seconds) => told.sign(seconds),
+                TenantStep::File => current = told.by_file(&current),
+                TenantStep::Learn => told.learn(),
+                TenantStep::Rotate => told.rotate(),
+                TenantStep::Sync => current = told.sync(Some(&current)),
+            }
+        }
+        told.learn();
+        let last = told.sync(Some(&current));
+        prop_assert_eq!(last.primary(KEY).unwrap().number, told.key().primary);
+        told.wait(1);
+        let number = told.key().primary;
+        let least = told.world.project_policy().keys[&KEY].rotation.min_interval();
+        let allowed = told.key().versions[&number].created.plus(least) <= told.now;
+        told.version(told.now);
+        told.state();
+        prop_assert_eq!(offer(Some(&last), &told.world, &told.world.set()).is_ok(), allowed);
+    }
 }
 
 #[derive(Debug, Clone)]
