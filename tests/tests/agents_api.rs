@@ -570,7 +570,7 @@ async fn documents_are_checked_before_they_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_are_taken_once_without_gaps_or_forks() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     let agent = Applicant::new(world.invite(3600).await).enrol().await;
     let caller = world.register_caller("billing").await;
     let key = world.create_key("card-data").await;
@@ -618,6 +618,23 @@ async fn receipts_are_taken_once_without_gaps_or_forks() {
     refused(400, "receipt_batch_signature", agent.ship(&posing).await);
     let stolen = other.batch(incarnation, chain_start(incarnation), &first);
     refused(403, "journal_of_another_agent", other.ship(&stolen).await);
+
+    // One is found by its id, by its own tenant alone.
+    let fields = "__typename id ... on Receipt { operation outcome size keyVersion }";
+    let listed =
+        world.query("{ receipts(first: 1, operation: ENCRYPT) { nodes { id } } }", json!({})).await["receipts"]["nodes"][0].clone();
+    let node = format!("query($id: ID!) {{ node(id: $id) {{ {fields} }} }}");
+    let version = KeyVersion::new(key, 1).to_string();
+    let expected = json!({
+        "__typename": "Receipt", "id": listed["id"], "operation": "ENCRYPT", "outcome": "OK", "size": "1024", "keyVersion": version,
+    });
+    assert_eq!(world.query(&node, listed.clone()).await["node"], expected);
+    world.admin = std::fs::read_to_string(world.running.operator_token_file()).unwrap().trim().to_owned();
+    world.admin = world.mutate("createTenant", "CreateTenantInput", json!({ "name": "other" }), "adminToken").await["adminToken"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(world.query(&node, listed).await["node"], Value::Null);
 
     // They are found by caller, operation and outcome, newest first.
     let tenant = agent.applicant.file.tenant;

@@ -2,7 +2,9 @@
 //! written.
 
 mod operations {
+    mod connections;
     mod external;
+    mod markers;
 }
 
 use std::{
