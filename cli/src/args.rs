@@ -112,6 +112,9 @@ pub enum Command {
     /// Keys and their versions
     #[command(subcommand)]
     Key(commands::key::Key),
+    /// Composites: a classical and a post-quantum key under one name
+    #[command(subcommand)]
+    Composite(commands::composite::Composite),
     /// Policies: who may do what with which key
     #[command(subcommand)]
     Policy(commands::policy::Policy),

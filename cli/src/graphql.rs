@@ -23,6 +23,8 @@ pub mod documents {
     pub const CALLER: &str = include_str!("queries/caller.graphql");
     /// Keys, aliases and algorithms.
     pub const KEY: &str = include_str!("queries/key.graphql");
+    /// Composites.
+    pub const COMPOSITE: &str = include_str!("queries/composite.graphql");
     /// Policies.
     pub const POLICY: &str = include_str!("queries/policy.graphql");
     /// API tokens.
@@ -30,7 +32,7 @@ pub mod documents {
     /// Events and receipts.
     pub const AUDIT: &str = include_str!("queries/audit.graphql");
     /// All of them.
-    pub const ALL: &[&str] = &[TENANT, PROJECT, SITE, AGENT, CALLER, KEY, POLICY, TOKEN, AUDIT];
+    pub const ALL: &[&str] = &[TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, TOKEN, AUDIT];
 }
 
 /// A client of one control plane.

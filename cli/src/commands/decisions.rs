@@ -89,10 +89,12 @@ fn columns(answer: &Value) -> Vec<output::Column> {
         ("caller", "/caller"),
         ("operation", "/operation"),
         ("key version", "/key_version"),
+        ("and key versions", "/also"),
         ("policies", "/policies"),
         ("demanded context", "/obligations/require_context"),
         ("most bytes", "/obligations/max_bytes"),
         ("mask", "/obligations/mask"),
+        ("signatures", "/obligations/require_signatures"),
         ("warnings", "/warnings"),
         ("because", "/refusal/code"),
         ("forbidden by", "/refusal/facts/policies"),
@@ -115,6 +117,7 @@ impl Keys {
             query.extend_pairs(after.as_ref().map(|after| ("after", after)));
             let answer = agent.read(&format!("/v1/keys?{}", query.finish())).await?;
             found.extend(answer["keys"].as_array().into_iter().flatten().cloned());
+            found.extend(answer["composites"].as_array().into_iter().flatten().cloned().map(composite));
             after = answer["next"].as_str().map(str::to_owned);
             if after.is_none() || found.len() >= self.limit.limit {
                 break;
@@ -131,6 +134,13 @@ impl Keys {
         ];
         output::list(session.output, &columns, &found)
     }
+}
+
+/// A composite as a row among keys.
+fn composite(mut composite: Value) -> Value {
+    composite["algorithm"] = json!(format!("rule {}", output::cell(composite.get("rule"))));
+    composite["purpose"] = json!("composite");
+    composite
 }
 
 /// Prints the algorithms of an agent.

@@ -17,7 +17,7 @@ use crate::{
 /// Sign standard input or a file: up to 1 MiB itself, any size with --stream.
 #[derive(Debug, clap::Args)]
 pub struct Sign {
-    /// The key: id, or project/name
+    /// The key: id, or project/name; or a composite, whose two keys sign
     #[arg(long)]
     key: String,
     /// Sign any size: a manifest with two digests and the length, which 'verify' knows by itself
@@ -40,7 +40,7 @@ pub struct Verify {
     /// The signature, as 'freehold sign' printed it
     #[arg(long, value_name = "FILE")]
     signature: PathBuf,
-    /// The key it must be of: id, or project/name [default: the one the signature names]
+    /// The key it must be of, or the composite whose rule it must meet: id, or project/name [default: what the signature names]
     #[arg(long)]
     key: Option<String>,
     /// Show no progress
@@ -83,6 +83,27 @@ pub struct PublicKey {
     format: String,
 }
 
+const SIGNED: [output::Column; 3] = [("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")];
+const SIGNED_TOGETHER: [output::Column; 5] = [
+    ("classical", "/key_version"),
+    ("classical algorithm", "/algorithm"),
+    ("post-quantum", "/also/key_version"),
+    ("post-quantum algorithm", "/also/algorithm"),
+    ("policies", "/policies"),
+];
+const VERIFIED: [output::Column; 4] =
+    [("valid", "/valid"), ("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")];
+const JUDGED: [output::Column; 8] = [
+    ("valid", "/valid"),
+    ("rule", "/composite/rule"),
+    ("classical", "/composite/signatures/0/key_version"),
+    ("classical valid", "/composite/signatures/0/valid"),
+    ("post-quantum", "/composite/signatures/1/key_version"),
+    ("post-quantum valid", "/composite/signatures/1/valid"),
+    ("reason", "/reason"),
+    ("policies", "/policies"),
+];
+
 impl Sign {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
@@ -101,11 +122,8 @@ impl Sign {
             Some(path) => {
                 std::fs::write(path, format!("{signature}\n"))
                     .map_err(|source| Error::fault(&format!("could not write {}", path.display()), source))?;
-                output::object(
-                    session.output,
-                    &[("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")],
-                    &answer,
-                )
+                let columns = if answer["also"].is_null() { SIGNED.as_slice() } else { &SIGNED_TOGETHER };
+                output::object(session.output, columns, &answer)
             }
             None if session.output == output::Format::Table => output::line(signature),
             None => output::object(session.output, &[], &answer),
@@ -133,8 +151,8 @@ impl Verify {
             session.agent()?.post("/v1/verify", &body).await?
         };
         warn(&answer);
-        let columns = [("valid", "/valid"), ("key version", "/key_version"), ("algorithm", "/algorithm"), ("policies", "/policies")];
-        output::object(session.output, &columns, &answer)?;
+        let columns = if answer["composite"].is_null() { VERIFIED.as_slice() } else { &JUDGED };
+        output::object(session.output, columns, &answer)?;
         if answer["valid"] == true {
             return Ok(());
         }
@@ -196,14 +214,21 @@ async fn stream(session: &Session, path: &str, signature: Option<String>, file: 
 
 /// Whether a signature is one over the manifest of a stream: its header says so.
 fn is_of_stream(signature: &str) -> bool {
-    let header = signature.trim().split('.').next().and_then(|header| from_base64url(header).ok());
+    let json: Option<Value> = serde_json::from_str(signature).ok();
+    let first = match &json {
+        Some(json) => json.pointer("/signatures/0/protected").or(json.get("protected")).and_then(Value::as_str),
+        None => signature.trim().split('.').next(),
+    };
+    let header = first.and_then(|header| from_base64url(header).ok());
     let header: Option<Value> = header.and_then(|json| serde_json::from_slice(&json).ok());
     header.is_some_and(|header| header["typ"] == "freehold-manifest+jws")
 }
 
 /// Warnings of the agent, for people.
 pub fn warn(answer: &Value) {
-    for warning in answer["warnings"].as_array().into_iter().flatten() {
+    let also = [answer.pointer("/also/warnings"), answer.pointer("/composite/signatures/1/warnings")];
+    let warnings = std::iter::once(&answer["warnings"]).chain(also.into_iter().flatten());
+    for warning in warnings.filter_map(Value::as_array).flatten() {
         output::note(&format!("warning: {}", output::cell(Some(warning))));
     }
 }

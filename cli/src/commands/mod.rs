@@ -5,6 +5,7 @@ pub mod anew;
 pub mod audit;
 pub mod bare;
 pub mod caller;
+pub mod composite;
 pub mod decisions;
 pub mod files;
 pub mod key;
@@ -84,6 +85,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Agent(command) => command.run(&session).await,
         Command::Caller(command) => command.run(&session).await,
         Command::Key(command) => command.run(&session).await,
+        Command::Composite(command) => command.run(&session).await,
         Command::Policy(command) => command.run(&session).await,
         Command::Token(command) => command.run(&session).await,
         Command::Event(command) => command.run(&session).await,

@@ -179,3 +179,28 @@ async fn decisions_are_asked_for_on_the_command_line() {
     shell.ok(&["public-key", "payments/documents", "--format", "jwks"]).await;
     assert!(Cli::try_parse_from(["freehold", "can", "me", "fly", "payments/card-data"]).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn composites_sign_and_are_verified_on_the_command_line() {
+    let mut shell = Shell::start().await;
+    super::composites::compose_contracts(&mut shell.site, schema::composite::VerificationRule::All).await;
+    let (small, changed, signature) = (shell.write("small", b"a contract"), shell.write("changed", b"a contrast"), shell.path("both.jws"));
+    for more in [[].as_slice(), &["--stream", "--quiet"]] {
+        let sign = [&["sign", "--key", "payments/contracts", "--signature", &signature], more, &[&small]].concat();
+        shell.ok(&sign).await;
+        shell.ok(&["verify", "--signature", &signature, "--key", "payments/contracts", &small]).await;
+        shell.ok(&["verify", "--signature", &signature, &small]).await;
+        assert_eq!(shell.exit("auditor", &["verify", "--signature", &signature, &changed]).await, Exit::Unverified);
+        let mut message: Value = serde_json::from_slice(&shell.read("both.jws")).unwrap();
+        message["signatures"].as_array_mut().unwrap().pop();
+        let stripped = shell.write("stripped.jws", message.to_string());
+        for key in [[].as_slice(), &["--key", "payments/contracts"]] {
+            let verify = [&["verify", "--signature", &stripped], key, &[&small]].concat();
+            assert_eq!(shell.exit("auditor", &verify).await, Exit::Unverified);
+        }
+    }
+    shell.ok(&["can", "me", "sign", "payments/contracts", "--why"]).await;
+    shell.ok(&["keys"]).await;
+    shell.ok(&["public-key", "payments/contracts", "--format", "jwks"]).await;
+    assert_eq!(shell.exit("billing", &["sign-digest", "--key", "payments/contracts", "00ff"]).await, Exit::Usage);
+}
