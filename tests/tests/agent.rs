@@ -4,6 +4,7 @@ mod agent {
     mod budgets;
     mod certificates;
     mod command_line;
+    mod composite_journey;
     mod composites;
     mod decisions;
     mod disks;

@@ -49,22 +49,26 @@ async fn a_composite_from_its_creation_to_its_end() {
     system.cli(&["composite", "show", "payments/contracts"]).await.unwrap();
     system.cli(&["composite", "list", "--rule", "any", "--key", one, "--search", "contr"]).await.unwrap();
 
-    let fields = "id name rule state revision project { name } classical { name algorithm { name } } postQuantum { name } encryption { name }";
-    let shown = |reference: &str| {
+    let fields =
+        "id name rule state revision project { name } classical { name algorithm { name } } postQuantum { name } encryption { name }";
+    let shown = async |reference: &str| {
         let query = format!("{{ composite(reference: \"{reference}\") {{ {fields} }} }}");
-        async { system.query(&query.clone(), json!({})).await["composite"].clone() }
+        system.query(&query, json!({})).await["composite"].clone()
     };
     let made = shown("payments/contracts").await;
-    assert_eq!((&made["rule"], &made["state"], &made["classical"]["algorithm"]["name"]), (&json!("ANY"), &json!("ACTIVE"), &json!("ECDSA-P256")));
+    assert_eq!(
+        (&made["rule"], &made["state"], &made["classical"]["algorithm"]["name"]),
+        (&json!("ANY"), &json!("ACTIVE"), &json!("ECDSA-P256"))
+    );
     assert_eq!((&made["postQuantum"]["name"], &made["encryption"]["name"]), (&json!("contracts-post-quantum"), &json!("contracts-sealed")));
     let id = made["id"].as_str().unwrap().to_owned();
     assert!(id.starts_with("cmp_"));
     assert_eq!(shown(&id).await, made);
     let node = system.query(&format!("{{ node(id: \"{id}\") {{ id ... on Composite {{ name }} }} }}"), json!({})).await;
     assert_eq!(node["node"]["name"], "contracts");
-    let listed = |filter: &'static str| {
+    let listed = async |filter: &str| {
         let query = format!("{{ composites(first: 10, {filter}) {{ nodes {{ name }} }} }}");
-        async { system.query(&query.clone(), json!({})).await["composites"]["nodes"].as_array().unwrap().len() }
+        system.query(&query, json!({})).await["composites"]["nodes"].as_array().unwrap().len()
     };
     assert_eq!(listed("project: \"payments\", rule: ANY, state: ACTIVE, search: \"tract\"").await, 1);
     assert_eq!(listed("key: \"payments/contracts-post-quantum\"").await, 1);
@@ -78,9 +82,9 @@ async fn a_composite_from_its_creation_to_its_end() {
     let whole: Value = serde_json::from_str(signed["signature"].as_str().unwrap()).unwrap();
     let mut stripped = whole.clone();
     stripped["signatures"].as_array_mut().unwrap().pop();
-    let judge = |message: &Value| {
+    let judge = async |message: &Value| {
         let body = json!({ "key": "payments/contracts", "signature": message.to_string() });
-        async { system.call(&agent, "/v1/verify", &token, &body.clone()).await.1 }
+        system.call(&agent, "/v1/verify", &token, &body).await.1
     };
     let becomes = async |message: &Value, valid: bool, rule: &str| {
         until(|| async {
@@ -99,7 +103,10 @@ async fn a_composite_from_its_creation_to_its_end() {
     system.cli(&["composite", "tighten", "payments/contracts", "pq-required", "--reason", "the audit"]).await.unwrap();
     becomes(&stripped, false, "pq-required").await;
     becomes(&whole, true, "pq-required").await;
-    assert_eq!(refused(&system, &["composite", "tighten", "payments/contracts", "classical-required"]).await, "composite_rule_not_stricter");
+    assert_eq!(
+        refused(&system, &["composite", "tighten", "payments/contracts", "classical-required"]).await,
+        "composite_rule_not_stricter"
+    );
     assert_eq!(refused(&system, &["composite", "loosen", "payments/contracts", "all", "--reason", "x"]).await, "composite_rule_not_looser");
 
     // Whoever manages keys may tighten a rule, and not loosen it.
@@ -119,7 +126,10 @@ async fn a_composite_from_its_creation_to_its_end() {
     assert_eq!(tightened["data"]["tightenCompositeRule"]["composite"]["rule"], "ALL", "{tightened}");
     becomes(&whole, true, "all").await;
 
-    system.cli(&["composite", "loosen", "payments/contracts", "classical-required", "--reason", "a partner verifies only this"]).await.unwrap();
+    system
+        .cli(&["composite", "loosen", "payments/contracts", "classical-required", "--reason", "a partner verifies only this"])
+        .await
+        .unwrap();
     becomes(&stripped, true, "classical-required").await;
     // What policy demands holds all the same.
     system.publish(&format!("@require_signatures(\"all\") {POLICY}")).await;
