@@ -8,6 +8,8 @@
 
 #[path = "interop/bare.rs"]
 mod bare;
+#[path = "interop/composites.rs"]
+mod composites;
 #[path = "interop/files.rs"]
 mod files;
 #[path = "interop/messages.rs"]
@@ -51,5 +53,6 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
             Purpose::Derive => bare::deriving(&site, &mut peers, key, &mut table).await,
         }
     }
+    composites::check(&site, &mut peers, &mut table).await;
     table.compare_with_the_committed_one();
 }

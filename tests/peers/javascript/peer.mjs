@@ -121,12 +121,13 @@ function nobleOf(table, alg) {
 // ML-DSA keys are seeds; SLH-DSA keys are whole.
 const nobleSecret = (algorithm, key) => (key.alg.startsWith('ML-') ? algorithm.keygen(decode(key.priv)).secretKey : decode(key.priv))
 
+const headerOf = (text) => JSON.parse(new TextDecoder().decode(decode(text)))
+
 function nobleVerify(key, message, payload) {
   const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
   const parsed = message.startsWith('{') && JSON.parse(message)
-  const [protectedHeader, attached, signature] = parsed
-    ? [parsed.signatures?.[0].protected ?? parsed.protected, parsed.payload, parsed.signatures?.[0].signature ?? parsed.signature]
-    : message.split('.')
+  const one = parsed.signatures ? parsed.signatures.find((signature) => headerOf(signature.protected).kid === key.kid) : parsed
+  const [protectedHeader, attached, signature] = parsed ? [one.protected, parsed.payload, one.signature] : message.split('.')
   const text = payload ?? attached
   if (!algorithm.verify(decode(signature), utf8(`${protectedHeader}.${text}`), decode(key.pub))) throw new Error('not genuine')
   return text
@@ -192,7 +193,7 @@ async function verify({ with: library, key, signature, payload }) {
     !parsed
       ? jose.compactVerify(whole, publicKey, options)
       : parsed.signatures
-        ? jose.generalVerify(parsed, publicKey, options)
+        ? jose.generalVerify(payload === undefined ? parsed : { ...parsed, payload }, publicKey, options)
         : jose.flattenedVerify(parsed, publicKey, options),
   )
   return { payload: encode(verified.payload) }
@@ -215,12 +216,22 @@ async function sign({ with: library, key, payload, form }) {
   })
 }
 
+// One message in general JSON with a signature by each of two keys.
+async function sign_together({ keys, payload }) {
+  const secrets = await Promise.all(keys.map((key) => importKey(key)))
+  return known(async () => {
+    const signer = new jose.GeneralSign(decode(payload))
+    keys.forEach((key, place) => signer.addSignature(secrets[place]).setProtectedHeader({ alg: key.alg, kid: key.kid }))
+    return { signature: JSON.stringify(await signer.sign()) }
+  })
+}
+
 function versions() {
   const of = (name) => JSON.parse(readFileSync(`${modules}/node_modules/${name}/package.json`)).version
   return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), '@noble/post-quantum': of('@noble/post-quantum'), node: process.versions.node }
 }
 
-const operations = { versions, open, seal, verify, sign, encapsulate, decapsulate }
+const operations = { versions, open, seal, verify, sign, sign_together, encapsulate, decapsulate }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line)

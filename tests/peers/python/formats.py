@@ -387,7 +387,7 @@ def verify_jws(key, message, payload, context):
     """The payload of a genuine signature by this key; `payload` is the one of a detached signature."""
     if message.startswith("{"):
         message = json.loads(message)
-        attached, signatures = message["payload"], message.get("signatures") or [message]
+        attached, signatures = message.get("payload", ""), message.get("signatures") or [message]
     else:
         protected, attached, signature = message.split(".")
         signatures = [{"protected": protected, "signature": signature}]

@@ -197,6 +197,19 @@ def verify_digest(request):
     return {}
 
 
+def sign_together(request):
+    """One message in general JSON with a signature by each of two keys."""
+    keys, payload = request["keys"], decode(request["payload"])
+    if request["with"] != "jwcrypto":
+        signed = [json.loads(formats.sign_jws(key, payload, "general", request["context"])) for key in keys]
+        return {"signature": json.dumps({**signed[0], "signatures": [one["signatures"][0] for one in signed]})}
+    signed = jws.JWS(payload)
+    signed.allowed_algs = [key["alg"] for key in keys]
+    for key in keys:
+        signed.add_signature(jwcrypto_key(key), None, json.dumps({"alg": key["alg"], "kid": key["kid"]}))
+    return {"signature": signed.serialize()}
+
+
 OPERATIONS = {
     "versions": versions,
     "vault": vault,
@@ -217,6 +230,7 @@ OPERATIONS = {
     "seal": seal_message,
     "verify": verify_signature,
     "sign": make_signature,
+    "sign_together": sign_together,
     "open_file": open_file,
     "seal_file": seal_file,
 }

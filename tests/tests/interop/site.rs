@@ -77,6 +77,10 @@ impl Site {
             let name = format!("payments/{name}");
             keys.push(Key { version, algorithm, purpose, name, jwk: Value::Null, private: None, pem: None });
         }
+        crate::composites::define(&mut world, |algorithm| {
+            let signs = |key: &&Key| key.algorithm == algorithm && key.purpose == Purpose::Sign;
+            keys.iter().find(signs).unwrap().version.key
+        });
         let set = accept(None, &world.set(), &world.identity(), &Default::default(), world.now()).unwrap();
         agent.put_in_force(&set).unwrap();
 

@@ -39,6 +39,7 @@ pub enum What {
     File,
     Signature,
     DetachedSignature,
+    CompositeSignature,
     DigestSignature,
     Mac,
     WrappedKey,
@@ -55,6 +56,7 @@ impl What {
             Self::File => "file",
             Self::Signature => "signature",
             Self::DetachedSignature => "detached signature",
+            Self::CompositeSignature => "signature in a composite",
             Self::DigestSignature => "signature over a digest",
             Self::Mac => "MAC",
             Self::WrappedKey => "wrapped key",
@@ -182,7 +184,8 @@ Written by a run of `tests/tests/interop.rs` (part of `make test`, which fails w
 wrote on the other. *Ours* was made by the agent and opened or verified by the program; *theirs* was made by the program and opened or verified by the agent. Each check
 also changes a byte on the way and wants a refusal.
 
-Messages and signatures go in every form that both sides have (compact, flattened and general JSON), empty and with 1000 bytes; `jwcrypto` opens no empty message. Programs work with the agent's own keys: their secrets are read from its
+Messages and signatures go in every form that both sides have (compact, flattened and general JSON), empty and with 1000 bytes; `jwcrypto` opens no empty message. Two signatures of a
+composite are one message in general JSON, of which a program verifies the one whose key it is given. Programs work with the agent's own keys: their secrets are read from its
 vault by Python `cryptography`, from the text of [formats.md](formats.md) alone, and public keys come from the agent as JWK. The same script opens everything in
 `schema/golden/formats`. Versions are pinned in `tests/peers`; OpenSSL is the system's, 3.0 or newer.
 
