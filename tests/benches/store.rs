@@ -6,29 +6,38 @@
 //! - *bare*: one task inserts the same sealed bytes into a table of the same columns and indexes, as many rows a
 //!   transaction as there are writers, durable as well. No locks, no checks, no answers.
 //!
+//! - *command*: the receipts of a journal are acknowledged, on a stream that already has 2000 events: load, authorise, decide,
+//!   append; by a handler that has seen the stream before, and by one that has not (as after a restart).
+//!
 //! `FREEHOLD_BENCH_APPENDS` (16000) changes the size of the trial; it is divided by eight for one writer.
 
 use std::{sync::Arc, time::Instant};
 
 use control_plane::{
+    access::{authorize::CedarAuthorizer, context::OpContext, permit::Question},
     database::Database,
     eventing::{
+        handler::{Handler, Options},
         sql::SqlStore,
         store::{Append, EventStore},
     },
+    receipts::aggregate::{JournalCommand, JournalStream},
     sealing::{Keyring, Place, SealingKey},
 };
 use freehold_tests::database::{Engine, TestDatabase};
 use schema::{
     clock::{Clock, SystemClock, SystemIds, new_id, random_id},
+    encoding::Digest,
     event::{Envelope, RECORD_VERSION, Record, StreamId},
-    id::{EventId, ProjectId, TenantId},
+    id::{AgentId, EventId, IncarnationId, PrincipalId, ProjectId, RequestId, SiteId, TenantId},
 };
 use sea_orm::{ConnectionTrait, Value};
 use serde_json::json;
 
 const TENANT: TenantId = TenantId::from_bits(1);
 const ROUNDS: usize = 3;
+/// How long a stream a command meets.
+const COMMANDED: u64 = 2000;
 
 #[allow(clippy::print_stdout, reason = "figures are what this program is for")]
 fn main() -> anyhow::Result<()> {
@@ -40,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     let report = runtime.block_on(async {
         let mut engines = Vec::new();
         for (name, engine) in [("sqlite", Engine::Sqlite), ("postgres", Engine::Postgres)] {
-            engines.push(json!({ "engine": name, "appends": measure(engine).await? }));
+            engines.push(json!({ "engine": name, "appends": measure(engine).await?, "command": command(engine).await? }));
         }
         anyhow::Ok(json!({
             "method": "tests/benches/store.rs; release build; records of about 0.6 KB, one an append; database, writers and bare inserts share the machine; the median of three rounds by ratio",
@@ -92,6 +101,52 @@ async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
     }
     store.close().await;
     Ok(rows)
+}
+
+/// Milliseconds of one command on a stream with many events.
+async fn command(engine: Engine) -> anyhow::Result<serde_json::Value> {
+    let files = TestDatabase::new(engine)?;
+    let database = Database::open(&files.location).await?;
+    let key = SealingKey::from_bytes([1; 32]);
+    let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await?);
+    let store = Arc::new(SqlStore::open(database, Arc::clone(&keyring)).await?);
+    let authorizer = Arc::new(CedarAuthorizer::new()?);
+    let handler = || {
+        let (store, keyring, authorizer) = (store.clone(), keyring.clone(), authorizer.clone());
+        Handler::new(store, keyring, authorizer, Arc::new(SystemClock), Arc::new(SystemIds))
+    };
+    let journal: IncarnationId = random_id(&SystemIds);
+    let ctx = OpContext {
+        tenant: TENANT,
+        principal: PrincipalId::Agent(AgentId::from_bits(1)),
+        scopes: Vec::new(),
+        via: None,
+        request: RequestId::from_bits(1),
+    };
+    let accept = async |handler: &Handler, last_seq: u64| {
+        let hash = Digest::of(&last_seq.to_be_bytes());
+        let (site, agent) = (SiteId::from_bits(1), AgentId::from_bits(1));
+        let command = JournalCommand::Accept { site, agent, last_seq, chain: hash, head_sha256: hash };
+        let question = Question::new("shipReceipts", "Receipts", journal);
+        let start = Instant::now();
+        handler.handle::<JournalStream>(&ctx, question, journal, Options::default(), command).await?;
+        anyhow::Ok(start.elapsed().as_secs_f64() * 1000.0)
+    };
+    let seen = handler();
+    for n in 1..=COMMANDED {
+        accept(&seen, n).await?;
+    }
+    let (mut again, mut fresh) = (Vec::new(), Vec::new());
+    for n in (COMMANDED + 1..).step_by(2).take(25) {
+        again.push(accept(&seen, n).await?);
+        fresh.push(accept(&handler(), n + 1).await?);
+    }
+    store.close().await;
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        (times[times.len() / 2] * 100.0).round() / 100.0
+    };
+    Ok(json!({ "stream_events": COMMANDED, "median_ms": median(again), "median_ms_never_seen_before": median(fresh) }))
 }
 
 /// Records of as many new streams, made beforehand.

@@ -1,6 +1,6 @@
 //! One command, from question to records: load, authorise, look for a retry, decide, append.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
 
 use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
@@ -11,6 +11,7 @@ use schema::{
 
 use super::{
     aggregate::{Aggregate, Deciding, EventMeta, Refusal},
+    folded::Folded,
     store::{Append, AppendError, Cursor, EventStore, ReadError, Stored},
 };
 use crate::{
@@ -27,6 +28,8 @@ pub const IDEMPOTENCY_WINDOW_RECORDS: usize = 256;
 /// How often a command is decided again when somebody else was first.
 const ATTEMPTS: usize = 8;
 const PAGE: usize = 500;
+/// From this revision on, what a stream has added up to is kept in memory.
+const LONG: u64 = 100;
 
 /// A key a client makes up for one command, to retry it safely: 1 to 128 visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,13 +166,55 @@ impl<R: Refusal> CommandError<R> {
 }
 
 /// A stream and what it adds up to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Loaded<A: Aggregate> {
     /// The state; `Default` when there is no such stream.
     pub state: A,
     /// The revision; 0 when there is no such stream.
     pub revision: u64,
-    records: Vec<Stored>,
+    /// Place and time of the last record.
+    last: Option<(Cursor, Timestamp)>,
+    /// What retries are recognised by: of the last [`IDEMPOTENCY_WINDOW_RECORDS`] records those with a key, in order.
+    remembered: VecDeque<Remembered>,
+}
+
+/// One record with an idempotency key.
+#[derive(Debug, Clone)]
+struct Remembered {
+    cursor: Cursor,
+    revision: u64,
+    actor: String,
+    key: String,
+    request_mac: Option<Digest>,
+}
+
+impl Remembered {
+    fn is(&self, ctx: &OpContext, key: &IdempotencyKey) -> bool {
+        self.key == key.as_str() && self.actor == ctx.principal.to_string()
+    }
+}
+
+impl<A: Aggregate> Loaded<A> {
+    fn take(&mut self, stored: &Stored) -> Result<(), UnknownEvent> {
+        let envelope = stored.record.envelope();
+        self.state.evolve(&lift::<A::Event>(envelope)?, &meta(envelope));
+        self.revision = envelope.revision;
+        self.last = Some((stored.cursor, envelope.time));
+        if let Some(key) = &envelope.idempotency_key {
+            self.remembered.push_back(Remembered {
+                cursor: stored.cursor,
+                revision: envelope.revision,
+                actor: envelope.actor.clone(),
+                key: key.clone(),
+                request_mac: envelope.request_mac,
+            });
+        }
+        let forgotten = self.revision.saturating_sub(IDEMPOTENCY_WINDOW_RECORDS as u64);
+        while self.remembered.front().is_some_and(|oldest| oldest.revision <= forgotten) {
+            self.remembered.pop_front();
+        }
+        Ok(())
+    }
 }
 
 /// Handles the commands of every domain. Clones share it.
@@ -180,6 +225,7 @@ pub struct Handler {
     authorizer: Arc<dyn Authorizer>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    folded: Arc<Folded>,
 }
 
 impl Handler {
@@ -191,7 +237,7 @@ impl Handler {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Self {
-        Self { store, keyring, authorizer, clock, ids }
+        Self { store, keyring, authorizer, clock, ids, folded: Arc::new(Folded::new()) }
     }
 
     /// The store commands go to.
@@ -213,23 +259,28 @@ impl Handler {
         })
     }
 
-    /// Folds a stream.
+    /// Folds a stream; of a long one, what came since it was folded last.
     pub async fn load<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, CommandError<A::Refusal>> {
         let stream = StreamId::of(id);
-        let mut loaded = Loaded { state: A::default(), revision: 0, records: Vec::new() };
+        let mut loaded = self.folded.get::<Loaded<A>>(tenant, &stream).unwrap_or_default();
+        let known = loaded.revision;
+        if known > 0 {
+            // What was erased is not read from memory either.
+            self.keyring.tenant(tenant).await?;
+        }
         loop {
             let page = self.store.read_stream(tenant, &stream, loaded.revision, PAGE).await?;
-            let last = page.len() < PAGE;
-            for stored in page {
-                let envelope = stored.record.envelope();
-                loaded.state.evolve(&lift::<A::Event>(envelope)?, &meta(envelope));
-                loaded.revision = envelope.revision;
-                loaded.records.push(stored);
+            for stored in &page {
+                loaded.take(stored)?;
             }
-            if last {
-                return Ok(loaded);
+            if page.len() < PAGE {
+                break;
             }
         }
+        if loaded.revision >= LONG && loaded.revision > known {
+            self.folded.keep(tenant, stream, loaded.clone());
+        }
+        Ok(loaded)
     }
 
     /// Handles a command whose question is known beforehand.
@@ -265,23 +316,23 @@ impl Handler {
             None => None,
         };
         for _ in 0..ATTEMPTS {
-            let Loaded { mut state, revision, records } = self.load::<A>(ctx.tenant, id).await?;
-            let permit = self.authorizer.decide(ctx, &question(&state))?;
+            let loaded = self.load::<A>(ctx.tenant, id).await?;
+            let permit = self.authorizer.decide(ctx, &question(&loaded.state))?;
             if let (Some(key), Some(mac)) = (&options.idempotency_key, &request_mac)
-                && let Some(answer) = replay::<A>(ctx, &keys, &records, key, mac)?
+                && let Some(answer) = self.replay(ctx, &keys, &stream, &loaded, key, mac).await?
             {
                 return Ok(answer);
             }
+            let Loaded { mut state, revision, last, .. } = loaded;
             if let Some(expected) = options.expected_revision.filter(|expected| *expected != revision) {
                 return Err(CommandError::WrongRevision { expected, actual: revision });
             }
             // Within a stream time does not go back, whatever the clocks of replicas say.
-            let last = records.last().map_or(Timestamp::default(), |stored| stored.record.envelope().time);
-            let now = self.clock.now().max(last);
+            let now = self.clock.now().max(last.map_or(Timestamp::default(), |(_, time)| time));
             let ids = self.ids(ctx, options.idempotency_key.as_ref(), stream.as_str()).await?;
             let events = state.decide(&command, &Deciding { now, ids: &*ids }).map_err(CommandError::Refused)?;
             if events.is_empty() {
-                let cursor = records.last().map_or(Cursor::START, |stored| stored.cursor);
+                let cursor = last.map_or(Cursor::START, |(cursor, _)| cursor);
                 return Ok(Handled { state, revision, position: keys.position_token(cursor)?, cursor, replayed: false, events });
             }
             let mut to_append = Vec::with_capacity(events.len());
@@ -323,6 +374,42 @@ impl Handler {
         Err(CommandError::Contended)
     }
 
+    /// The answer to an earlier request of this principal under this idempotency key. The stream is read again up to there.
+    async fn replay<A: Aggregate>(
+        &self,
+        ctx: &OpContext,
+        keys: &TenantKeys,
+        stream: &StreamId,
+        loaded: &Loaded<A>,
+        key: &IdempotencyKey,
+        mac: &Digest,
+    ) -> Result<Option<Handled<A>>, CommandError<A::Refusal>> {
+        let mut same = loaded.remembered.iter().filter(|remembered| remembered.is(ctx, key));
+        let Some(first) = same.next() else { return Ok(None) };
+        let last = same.next_back().unwrap_or(first);
+        if last.request_mac.as_ref() != Some(mac) {
+            return Err(CommandError::IdempotencyKeyReused);
+        }
+        let (mut then, mut events) = (Loaded::<A>::default(), Vec::new());
+        while then.revision < last.revision {
+            let missing = usize::try_from(last.revision - then.revision).unwrap_or(PAGE);
+            let page = self.store.read_stream(ctx.tenant, stream, then.revision, missing.min(PAGE)).await?;
+            if page.is_empty() {
+                return Ok(None);
+            }
+            for stored in page {
+                then.take(&stored)?;
+                let envelope = stored.record.envelope();
+                let by_it = envelope.idempotency_key.as_deref() == Some(key.as_str()) && envelope.actor == ctx.principal.to_string();
+                if by_it && envelope.revision >= first.revision {
+                    events.push(lift(envelope)?);
+                }
+            }
+        }
+        let position = keys.position_token(last.cursor)?;
+        Ok(Some(Handled { state: then.state, revision: last.revision, position, cursor: last.cursor, replayed: true, events }))
+    }
+
     /// The one place that appends: it spends a permit.
     async fn append<R: Refusal>(
         &self,
@@ -335,43 +422,6 @@ impl Handler {
         }
         Ok(self.store.append(append).await.map(|appended| (appended.revision, appended.cursor)))
     }
-}
-
-/// The answer to an earlier request of this principal under this idempotency key.
-fn replay<A: Aggregate>(
-    ctx: &OpContext,
-    keys: &TenantKeys,
-    records: &[Stored],
-    key: &IdempotencyKey,
-    mac: &Digest,
-) -> Result<Option<Handled<A>>, CommandError<A::Refusal>> {
-    let actor = ctx.principal.to_string();
-    let window = &records[records.len().saturating_sub(IDEMPOTENCY_WINDOW_RECORDS)..];
-    let same = |stored: &&Stored| {
-        let envelope = stored.record.envelope();
-        envelope.idempotency_key.as_deref() == Some(key.as_str()) && envelope.actor == actor
-    };
-    let Some(last) = window.iter().rfind(same) else { return Ok(None) };
-    if last.record.envelope().request_mac.as_ref() != Some(mac) {
-        return Err(CommandError::IdempotencyKeyReused);
-    }
-    let (mut state, mut events) = (A::default(), Vec::new());
-    for stored in records.iter().take_while(|stored| stored.cursor <= last.cursor) {
-        let envelope = stored.record.envelope();
-        let event = lift::<A::Event>(envelope)?;
-        state.evolve(&event, &meta(envelope));
-        if same(&stored) {
-            events.push(event);
-        }
-    }
-    Ok(Some(Handled {
-        state,
-        revision: last.record.envelope().revision,
-        position: keys.position_token(last.cursor)?,
-        cursor: last.cursor,
-        replayed: true,
-        events,
-    }))
 }
 
 /// The facts of an envelope that states may remember.

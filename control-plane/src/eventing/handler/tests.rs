@@ -84,6 +84,8 @@ impl Aggregate for Counter {
 struct Fixture {
     handler: Handler,
     clock: ManualClock,
+    database: Database,
+    keyring: Arc<Keyring>,
     _folder: tempfile::TempDir,
 }
 
@@ -97,9 +99,16 @@ impl Fixture {
         let clock = ManualClock::at(Timestamp::from_micros(1_767_225_600_000_000));
         let key = SealingKey::from_bytes([3; 32]);
         let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap());
-        let store = Arc::new(SqlStore::open(database, Arc::clone(&keyring)).await.unwrap());
-        let handler = Handler::new(store, keyring, Arc::new(AllBut("forbidden")), Arc::new(clock.clone()), Arc::new(SystemIds));
-        Self { handler, clock, _folder: folder }
+        let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await.unwrap());
+        let (authorizer, ids) = (Arc::new(AllBut("forbidden")), Arc::new(SystemIds));
+        let handler = Handler::new(store, Arc::clone(&keyring), authorizer, Arc::new(clock.clone()), ids);
+        Self { handler, clock, database, keyring, _folder: folder }
+    }
+
+    /// A replica: another handler on the same store.
+    fn replica(&self) -> Handler {
+        let (store, keyring) = (Arc::clone(self.handler.store()), Arc::clone(&self.keyring));
+        Handler::new(store, keyring, Arc::new(AllBut("forbidden")), Arc::new(self.clock.clone()), Arc::new(SystemIds))
     }
 
     async fn ask(&self, key: &str, command: Count) -> Result<Handled<Counter>, CommandError<BegunAlready>> {
@@ -178,6 +187,38 @@ async fn keys_are_forgotten_beyond_the_window() {
     assert!(fixture.ask("old", Count::Grow(1)).await.unwrap().replayed);
     fixture.ask("", Count::Grow(0)).await.unwrap();
     assert!(!fixture.ask("old", Count::Grow(1)).await.unwrap().replayed);
+}
+
+#[tokio::test]
+async fn of_a_long_stream_only_what_is_new_is_read() {
+    use sea_orm::ConnectionTrait;
+
+    let fixture = Fixture::new().await;
+    for _ in 0..LONG {
+        fixture.ask("", Count::Grow(1)).await.unwrap();
+    }
+    let grown = fixture.ask("grow", Count::GrowTwice(5)).await.unwrap();
+    let replica = fixture.replica();
+    let load = async |handler: &Handler| {
+        let loaded = handler.load::<Counter>(TENANT, ID).await.unwrap();
+        (loaded.state.value, loaded.revision)
+    };
+    assert_eq!((load(&fixture.handler).await, load(&replica).await), ((110, 102), (110, 102)));
+    // Both see what the other one appends, and who retries at either gets the same answer.
+    replica.handle::<Counter>(&member(1), Question::new("count", "Counter", ID), ID, Options::default(), Count::Grow(7)).await.unwrap();
+    assert_eq!(load(&fixture.handler).await, (117, 103));
+    fixture.ask("", Count::Grow(3)).await.unwrap();
+    let options = Options { idempotency_key: Some("grow".parse().unwrap()), ..Options::default() };
+    let again =
+        replica.handle::<Counter>(&member(1), Question::new("count", "Counter", ID), ID, options, Count::GrowTwice(5)).await.unwrap();
+    assert_eq!((again.replayed, again.state, again.revision, again.events), (true, grown.state, grown.revision, grown.events));
+
+    // What is behind it is not read again.
+    fixture.database.write().execute_unprepared("DELETE FROM records WHERE revision <= 102").await.unwrap();
+    assert_eq!((load(&fixture.handler).await, load(&replica).await), ((120, 104), (120, 104)));
+    // But what is erased is forgotten here too.
+    fixture.keyring.erase(TENANT).await.unwrap();
+    assert!(fixture.handler.load::<Counter>(TENANT, ID).await.is_err());
 }
 
 #[tokio::test]
