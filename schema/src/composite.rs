@@ -44,7 +44,12 @@ impl VerificationRule {
 
     /// Whether these results are enough: which of the two is there and genuine.
     pub const fn holds(self, classical: bool, post_quantum: bool) -> bool {
-        (classical || post_quantum) && (classical || !self.demands_classical()) && (post_quantum || !self.demands_post_quantum())
+        match self {
+            Self::All => classical && post_quantum,
+            Self::Any => classical || post_quantum,
+            Self::ClassicalRequired => classical,
+            Self::PqRequired => post_quantum,
+        }
     }
 
     /// The rule that holds exactly when both do: never looser than either.

@@ -90,7 +90,7 @@ fn decide(policies: &PolicySet, row: &[&str], schema: &Schema) -> Decision {
 fn the_examples_are_valid_and_answer_as_they_say() {
     let schema = Schema::from_cedarschema_str(cedar::SCHEMA).unwrap().0;
     let examples = examples();
-    assert_eq!(examples.len(), 10);
+    assert_eq!(examples.len(), 11);
     for (text, rows) in examples {
         let checked = cedar::check(text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
         assert_eq!(checked.warnings, [], "{text}");

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use schema::{
     catalogue::Algorithm,
     clock::ManualIds,
-    id::{KeyId, KeyVersion},
+    id::{CompositeId, KeyId, KeyVersion},
     key::{Operation, Purpose},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     },
 };
 
+const COMPOSITE: CompositeId = CompositeId::from_bits(2026);
 const PLAINTEXT: &[u8] = b"what was sealed once is opened for ever";
 
 fn golden() -> PathBuf {
@@ -83,10 +84,13 @@ async fn golden_messages_open_and_verify() {
     let message = Jwe::parse(&fs::read(golden().join("data-key-v1.jwe")).unwrap()).unwrap();
     let opened = message.decrypt(&vault, permit(SYMMETRIC, Operation::Decrypt), &bound()).await.unwrap();
     assert_eq!((opened.plaintext.len(), opened.typ.as_deref()), (32, Some(data_key::TYP)));
-    let message = Jws::parse(&fs::read(golden().join("two-signatures-v1.json")).unwrap(), None).unwrap();
-    for (index, version) in [ED25519, ML_DSA].into_iter().enumerate() {
-        let held = vault.held(version).await.unwrap();
-        message.verify(index, permit(version, Operation::Verify), &held, &bound()).unwrap();
+    for (name, composites) in [("two-signatures-v1.json", [].into()), ("composite-v1.json", [COMPOSITE].into())] {
+        let message = Jws::parse(&fs::read(golden().join(name)).unwrap(), None).unwrap();
+        assert_eq!(message.composites(), composites);
+        for (index, version) in [ED25519, ML_DSA].into_iter().enumerate() {
+            let held = vault.held(version).await.unwrap();
+            message.verify(index, permit(version, Operation::Verify), &held, &bound()).unwrap();
+        }
     }
 }
 
@@ -161,6 +165,19 @@ async fn write_the_golden_catalogue() {
     }
     drop(vault);
     fs::remove_file(place.join("vault/lock")).unwrap();
+}
+
+/// `cargo test --workspace --lib -- --ignored write_the_golden_composite`; refuses to change what is there.
+#[tokio::test]
+#[ignore = "writes files"]
+async fn write_the_golden_composite() {
+    let (_directory, vault) = vault();
+    let place = golden().join("composite-v1.json");
+    assert!(!place.exists(), "golden files are for ever");
+    let signing = [ED25519, ML_DSA].map(|version| permit(version, Operation::Sign)).into();
+    let (ids, form) = (ManualIds::seeded(2027), jws::Form::General);
+    let signed = jws::sign_together(&vault, &ids, signing, PLAINTEXT, &bound(), form, COMPOSITE).await.unwrap();
+    fs::write(place, signed).unwrap();
 }
 
 /// `cargo test --workspace --lib -- --ignored write_the_golden_files`, for a new version of a format: then change the

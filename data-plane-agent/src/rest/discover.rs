@@ -1,5 +1,7 @@
 //! What may I do? `GET /v1/keys`, `GET /v1/algorithms`, `GET /v1/jwks`. Answers hold nothing that a caller may not do.
 
+use std::collections::HashMap;
+
 use actix_web::{HttpResponse, web};
 use schema::{
     catalogue::Algorithm,
@@ -47,13 +49,17 @@ pub async fn keys(by: Proven, shared: web::Data<Shared>, wanted: web::Query<Want
     let of_project = |key: &&KeyInForce| wanted.project.as_ref().is_none_or(|name| *name == *key.definition.project_name.to_string());
     let mut found = Vec::new();
     let (mut next, mut composites) = (None, Vec::new());
+    let mut by_key = HashMap::<KeyId, Vec<&CompositeInForce>>::new();
+    for composite in in_force.composites() {
+        by_key.entry(composite.definition.classical).or_default().push(composite);
+    }
     for (place, key) in sorted(&in_force).filter(|key| wanted.after.is_none_or(|after| key.id > after)).filter(of_project).enumerate() {
         if found.len() == MAX_KEYS {
             next = found.last().map(|entry: &KeyEntry| entry.id);
             break;
         }
         found.extend(entry(by, &shared, &in_force, key));
-        let of_key = in_force.composites().filter(|composite| composite.definition.classical == key.id);
+        let of_key = by_key.get(&key.id).into_iter().flatten();
         composites.extend(of_key.filter_map(|composite| composite_entry(by, &shared, &in_force, composite)));
         if place % TOGETHER == TOGETHER - 1 {
             tokio::task::yield_now().await;

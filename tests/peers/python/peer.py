@@ -61,8 +61,9 @@ def golden(request):
                 assert formats.open_jwe(key, read(name), GOLDEN_CONTEXT)[1] == plaintext, name
     header, data_key = formats.open_jwe(keys["A256KW+A256GCM"], read("data-key-v1.jwe"), GOLDEN_CONTEXT)
     assert (header["typ"], len(data_key)) == ("freehold-data-key", 32)
-    for algorithm in ("Ed25519", "ML-DSA-65"):
-        assert formats.verify_jws(keys[algorithm], read("two-signatures-v1.json"), None, GOLDEN_CONTEXT) == plaintext
+    for name in ("two-signatures-v1.json", "composite-v1.json"):
+        for algorithm in ("Ed25519", "ML-DSA-65"):
+            assert formats.verify_jws(keys[algorithm], read(name), None, GOLDEN_CONTEXT) == plaintext, name
     file = (GOLDEN / "file-v1.fhf1").read_bytes()
     for algorithm in ("A256KW+A256GCM", "HPKE-9-KE"):
         assert formats.open_file(keys[algorithm], file, GOLDEN_CONTEXT) == bytes(i % 251 for i in range(20_000))

@@ -41,7 +41,10 @@ async fn a_composite_from_its_creation_to_its_end() {
     assert_eq!(refused(&system, &create("contracts", one, one)).await, "composite_key_not_post_quantum");
     assert_eq!(refused(&system, &create("contracts", one, "payments/none")).await, "not_found");
     assert_eq!(refused(&system, &create("contracts-sealed", one, other)).await, "composite_name_is_taken");
-    system.cli(&create("contracts", one, other)).await.unwrap();
+    // Repeated with its key, it is the same creation.
+    let keyed = [&create("contracts", one, other)[..], &["--idempotency-key", "create-contracts"]].concat();
+    system.cli(&keyed).await.unwrap();
+    system.cli(&keyed).await.unwrap();
     assert_eq!(refused(&system, &create("contracts", one, other)).await, "composite_exists");
     assert_eq!(refused(&system, &["key", "alias", "--project", "payments", "contracts", one]).await, "alias_is_a_composite_name");
     let same_name = ["key", "create", "contracts", "--project", "payments", "--algorithm", "Ed25519", "--purpose", "sign", "--site", "fra"];
@@ -49,8 +52,7 @@ async fn a_composite_from_its_creation_to_its_end() {
     system.cli(&["composite", "show", "payments/contracts"]).await.unwrap();
     system.cli(&["composite", "list", "--rule", "any", "--key", one, "--search", "contr"]).await.unwrap();
 
-    let fields =
-        "id name rule state revision project { name } classical { name algorithm { name } } postQuantum { name } encryption { name }";
+    let fields = "id name rule state revision createdAt project { name } classical { name algorithm { name } } postQuantum { name } encryption { name }";
     let shown = async |reference: &str| {
         let query = format!("{{ composite(reference: \"{reference}\") {{ {fields} }} }}");
         system.query(&query, json!({})).await["composite"].clone()
@@ -131,6 +133,11 @@ async fn a_composite_from_its_creation_to_its_end() {
         .await
         .unwrap();
     becomes(&stripped, true, "classical-required").await;
+    let as_made = format!("{{ composite(reference: \"{id}\", asOf: {}) {{ rule }} }}", made["createdAt"]);
+    assert_eq!(system.query(&as_made, json!({})).await["composite"]["rule"], "ANY", "as it was then");
+    let stale = json!({ "composite": id, "rule": "ALL", "expectedRevision": "1" });
+    let stale = as_manager("tightenCompositeRule", stale).await;
+    assert!(!stale["data"]["tightenCompositeRule"]["userErrors"].as_array().unwrap().is_empty(), "{stale}");
     // What policy demands holds all the same.
     system.publish(&format!("@require_signatures(\"all\") {POLICY}")).await;
     becomes(&stripped, false, "all").await;
