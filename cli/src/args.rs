@@ -137,6 +137,9 @@ pub enum Command {
     Verify(commands::messages::Verify),
     /// Make a data key: sealed, and in clear into a file
     DataKey(commands::messages::DataKey),
+    /// Open and verify what old programs made as CMS (PKCS#7)
+    #[command(subcommand)]
+    Cms(commands::cms::Cms),
     /// Move a message, a sealed file or a wrapped key to the newest version of its key
     Rewrap(commands::anew::Rewrap),
     /// Seal for other keys what 'encrypt' sealed, without opening it here

@@ -147,7 +147,7 @@ impl Algorithm {
         match operation {
             Operation::Encrypt | Operation::Decrypt | Operation::GenerateDataKey | Operation::ReEncrypt => purpose == Purpose::Encrypt,
             Operation::Sign | Operation::Verify | Operation::ReSign => purpose == Purpose::Sign,
-            Operation::DecryptLegacy => purpose == Purpose::Encrypt && self.0.jose_kty == "RSA",
+            Operation::DecryptLegacy => purpose == Purpose::Encrypt && matches!(self.0.jose_kty, "RSA" | "EC"),
             Operation::VerifyLegacy => purpose == Purpose::Sign && matches!(self.0.jose_kty, "RSA" | "EC"),
             Operation::SignDigest | Operation::VerifyDigest => purpose == Purpose::SignDigest,
             Operation::Mac | Operation::VerifyMac => purpose == Purpose::Mac,

@@ -258,8 +258,8 @@ impl Operation {
 
     /// Whether the public half of a key is enough for it.
     pub const fn needs_only_public_half(self) -> bool {
-        use Operation::{Encapsulate, Encrypt, Explain, GenerateDataKey, PublicKey, ReSign, Verify, VerifyDigest, Wrap};
-        matches!(self, Encrypt | GenerateDataKey | Wrap | Encapsulate | Verify | VerifyDigest | ReSign | PublicKey | Explain)
+        use Operation::{Encapsulate, Encrypt, Explain, GenerateDataKey, PublicKey, ReSign, Verify, VerifyDigest, VerifyLegacy, Wrap};
+        matches!(self, Encrypt | GenerateDataKey | Wrap | Encapsulate | Verify | VerifyDigest | VerifyLegacy | ReSign | PublicKey | Explain)
     }
 
     /// Whether it names a key.

@@ -3,6 +3,7 @@
 mod agent {
     mod budgets;
     mod certificates;
+    mod cms;
     mod command_line;
     mod composite_journey;
     mod composites;

@@ -8,6 +8,8 @@
 
 #[path = "interop/bare.rs"]
 mod bare;
+#[path = "interop/cms.rs"]
+mod cms;
 #[path = "interop/composites.rs"]
 mod composites;
 #[path = "interop/files.rs"]
@@ -41,10 +43,12 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
             Purpose::Encrypt => {
                 messages::check(&site, &mut peers, key, &mut table).await;
                 files::check(&site, &mut peers, key, &mut table).await;
+                cms::sealed(&site, key, &mut table).await;
             }
             Purpose::Sign => {
                 signatures::check(&site, &mut peers, key, &mut table).await;
                 openssl::check(&site, &mut peers, key, &mut table).await;
+                cms::signed(&site, &mut peers, key, &mut table).await;
             }
             Purpose::SignDigest => bare::digests(&site, &mut peers, key, &mut table).await,
             Purpose::Mac => bare::mac(&site, &mut peers, key, &mut table).await,

@@ -5,6 +5,7 @@ pub mod anew;
 pub mod audit;
 pub mod bare;
 pub mod caller;
+pub mod cms;
 pub mod composite;
 pub mod decisions;
 pub mod files;
@@ -97,6 +98,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::DataKey(command) => command.run(&session).await,
         Command::Random(command) => command.run(&session).await,
         Command::PublicKey(command) => command.run(&session).await,
+        Command::Cms(command) => command.run(&session).await,
         Command::Rewrap(command) => command.run(&session).await,
         Command::ReEncrypt(command) => command.run(&session).await,
         Command::ReEncryptMessage(command) => command.run(&session).await,

@@ -41,6 +41,7 @@ fn world(encryption: &Value, schema: &Schema) -> Entities {
         key("archive", "key_01kd7zk3w0fz8b9x2m4n6p8q0c", "HPKE-9-KE", "encrypt", json!({})),
         key("wrapping", "key_01kd7zk3w0fz8b9x2m4n6p8q0d", "A256KW+A256GCM", "wrap", json!({})),
         key("receipts", "key_01kd7zk3w0fz8b9x2m4n6p8q0e", "Ed25519", "sign", json!({})),
+        key("letters", "key_01kd7zk3w0fz8b9x2m4n6p8q0f", "RSA-OAEP-256-3072", "encrypt", json!({})),
         { "uid": uid("EncryptionContext", "request"), "attrs": {}, "parents": [], "tags": encryption },
     ]);
     Entities::from_json_value(entities, Some(schema)).unwrap()
@@ -60,6 +61,7 @@ fn decide(policies: &PolicySet, row: &[&str], schema: &Schema) -> Decision {
         "archive" => r#"Key::"key_01kd7zk3w0fz8b9x2m4n6p8q0c""#,
         "wrapping" => r#"Key::"key_01kd7zk3w0fz8b9x2m4n6p8q0d""#,
         "receipts" => r#"Key::"key_01kd7zk3w0fz8b9x2m4n6p8q0e""#,
+        "letters" => r#"Key::"key_01kd7zk3w0fz8b9x2m4n6p8q0f""#,
         other => panic!("no key is called {other}"),
     };
     let mut context = json!({
@@ -90,7 +92,7 @@ fn decide(policies: &PolicySet, row: &[&str], schema: &Schema) -> Decision {
 fn the_examples_are_valid_and_answer_as_they_say() {
     let schema = Schema::from_cedarschema_str(cedar::SCHEMA).unwrap().0;
     let examples = examples();
-    assert_eq!(examples.len(), 11);
+    assert_eq!(examples.len(), 12);
     for (text, rows) in examples {
         let checked = cedar::check(text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
         assert_eq!(checked.warnings, [], "{text}");

@@ -9,7 +9,10 @@ use aws_lc_rs::{
 };
 use schema::{catalogue::Algorithm, clock::Ids};
 
-use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, WrappedKey};
+use super::{
+    AlgorithmError, ContentEncryption, Implementation, LoadedKey, WrappedKey,
+    legacy::{self, KeyTransport},
+};
 use crate::vault::secret::{ContentKey, SecretBytes};
 
 /// Bytes of a wrapped 256-bit key.
@@ -111,6 +114,20 @@ impl LoadedKey for Key {
         let mut key = SecretBytes::new(vec![0; 32]);
         kek.unwrap(&wrapped.encrypted_key, key.expose_mut()).map_err(|_| not_genuine.clone())?;
         ContentKey::from_slice(key.expose()).ok_or(not_genuine)
+    }
+
+    fn unwrap_transported(
+        &self,
+        transport: &KeyTransport,
+        encrypted_key: &[u8],
+        length_bytes: usize,
+    ) -> Result<SecretBytes, AlgorithmError> {
+        let KeyTransport::Agreed(agreement) = transport else {
+            return Err(AlgorithmError::NotServed { algorithm: self.algorithm, act: "decrypt what was encrypted to an RSA key" });
+        };
+        let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "unwrapping a content key" };
+        let secret = self.agree(&agreement.public_key).map_err(|_| not_genuine.clone())?;
+        legacy::unwrap_agreed(&secret, agreement, encrypted_key, length_bytes).ok_or(not_genuine)
     }
 }
 

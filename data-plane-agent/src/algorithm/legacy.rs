@@ -6,6 +6,7 @@
 use aws_lc_rs::{
     aead, cipher, digest,
     iv::FixedLength,
+    key_wrap::{self, AesKek, KeyWrap as _},
     rsa::{
         OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512, OaepPrivateDecryptingKey,
         Pkcs1PrivateDecryptingKey, PrivateDecryptingKey,
@@ -65,13 +66,40 @@ impl Hash {
     }
 }
 
-/// How a content key was encrypted to an RSA key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a content key was encrypted to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyTransport {
     /// RSAES-PKCS1-v1_5 (RFC 8017, section 7.2).
     Pkcs1V15,
     /// RSAES-OAEP (RFC 8017, section 7.1) with this hash in both places.
     Oaep(Hash),
+    /// Ephemeral-static ECDH (RFC 5753, section 3.1).
+    Agreed(Agreement),
+}
+
+/// What the sender says of a key that both sides agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreement {
+    /// The hash of the key derivation (ANSI X9.63).
+    pub hash: Hash,
+    /// Bytes of the AES key that wraps the content key (RFC 3394): 16 or 32.
+    pub key_bytes: usize,
+    /// The sender's public key: an uncompressed point.
+    pub public_key: Vec<u8>,
+    /// What is hashed beside the secret: DER of `ECC-CMS-SharedInfo`.
+    pub shared_info: Vec<u8>,
+}
+
+impl KeyTransport {
+    /// What of it is weaker than what our own keys are sealed with; none when it is as strong.
+    pub fn legacy(&self) -> Option<String> {
+        match self {
+            Self::Pkcs1V15 => Some("RSAES-PKCS1-v1_5".to_owned()),
+            Self::Agreed(Agreement { hash: Hash::Sha1, .. }) => Some("ECDH with a key derived by SHA-1".to_owned()),
+            Self::Oaep(Hash::Sha256) | Self::Agreed(_) => None,
+            Self::Oaep(hash) => Some(format!("RSAES-OAEP with {}", hash.name())),
+        }
+    }
 }
 
 /// How something was signed.
@@ -100,7 +128,7 @@ pub enum SignatureScheme {
 pub fn unwrap_rsa(
     algorithm: Algorithm,
     pkcs8: &[u8],
-    transport: KeyTransport,
+    transport: &KeyTransport,
     encrypted_key: &[u8],
     length_bytes: usize,
 ) -> Result<SecretBytes, AlgorithmError> {
@@ -109,6 +137,7 @@ pub fn unwrap_rsa(
     let private = PrivateDecryptingKey::from_pkcs8(pkcs8).map_err(|_| failed.clone())?;
     let mut room = Zeroizing::new(vec![0; private.key_size_bytes()]);
     let hash = match transport {
+        KeyTransport::Agreed(_) => return Err(AlgorithmError::NotServed { algorithm, act: "agree on keys" }),
         KeyTransport::Oaep(hash) => hash,
         KeyTransport::Pkcs1V15 => {
             let key = Pkcs1PrivateDecryptingKey::new(private).map_err(|_| failed)?;
@@ -141,6 +170,31 @@ fn implicitly_rejecting(
     let fits = found_bytes.ct_eq(&length_bytes);
     let chosen = (0..length_bytes).map(|place| u8::conditional_select(&other[place % other.len()], &room[place % room.len()], fits));
     SecretBytes::new(chosen.collect())
+}
+
+/// Unwraps a content key of `length_bytes` that was wrapped with a key derived from this agreed secret. Every way to fail looks the same.
+pub fn unwrap_agreed(secret: &SecretBytes, agreement: &Agreement, wrapped: &[u8], length_bytes: usize) -> Option<SecretBytes> {
+    let cipher = match agreement.key_bytes {
+        16 => &key_wrap::AES_128,
+        32 => &key_wrap::AES_256,
+        _ => return None,
+    };
+    let key = x963(agreement.hash, secret, &agreement.shared_info, agreement.key_bytes);
+    let key = AesKek::new(cipher, key.expose()).ok()?;
+    let mut content_key = SecretBytes::new(vec![0; length_bytes]);
+    let unwrapped = key.unwrap(wrapped, content_key.expose_mut()).ok()?.len();
+    (unwrapped == length_bytes).then_some(content_key)
+}
+
+/// The key derivation of ANSI X9.63 (SEC 1, section 3.6.1): hashes of the secret, a counter and the shared information.
+fn x963(hash: Hash, secret: &SecretBytes, shared_info: &[u8], length_bytes: usize) -> SecretBytes {
+    let mut key = SecretBytes::new(vec![0; length_bytes]);
+    for (counter, block) in (1u32..).zip(key.expose_mut().chunks_mut(hash.bytes())) {
+        let input = Zeroizing::new([secret.expose(), &counter.to_be_bytes(), shared_info].concat());
+        let digest = Zeroizing::new(hash.digest(&input));
+        block.copy_from_slice(&digest[..block.len()]);
+    }
+    key
 }
 
 /// Decrypts AES-CBC with the padding of PKCS#7 (RFC 5652, section 6.3). Nothing tells whether the content was changed.

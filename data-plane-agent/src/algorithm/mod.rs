@@ -157,7 +157,7 @@ pub trait LoadedKey: Send + Sync {
     /// Decrypts a content key of `length_bytes` that came in an old format.
     fn unwrap_transported(
         &self,
-        _transport: legacy::KeyTransport,
+        _transport: &legacy::KeyTransport,
         _encrypted_key: &[u8],
         _length_bytes: usize,
     ) -> Result<SecretBytes, AlgorithmError> {

@@ -132,7 +132,7 @@ impl LoadedKey for Key {
 
     fn unwrap_transported(
         &self,
-        transport: legacy::KeyTransport,
+        transport: &legacy::KeyTransport,
         encrypted_key: &[u8],
         length_bytes: usize,
     ) -> Result<SecretBytes, AlgorithmError> {

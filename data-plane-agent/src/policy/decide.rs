@@ -506,6 +506,13 @@ mod tests {
             assert_eq!(allowed.again().permit.external(), Some(held));
         }
         assert_eq!(attempt(&set, Operation::Sign, "billing/cards").unwrap_err(), "external_key");
+        let algorithm = "RSA-PSS-3072".parse().unwrap();
+        set.key().algorithm = algorithm;
+        set.key().external = vec![external(algorithm, 1), external(algorithm, 2)];
+        assert!(
+            attempt(&set, Operation::VerifyLegacy, "billing/cards").unwrap().permit.external().is_some(),
+            "also what it signed long ago"
+        );
         assert_eq!(attempt(&set, Operation::Encrypt, "billing/cards").unwrap_err(), "wrong_purpose");
         let key = set.key();
         (key.algorithm, key.purpose) = ("HPKE-9-KE".parse().unwrap(), Purpose::Encrypt);

@@ -34,6 +34,7 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("archive", "key_01kd7zk3w0fz8b9x2m4n6p8q0c", "HPKE-9-KE", "encrypt"),
     ("wrapping", "key_01kd7zk3w0fz8b9x2m4n6p8q0d", "A256KW+A256GCM", "wrap"),
     ("receipts", "key_01kd7zk3w0fz8b9x2m4n6p8q0e", "Ed25519", "sign"),
+    ("letters", "key_01kd7zk3w0fz8b9x2m4n6p8q0f", "RSA-OAEP-256-3072", "encrypt"),
 ];
 
 fn world(cedar: &str) -> SetBuilder {

@@ -18,14 +18,17 @@ use super::{
     key_reference, problem,
     sign::jws_form,
 };
-use crate::message::{
-    MessageError,
-    cms::{enveloped::Enveloped, signed::Signed},
-    jwe, jws,
+use crate::{
+    message::{
+        MessageError,
+        cms::{enveloped::Enveloped, signed::Signed},
+        jwe, jws,
+    },
+    vault::public,
 };
 
 operation! {
-    /// Opens a message of CMS (PKCS#7) that was sealed to an RSA key, or seals it again under another key as a JWE. What is weaker than our
+    /// Opens a message of CMS (PKCS#7) that was sealed to an RSA or elliptic-curve key, or seals it again under another key as a JWE. What is weaker than our
     /// own messages needs `decrypt-legacy`, else it needs `decrypt`, or `re-encrypt` when it is sealed again.
     open, open_batch: CmsOpenRequest => CmsOpenAnswer, at "/v1/cms/open" and "/v1/batch/cms/open", "old formats", "What was in it."
 }
@@ -114,7 +117,7 @@ impl Act for CmsVerifyRequest {
     async fn run(shared: &Shared, read: Read, mut grants: Grants) -> Result<Done<CmsVerifyAnswer>, MessageError> {
         let verifying = grants.take()?;
         let vault = &*shared.vault;
-        let held = vault.held(verifying.permit.version()).await?;
+        let held = public::held(vault, &verifying.permit).await?;
         let detached = read.content.as_ref().map(|content| content.0.as_slice());
         let code = verdict(read.signed.verify(read.signed.signer(read.signer)?, verifying.permit, &held, detached))?;
         let genuine = code.is_none();

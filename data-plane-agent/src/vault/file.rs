@@ -32,10 +32,7 @@ use super::{
     spend,
 };
 use crate::{
-    algorithm::{
-        self, ContentEncryption, LoadedKey, SealedContent, WrappedKey,
-        legacy::{Hash, KeyTransport},
-    },
+    algorithm::{self, ContentEncryption, LoadedKey, SealedContent, WrappedKey, legacy::KeyTransport},
     policy::permit::UsePermit,
 };
 
@@ -274,14 +271,14 @@ impl Vault for FileVault {
     async fn unwrap_transported(
         &self,
         permit: UsePermit,
-        transport: KeyTransport,
+        transport: &KeyTransport,
         encrypted_key: &[u8],
         length_bytes: usize,
     ) -> Result<SecretBytes, VaultError> {
         let loaded = self.loaded(permit.version())?;
-        let operations: &[Operation] = match transport {
-            KeyTransport::Oaep(Hash::Sha256) => &[Operation::Decrypt, Operation::DecryptLegacy, Operation::ReEncrypt],
-            KeyTransport::Oaep(_) | KeyTransport::Pkcs1V15 => &[Operation::DecryptLegacy],
+        let operations: &[Operation] = match transport.legacy() {
+            None => &[Operation::Decrypt, Operation::DecryptLegacy, Operation::ReEncrypt],
+            Some(_) => &[Operation::DecryptLegacy],
         };
         spend(&permit, &loaded.held, operations, "unwrap a content key of an old format")?;
         Ok(loaded.key.unwrap_transported(transport, encrypted_key, length_bytes)?)

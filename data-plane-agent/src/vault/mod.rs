@@ -108,7 +108,7 @@ pub trait Vault: Send + Sync + 'static {
     async fn unwrap_transported(
         &self,
         permit: UsePermit,
-        transport: KeyTransport,
+        transport: &KeyTransport,
         encrypted_key: &[u8],
         length_bytes: usize,
     ) -> Result<SecretBytes, VaultError>;

@@ -1,8 +1,9 @@
 // The JavaScript side of the checks against other programs: one JSON request a line in, one JSON answer a line out. Requests and answers
-// are described in ../python/peer.py. `with` is a library: `jose`, `hpke` (with the @noble implementations), or `noble` (@noble/post-quantum alone).
+// are described in ../python/peer.py. `with` is a library: `jose`, `hpke` (with the @noble implementations),
+// `noble` (@noble/post-quantum alone), or `node` (Node.js itself, which is OpenSSL).
 // FREEHOLD_PEER_MODULES is where the libraries are installed.
 
-import { webcrypto } from 'node:crypto'
+import { createPrivateKey, createPublicKey, sign as signWithNode, verify as verifyWithNode, webcrypto } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
@@ -123,24 +124,51 @@ const nobleSecret = (algorithm, key) => (key.alg.startsWith('ML-') ? algorithm.k
 
 const headerOf = (text) => JSON.parse(new TextDecoder().decode(decode(text)))
 
-function nobleVerify(key, message, payload) {
-  const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
+// Parts of a JWS that are put together here: protected header, payload, signature. Of several signatures the one of this key.
+function signedParts(key, message, payload) {
   const parsed = message.startsWith('{') && JSON.parse(message)
   const one = parsed.signatures ? parsed.signatures.find((signature) => headerOf(signature.protected).kid === key.kid) : parsed
   const [protectedHeader, attached, signature] = parsed ? [one.protected, parsed.payload, one.signature] : message.split('.')
-  const text = payload ?? attached
+  return [protectedHeader, payload ?? attached, signature]
+}
+
+function signedMessage(key, payload, form, sign) {
+  const protectedHeader = encode(utf8(JSON.stringify({ alg: key.alg, kid: key.kid })))
+  const signature = encode(sign(utf8(`${protectedHeader}.${payload}`)))
+  if (form === 'compact' || form === 'detached') return [protectedHeader, form === 'compact' ? payload : '', signature].join('.')
+  const one = { protected: protectedHeader, signature }
+  return JSON.stringify(form === 'flattened' ? { payload, ...one } : { payload, signatures: [one] })
+}
+
+function nobleVerify(key, message, payload) {
+  const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
+  const [protectedHeader, text, signature] = signedParts(key, message, payload)
   if (!algorithm.verify(decode(signature), utf8(`${protectedHeader}.${text}`), decode(key.pub))) throw new Error('not genuine')
   return text
 }
 
 function nobleSign(key, payload, form) {
   const algorithm = nobleOf(NOBLE_SIGNATURES, key.alg)
-  const protectedHeader = encode(utf8(JSON.stringify({ alg: key.alg, kid: key.kid })))
-  const signature = encode(algorithm.sign(utf8(`${protectedHeader}.${payload}`), nobleSecret(algorithm, key)))
-  if (form === 'compact' || form === 'detached') return [protectedHeader, form === 'compact' ? payload : '', signature].join('.')
-  const one = { protected: protectedHeader, signature }
-  return JSON.stringify(form === 'flattened' ? { payload, ...one } : { payload, signatures: [one] })
+  return signedMessage(key, payload, form, (signed) => algorithm.sign(signed, nobleSecret(algorithm, key)))
 }
+
+// Node.js itself.
+
+function nodeVerify(key, message, payload) {
+  const { kty, alg, pub } = key
+  const [protectedHeader, text, signature] = signedParts(key, message, payload)
+  const publicKey = createPublicKey({ key: { kty, alg, pub }, format: 'jwk' })
+  if (!verifyWithNode(null, utf8(`${protectedHeader}.${text}`), publicKey, decode(signature))) throw new Error('not genuine')
+  return text
+}
+
+function nodeSign(key, payload, form) {
+  const { kty, alg, pub, priv } = key
+  const secret = createPrivateKey({ key: { kty, alg, pub, priv }, format: 'jwk' })
+  return signedMessage(key, payload, form, (signed) => signWithNode(null, signed, secret))
+}
+
+const samePublicKey = ({ key, pem }) => ({ same: createPublicKey(pem).export({ format: 'jwk' }).pub === key.pub })
 
 function encapsulate({ key }) {
   const { cipherText, sharedSecret } = nobleOf(NOBLE_KEMS, key.alg).encapsulate(decode(key.pub))
@@ -184,6 +212,7 @@ async function seal({ with: library, key, enc, plaintext, form }) {
 
 async function verify({ with: library, key, signature, payload }) {
   if (library === 'noble') return { payload: nobleVerify(key, signature, payload) }
+  if (library === 'node') return { payload: nodeVerify(key, signature, payload) }
   const publicKey = await importKey(key)
   const options = { algorithms: [key.alg] }
   const parsed = signature.startsWith('{') && JSON.parse(signature)
@@ -201,6 +230,7 @@ async function verify({ with: library, key, signature, payload }) {
 
 async function sign({ with: library, key, payload, form }) {
   if (library === 'noble') return { signature: nobleSign(key, payload, form) }
+  if (library === 'node') return { signature: nodeSign(key, payload, form) }
   const secret = await importKey(key)
   const header = { alg: key.alg, kid: key.kid }
   return known(async () => {
@@ -228,10 +258,10 @@ async function sign_together({ keys, payload }) {
 
 function versions() {
   const of = (name) => JSON.parse(readFileSync(`${modules}/node_modules/${name}/package.json`)).version
-  return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), '@noble/post-quantum': of('@noble/post-quantum'), node: process.versions.node }
+  return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), '@noble/post-quantum': of('@noble/post-quantum'), node: process.versions.node, openssl: process.versions.openssl }
 }
 
-const operations = { versions, open, seal, verify, sign, sign_together, encapsulate, decapsulate }
+const operations = { versions, open, seal, verify, sign, sign_together, encapsulate, decapsulate, same_public_key: samePublicKey }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line)

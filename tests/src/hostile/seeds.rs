@@ -60,6 +60,46 @@ pub(super) fn chunks() -> Vec<Vec<u8>> {
     sealed().into_iter().collect()
 }
 
+/// What OpenSSL made, and what it made of our keys.
+pub(super) fn cms() -> Vec<Vec<u8>> {
+    macro_rules! made {
+        ($($name:literal),+ $(,)?) => {
+            vec![$(include_bytes!(concat!("../../../data-plane-agent/src/message/cms/vectors/", $name, ".cms")).to_vec()),+]
+        };
+    }
+    made![
+        "pkcs1-cbc128",
+        "pkcs1-cbc256-stream",
+        "oaep1-gcm128",
+        "oaep256-gcm256",
+        "two-cbc192",
+        "ec-cbc",
+        "des3",
+        "pkcs1-sha1",
+        "pss-sha256",
+        "pss-sha256-noattr",
+        "ecdsa-sha256",
+        "ecdsa-stream",
+        "ecdsa-detached",
+        "two",
+    ]
+}
+
+/// Keys of partners: JWK and PEM.
+pub(super) fn public_keys() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<Vec<u8>> = [
+        r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+        r#"{"kty":"EC","crv":"P-256","x":"gI0GAILBdu7T53akrFmMyGcsF3n5dO7MmwNBHKW5SV0","y":"SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps","alg":"ES256"}"#,
+        r#"{"kty":"RSA","n":"AQAB","e":"AQAB","use":"enc"}"#,
+        r#"{"kty":"AKP","alg":"ML-DSA-44","pub":"AAAA","priv":"AAAA"}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into();
+    let made = [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256].map(rcgen::KeyPair::generate_for);
+    seeds.extend(made.into_iter().flatten().map(|key| key.public_key_pem().into_bytes()));
+    seeds
+}
+
 pub(super) fn context() -> Vec<Vec<u8>> {
     [r#"{}"#, r#"{"app":"golden","table":"people"}"#, r#"{"":"x"}"#].map(|text| text.as_bytes().to_vec()).into()
 }
@@ -72,6 +112,21 @@ pub(super) fn requests() -> Vec<Vec<u8>> {
         r#"{"signature":"a.b.c","payload":"AAAA","key":"billing/invoices"}"#,
         r#"{"bytes":32}"#,
         r#"{"key":"billing/cards"}"#,
+        r#"{"message":"a.b.c.d.e","key":"billing/archive","context":{"a":"b"},"new_context":{"c":"d"}}"#,
+        r#"{"signature":"a..c","payload":"AAAA","key":"billing/invoices","detached":true}"#,
+        r#"{"wrapped":"AAAA","key":"key_01h2xcejqtf2nbrexx3vqjhp41/3"}"#,
+        r#"{"file_header":"RkhGMQ","context":{}}"#,
+        r#"{"key":"billing/tags","payload":"AAAA","tag":"AAAA","context":{"a":"b"}}"#,
+        r#"{"key":"billing/digests","digest":"AAAA","signature":"AAAA"}"#,
+        r#"{"key":"billing/agreeing","public_key":"AAAA"}"#,
+        r#"{"key":"billing/agreeing","ciphertext":"AAAA"}"#,
+        r#"{"key":"billing/deriving","salt":"AAAA","info":"AAAA","bytes":32}"#,
+        r#"{"caller":"billing/reports","operation":"decrypt","key":"billing/cards","size":"10","address":"::1"}"#,
+        r#"{"message":"MIIB","key":"billing/old","recipient":1,"seal_with":"billing/cards","context":{"a":"b"},"format":"json"}"#,
+        r#"{"message":"MIIB","key":"billing/old","signer":0,"content":"AAAA","sign_with":"billing/invoices"}"#,
+        r#"{"items":[{"key":"billing/cards","plaintext":"AAAA"},{"key":"billing/cards","plaintext":"","context":{"a":"b"}}]}"#,
+        r#"{"items":[{"message":"a.b.c.d.e"}]}"#,
+        r#"{"items":[{"message":"MIIB","key":"billing/old"}]}"#,
         r#"{"version_records":[],"holder_reports":[],"vouches":[],"enforced_heartbeat":"3"}"#,
     ];
     texts.map(|text| text.as_bytes().to_vec()).into()

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use data_plane_agent::message::{
+    MAX_RECIPIENTS,
+    cms::{enveloped::Enveloped, signed::Signed},
     file::{HeaderReader, chunks::ChunkOpener},
     header::Header,
     jwe::Jwe,
     jws::Jws,
 };
 use schema::{
+    catalogue::Algorithm,
     context::EncryptionContext,
     encoding::Base64,
     event::Record,
     key::KeyReference,
+    public_key,
     token::{Token, TokenKind},
     wire::{agent::StatementSet, operation},
 };
@@ -35,6 +39,8 @@ pub(super) const ALL: &[Target] = &[
     Target { name: "jose-header", seeds: seeds::jose_header, run: jose_header },
     Target { name: "file-header", seeds: seeds::file, run: file_header },
     Target { name: "file-chunks", seeds: seeds::chunks, run: file_chunks },
+    Target { name: "cms", seeds: seeds::cms, run: cms },
+    Target { name: "public-key", seeds: seeds::public_keys, run: partners_key },
     Target { name: "context", seeds: seeds::context, run: context },
     Target { name: "requests", seeds: seeds::requests, run: requests },
     Target { name: "key-reference", seeds: seeds::references, run: key_reference },
@@ -105,6 +111,33 @@ fn file_chunks(bytes: &[u8]) {
     }
 }
 
+/// A message is one or the other, and says of each recipient or signer what is weak.
+fn cms(bytes: &[u8]) {
+    let (enveloped, signed) = (Enveloped::parse(bytes), Signed::parse(bytes));
+    assert!(enveloped.is_err() || signed.is_err(), "sealed and signed at once");
+    if let Ok(message) = enveloped {
+        let read = (0..=MAX_RECIPIENTS).filter(|place| message.recipient(Some(*place)).is_ok_and(|recipient| recipient.legacy().len() < 3));
+        assert!(read.count() <= MAX_RECIPIENTS && message.ciphertext_bytes() <= bytes.len());
+    }
+    if let Ok(message) = signed {
+        assert!(message.content().is_none_or(|content| content.len() <= bytes.len()));
+        for signer in (0..=MAX_RECIPIENTS).filter_map(|place| message.signer(Some(place)).ok()) {
+            let _ = Algorithm::all().map(|algorithm| signer.legacy(algorithm).len()).max();
+        }
+    }
+}
+
+/// Nothing with a private half is ever read as a public key.
+fn partners_key(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    for algorithm in Algorithm::all() {
+        if let Ok(key) = public_key::read(algorithm, text) {
+            assert!(!public_key::holds_secret(text), "a private half was taken");
+            let _ = data_plane_agent::algorithm::serve(algorithm).check_public_key(algorithm, &key);
+        }
+    }
+}
+
 fn context(bytes: &[u8]) {
     if let Ok(context) = serde_json::from_slice::<EncryptionContext>(bytes) {
         assert!(context.canonical().len() <= 64 * 1024);
@@ -124,6 +157,25 @@ fn requests(bytes: &[u8]) {
     round::<operation::VerifyRequest>(bytes);
     round::<operation::DataKeyRequest>(bytes);
     round::<operation::RandomRequest>(bytes);
+    round::<operation::RewrapRequest>(bytes);
+    round::<operation::ReEncryptRequest>(bytes);
+    round::<operation::ReSignRequest>(bytes);
+    round::<operation::MacRequest>(bytes);
+    round::<operation::VerifyMacRequest>(bytes);
+    round::<operation::SignDigestRequest>(bytes);
+    round::<operation::VerifyDigestRequest>(bytes);
+    round::<operation::WrapRequest>(bytes);
+    round::<operation::UnwrapRequest>(bytes);
+    round::<operation::AgreeRequest>(bytes);
+    round::<operation::EncapsulateRequest>(bytes);
+    round::<operation::DecapsulateRequest>(bytes);
+    round::<operation::DeriveRequest>(bytes);
+    round::<operation::CanRequest>(bytes);
+    round::<operation::CmsOpenRequest>(bytes);
+    round::<operation::CmsVerifyRequest>(bytes);
+    round::<operation::Batch<operation::EncryptRequest>>(bytes);
+    round::<operation::Batch<operation::DecryptRequest>>(bytes);
+    round::<operation::Batch<operation::CmsOpenRequest>>(bytes);
     round::<schema::wire::agent::Report>(bytes);
 }
 

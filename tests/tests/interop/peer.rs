@@ -95,7 +95,7 @@ impl Peers {
         request["with"] = program.library().into();
         match program {
             Program::Cryptography | Program::Jwcrypto => self.python.ask(request).await,
-            Program::Jose | Program::Hpke | Program::Noble => self.javascript.ask(request).await,
+            Program::Jose | Program::Hpke | Program::Noble | Program::Node => self.javascript.ask(request).await,
             Program::OpenSsl => unreachable!("it has no script"),
         }
     }

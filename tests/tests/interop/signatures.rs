@@ -12,14 +12,17 @@ use crate::{
 
 /// The public key in PEM is the one in the JWK.
 pub async fn public_key(peers: &mut Peers, key: &Key, table: &mut Table) {
-    let (Some(pem), program) = (&key.pem, Program::Cryptography) else { return };
-    match peers.ask(program, json!({ "op": "same_public_key", "key": key.jwk, "pem": pem })).await {
-        Answer::Done(answer) => {
-            assert_eq!(answer["same"], true, "{}", key.algorithm);
-            table.checked(key.algorithm, What::PublicKey, program, Made::ByUs);
+    let Some(pem) = &key.pem else { return };
+    let others = (key.algorithm.entry().family == Family::SlhDsa).then_some(Program::Node);
+    for program in [Program::Cryptography].into_iter().chain(others) {
+        match peers.ask(program, json!({ "op": "same_public_key", "key": key.jwk, "pem": pem })).await {
+            Answer::Done(answer) => {
+                assert_eq!(answer["same"], true, "{}", key.algorithm);
+                table.checked(key.algorithm, What::PublicKey, program, Made::ByUs);
+            }
+            Answer::Unknown => table.unknown(key.algorithm, What::PublicKey, program, Made::ByUs),
+            Answer::Refused(why) => panic!("{}: {why}", key.algorithm),
         }
-        Answer::Unknown => table.unknown(key.algorithm, What::PublicKey, program, Made::ByUs),
-        Answer::Refused(why) => panic!("{}: {why}", key.algorithm),
     }
 }
 
@@ -27,6 +30,9 @@ pub async fn check(site: &Site, peers: &mut Peers, key: &Key, table: &mut Table)
     let mut programs = vec![Program::Cryptography, Program::Jwcrypto, Program::Jose];
     if matches!(key.algorithm.entry().family, Family::MlDsa | Family::SlhDsa) {
         programs.push(Program::Noble);
+    }
+    if key.algorithm.entry().family == Family::SlhDsa {
+        programs.push(Program::Node);
     }
     for program in programs {
         for what in [What::Signature, What::DetachedSignature] {
@@ -36,7 +42,7 @@ pub async fn check(site: &Site, peers: &mut Peers, key: &Key, table: &mut Table)
     }
 }
 
-/// Whether a signature takes `noble` many seconds: it then verifies one of ours, and makes none.
+/// Whether a signature takes a second or, with `noble`, many: there is one of each kind then, and `noble` makes none.
 fn is_slow(key: &Key) -> bool {
     key.algorithm.entry().family == Family::SlhDsa
 }
@@ -74,8 +80,13 @@ async fn theirs(site: &Site, peers: &mut Peers, key: &Key, (program, what): (Pro
     }
     let (name, detached) = (key.algorithm, what == What::DetachedSignature);
     let context = if program == Program::Cryptography { context() } else { json!({}) };
-    for payload in payloads().map(|payload| base64url(&payload)) {
-        for form in if detached { ["detached"].as_slice() } else { &["compact", "flattened", "general"] } {
+    for payload in payloads().iter().filter(|payload| !is_slow(key) || !payload.is_empty()).map(|payload| base64url(payload)) {
+        let forms = match (detached, is_slow(key)) {
+            (true, _) => ["detached"].as_slice(),
+            (false, true) => &["compact"],
+            (false, false) => &["compact", "flattened", "general"],
+        };
+        for form in forms {
             let request = json!({ "op": "sign", "key": key.private, "payload": payload, "form": form, "context": context });
             let signature = match peers.ask(program, request).await {
                 Answer::Done(signed) => signed["signature"].as_str().unwrap().to_owned(),

@@ -1,16 +1,19 @@
 //! EnvelopedData (RFC 5652, section 6) and AuthEnvelopedData (RFC 5083): content under a content key, which is encrypted to
-//! the RSA key of each recipient.
+//! the RSA key of each recipient, or wrapped with a key agreed on with its elliptic-curve key (RFC 5753).
 
 use cms::{
     authenveloped_data::AuthEnvelopedData,
-    enveloped_data::{EncryptedContentInfo, EnvelopedData, KeyTransRecipientInfo, RecipientInfo, RecipientInfos},
+    enveloped_data::{
+        EncryptedContentInfo, EnvelopedData, KeyAgreeRecipientInfo, KeyTransRecipientInfo, OriginatorIdentifierOrKey, RecipientInfo,
+        RecipientInfos,
+    },
 };
 use der::{Encode as _, EncodingRules, Sequence, asn1::OctetString};
 use spki::{AlgorithmIdentifierOwned, ObjectIdentifier};
 
 use super::{WHAT, content, hash, malformed, mask_hash, not_understood, read};
 use crate::{
-    algorithm::legacy::{Hash, KeyTransport, open_cbc, open_gcm},
+    algorithm::legacy::{Agreement, Hash, KeyTransport, open_cbc, open_gcm},
     message::{MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError},
     policy::permit::UsePermit,
     vault::{Vault, secret::SecretBytes},
@@ -20,6 +23,12 @@ const ENVELOPED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.1
 const AUTH_ENVELOPED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.23");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const RSAES_OAEP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7");
+const ECDH_SHA1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.133.16.840.63.0.2");
+const ECDH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.1.11.1");
+const ECDH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.1.11.2");
+const ECDH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.1.11.3");
+const AES_128_WRAP: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.1.5");
+const AES_256_WRAP: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.1.45");
 const AES_128_CBC: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.1.2");
 const AES_192_CBC: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.1.22");
 const AES_256_CBC: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.1.42");
@@ -76,6 +85,16 @@ struct OaepParameters {
     label: Option<AlgorithmIdentifierOwned>,
 }
 
+/// `ECC-CMS-SharedInfo` of RFC 5753, section 7.2.
+#[derive(Sequence)]
+struct SharedInfo {
+    key_info: AlgorithmIdentifierOwned,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
+    sender_says: Option<OctetString>,
+    #[asn1(context_specific = "2", tag_mode = "EXPLICIT")]
+    key_bits: OctetString,
+}
+
 impl Enveloped {
     /// Reads a message. Nothing is decrypted, and no key is touched.
     pub fn parse(message: &[u8]) -> Result<Self, MessageError> {
@@ -114,14 +133,15 @@ impl Enveloped {
         };
         match chosen {
             Some(Ok(recipient)) => Ok(recipient),
-            Some(Err(error)) => Err(MessageError::NotUnderstood(format!("the recipient: {error};"))),
+            Some(Err(MessageError::NotUnderstood(what))) => Err(MessageError::NotUnderstood(what.clone())),
+            Some(Err(error)) => Err(malformed(format_args!("the recipient: {error}"))),
             None => Err(malformed(format_args!("it has {} recipients: say which one the key is, from 0", self.recipients.len()))),
         }
     }
 
     /// Opens it with the permitted key. Content that is not authenticated may be noise when the wrong key opens it.
     pub async fn open(&self, vault: &dyn Vault, permit: UsePermit, recipient: &Recipient) -> Result<SecretBytes, MessageError> {
-        let key = vault.unwrap_transported(permit, recipient.transport, &recipient.encrypted_key, self.content.key_bytes).await;
+        let key = vault.unwrap_transported(permit, &recipient.transport, &recipient.encrypted_key, self.content.key_bytes).await;
         let key = key.map_err(|error| match error.code() {
             "not_genuine" => MessageError::NotGenuine,
             _ => error.into(),
@@ -132,19 +152,24 @@ impl Enveloped {
 
 impl Recipient {
     fn read_all(infos: RecipientInfos, content_is_authenticated: bool) -> Result<Vec<Result<Self, MessageError>>, MessageError> {
-        let infos = infos.0.into_vec();
-        if infos.is_empty() || infos.len() > MAX_RECIPIENTS {
-            return Err(MessageError::Recipients);
+        let mut recipients = Vec::new();
+        for info in infos.0.into_vec() {
+            match info {
+                RecipientInfo::Ktri(info) => recipients.push(Self::transported(info, content_is_authenticated)),
+                RecipientInfo::Kari(info) => recipients.extend(info.recipient_enc_keys.iter().map(|key| {
+                    let transport = KeyTransport::Agreed(agreement(&info)?);
+                    Ok(Self { transport, encrypted_key: key.enc_key.as_bytes().to_vec(), content_is_authenticated })
+                })),
+                _ => recipients.push(Err(MessageError::NotUnderstood("a recipient of CMS without a public key".to_owned()))),
+            }
+            if recipients.len() > MAX_RECIPIENTS {
+                return Err(MessageError::Recipients);
+            }
         }
-        let read = |info: RecipientInfo| match info {
-            RecipientInfo::Ktri(info) => Self::read(info, content_is_authenticated),
-            RecipientInfo::Kari(_) => Err(MessageError::NotUnderstood("key agreement in CMS".to_owned())),
-            _ => Err(MessageError::NotUnderstood("a recipient of CMS without an RSA key".to_owned())),
-        };
-        Ok(infos.into_iter().map(read).collect())
+        if recipients.is_empty() { Err(MessageError::Recipients) } else { Ok(recipients) }
     }
 
-    fn read(info: KeyTransRecipientInfo, content_is_authenticated: bool) -> Result<Self, MessageError> {
+    fn transported(info: KeyTransRecipientInfo, content_is_authenticated: bool) -> Result<Self, MessageError> {
         let transport = match info.key_enc_alg.oid {
             RSA_ENCRYPTION => KeyTransport::Pkcs1V15,
             RSAES_OAEP => KeyTransport::Oaep(oaep_hash(&info.key_enc_alg)?),
@@ -153,19 +178,41 @@ impl Recipient {
         Ok(Self { transport, encrypted_key: info.enc_key.as_bytes().to_vec(), content_is_authenticated })
     }
 
-    /// What is weaker than what our own RSA keys are sealed to (OAEP with SHA-256 around AES-GCM).
+    /// What is weaker than what our own keys are sealed to (OAEP or ECDH with SHA-256 around AES-GCM).
     pub fn legacy(&self) -> Vec<String> {
-        let mut legacy = Vec::new();
-        match self.transport {
-            KeyTransport::Pkcs1V15 => legacy.push("RSAES-PKCS1-v1_5".to_owned()),
-            KeyTransport::Oaep(Hash::Sha256) => {}
-            KeyTransport::Oaep(hash) => legacy.push(format!("RSAES-OAEP with {}", hash.name())),
-        }
+        let mut legacy: Vec<String> = self.transport.legacy().into_iter().collect();
         if !self.content_is_authenticated {
             legacy.push("AES-CBC, which does not tell whether the content was changed".to_owned());
         }
         legacy
     }
+}
+
+/// What the sender of a key agreement says. What it binds is written in DER, whatever the message is written in.
+fn agreement(info: &KeyAgreeRecipientInfo) -> Result<Agreement, MessageError> {
+    let hash = match info.key_enc_alg.oid {
+        ECDH_SHA1 => Hash::Sha1,
+        ECDH_SHA256 => Hash::Sha256,
+        ECDH_SHA384 => Hash::Sha384,
+        ECDH_SHA512 => Hash::Sha512,
+        other => return Err(not_understood("the key agreement", other)),
+    };
+    let wrapping = info.key_enc_alg.parameters.as_ref().ok_or_else(|| malformed("a key agreement that does not say what wraps"))?;
+    let wrapping: AlgorithmIdentifierOwned = wrapping.decode_as_encoding(EncodingRules::Ber).map_err(malformed)?;
+    let key_bytes: u8 = match wrapping.oid {
+        AES_128_WRAP => 16,
+        AES_256_WRAP => 32,
+        other => return Err(not_understood("the key wrapping", other)),
+    };
+    let OriginatorIdentifierOrKey::OriginatorKey(originator) = &info.originator else {
+        return Err(MessageError::NotUnderstood("a key agreement of CMS with a sender's certificate".to_owned()));
+    };
+    let public_key = originator.public_key.as_bytes().filter(|point| point.first() == Some(&4));
+    let public_key = public_key.ok_or_else(|| MessageError::NotUnderstood("a point of CMS that is not uncompressed".to_owned()))?;
+    let key_bits = OctetString::new((u32::from(key_bytes) * 8).to_be_bytes()).map_err(malformed)?;
+    let shared_info = SharedInfo { key_info: wrapping, sender_says: info.ukm.clone(), key_bits };
+    let shared_info = shared_info.to_der().map_err(malformed)?;
+    Ok(Agreement { hash, key_bytes: key_bytes.into(), public_key: public_key.to_vec(), shared_info })
 }
 
 fn oaep_hash(identifier: &AlgorithmIdentifierOwned) -> Result<Hash, MessageError> {
@@ -240,7 +287,7 @@ impl Enveloped {
     ) -> Result<Vec<u8>, MessageError> {
         let recipient = self.recipient(place)?;
         let key =
-            crate::algorithm::legacy::unwrap_rsa(algorithm, pkcs8, recipient.transport, &recipient.encrypted_key, self.content.key_bytes);
+            crate::algorithm::legacy::unwrap_rsa(algorithm, pkcs8, &recipient.transport, &recipient.encrypted_key, self.content.key_bytes);
         let key = key.map_err(|_| MessageError::NotGenuine)?;
         Ok(self.content.open(&key)?.expose().to_vec())
     }

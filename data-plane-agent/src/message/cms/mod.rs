@@ -1,6 +1,6 @@
 //! CMS (RFC 5652, once PKCS#7), to open and to verify what other programs made; we never make any. DER and BER are read.
 //!
-//! - [`enveloped`]: EnvelopedData and AuthEnvelopedData (RFC 5083): content encrypted to RSA keys.
+//! - [`enveloped`]: EnvelopedData and AuthEnvelopedData (RFC 5083): content encrypted to RSA and elliptic-curve keys.
 //! - [`signed`][]: SignedData.
 //!
 //! What is not as strong as what the key itself would make is *legacy*: [`enveloped::Recipient::legacy`] and

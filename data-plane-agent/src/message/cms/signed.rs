@@ -120,7 +120,8 @@ impl Signed {
         };
         match chosen {
             Some(Ok(signer)) => Ok(signer),
-            Some(Err(error)) => Err(MessageError::NotUnderstood(format!("the signature: {error};"))),
+            Some(Err(MessageError::NotUnderstood(what))) => Err(MessageError::NotUnderstood(what.clone())),
+            Some(Err(error)) => Err(malformed(format_args!("the signature: {error}"))),
             None => Err(malformed(format_args!("it has {} signatures: say which one the key made, from 0", self.signers.len()))),
         }
     }

@@ -13,7 +13,7 @@ pub struct CmsOpenRequest {
     /// The message: DER or BER.
     #[schema(value_type = String, format = "base64url")]
     pub message: Base64,
-    /// The RSA key it was sealed to: CMS does not name keys of ours.
+    /// The RSA or elliptic-curve key it was sealed to: CMS does not name keys of ours.
     pub key: String,
     /// Which of several recipients the key is, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
