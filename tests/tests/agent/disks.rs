@@ -71,6 +71,7 @@ struct Mounted(tempfile::TempDir);
 
 impl Mounted {
     /// None, and it is said, where that is not allowed: only root may mount.
+    #[allow(clippy::print_stdout, reason = "whoever reads the run should know what was not tried")]
     fn new() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = run(&["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "freehold-test"], directory.path());
