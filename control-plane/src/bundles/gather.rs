@@ -180,3 +180,54 @@ fn version_entry(version: &Version) -> VersionEntry {
         ready: ready.filter_map(|(agent, holder)| Some((*agent, holder.ready.as_ref()?.report.clone()))).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schema::{
+        clock::Timestamp,
+        composite::VerificationRule,
+        id::{AliasId, CompositeId},
+    };
+
+    use super::*;
+    use crate::{aliases, composites};
+
+    const PROJECT: ProjectId = ProjectId::from_bits(1);
+
+    fn named(number: u128, name: &str) -> Composite {
+        let fixed = composites::Fixed {
+            id: CompositeId::from_bits(number),
+            project: PROJECT,
+            name: name.parse().unwrap(),
+            classical: KeyId::from_bits(1),
+            post_quantum: KeyId::from_bits(2),
+            encryption: None,
+            created: Timestamp::default(),
+        };
+        Composite { fixed: Some(fixed), rule: Some(VerificationRule::All), ..Composite::default() }
+    }
+
+    #[test]
+    fn a_composite_that_lost_its_name_or_was_retired_is_left_out() {
+        let alias = |project, key| Alias {
+            fixed: Some(aliases::Fixed {
+                id: AliasId::from_bits(1),
+                project,
+                name: "taken".parse().unwrap(),
+                created: Timestamp::default(),
+            }),
+            key,
+        };
+        let retired = Some(composites::Retired { at: Timestamp::default(), reason: None });
+        let composites = vec![named(1, "contracts"), named(2, "taken"), Composite { retired, ..named(3, "former") }, Composite::default()];
+        let of = |alias: Alias| {
+            let aggregates = Aggregates { composites: composites.clone(), aliases: vec![alias], ..Aggregates::default() };
+            let facts = facts(TenantId::from_bits(1), aggregates);
+            facts.composites.keys().copied().map(CompositeId::bits).collect::<Vec<_>>()
+        };
+        assert_eq!(of(alias(PROJECT, Some(KeyId::from_bits(1)))), [1]);
+        // A retired alias has given its name back, and another project's is another name.
+        assert_eq!(of(alias(PROJECT, None)), [1, 2]);
+        assert_eq!(of(alias(ProjectId::from_bits(2), Some(KeyId::from_bits(1)))), [1, 2]);
+    }
+}

@@ -148,27 +148,27 @@ impl Together {
                 (find(&reference).ok_or_else(|| Refusal::KeyNotFound { reference: reference.clone() }.problem())?, reference)
             }
         };
-        let mut found = Vec::with_capacity(2);
-        for (member, key) in signing(&composite) {
+        let find_one = |(member, key): (Member, KeyId)| {
             let reference = KeyReference::Id(key);
             let known = in_force.as_ref().and_then(|set| set.key(&reference));
             let algorithm = known.ok_or_else(|| Refusal::KeyNotFound { reference: reference.clone() }.problem())?.algorithm();
             match signed.places_of(key, algorithm).as_slice() {
-                [] => found.push(((member, None), reference)),
-                [(place, version)] => found.push(((member, Some(*place)), version.map_or(reference, KeyReference::Version))),
+                [] => Ok((None, reference)),
+                [(place, version)] => Ok((Some(*place), version.map_or(reference, KeyReference::Version))),
                 _ => {
                     let detail = format!("it has several signatures by the {member} key of {asked_for}, and a key signs once");
-                    return Err(Problem::new(400, "signed_twice", "Signed twice by one key", detail).field("signature"));
+                    Err(Problem::new(400, "signed_twice", "Signed twice by one key", detail).field("signature"))
                 }
             }
-        }
-        if found.iter().all(|((_, place), _)| place.is_none()) {
+        };
+        let [classical, post_quantum] = signing(&composite).map(find_one);
+        let ((classical, classical_key), (post_quantum, post_quantum_key)) = (classical?, post_quantum?);
+        if classical.is_none() && post_quantum.is_none() {
             let detail = format!("no signature here was made by a key of {asked_for}");
             return Err(Problem::new(400, "other_key", "Signed by another key", detail).field("key"));
         }
-        let (places, keys): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-        let pair = places.try_into().ok().zip(keys.try_into().ok());
-        Ok(pair.map(|(places, keys)| Self { composite, asked_for, places, keys }))
+        let places = [(Member::Classical, classical), (Member::PostQuantum, post_quantum)];
+        Ok(Some(Self { composite, asked_for, places, keys: [classical_key, post_quantum_key] }))
     }
 
     /// What to ask for: both keys, also the one whose signature is missing, so that what its policies demand is heard.
@@ -177,7 +177,7 @@ impl Together {
     }
 
     /// Judges both signatures. Only public keys are needed.
-    pub(super) async fn judge(&self, shared: &Shared, signed: &Jws, grants: Vec<Grant>) -> Result<Judgement, MessageError> {
+    pub(super) async fn judge(&self, shared: &Shared, signed: &Jws, grants: [Grant; 2]) -> Result<Judgement, MessageError> {
         let demanded = grants.iter().filter_map(|grant| grant.obligations.require_signatures);
         let rule = demanded.fold(self.composite.definition.rule, VerificationRule::and);
         let mut signatures = Vec::with_capacity(2);
@@ -199,8 +199,8 @@ impl Together {
             Member::Encryption => false,
         };
         let failed = || signatures.iter().filter_map(|(member, reason, _)| Some((member, (*reason)?)));
-        let of_demanded = || failed().find(|(member, _)| demanded(member)).or_else(|| failed().next()).map(|(_, reason)| reason);
-        let code = if holds { None } else { of_demanded() };
+        let why = || failed().find(|(member, _)| demanded(member)).or_else(|| failed().next()).map_or("not_genuine", |(_, reason)| reason);
+        let code = (!holds).then(why);
         let judged = |(member, reason, used): (Member, Option<&'static str>, Used)| JudgedSignature {
             member,
             valid: reason.is_none(),

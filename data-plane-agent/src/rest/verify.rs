@@ -133,7 +133,7 @@ impl Read {
             }
             By::Composite(together) => {
                 let other = grants.take()?;
-                let Judgement { code, verdict } = together.judge(shared, &self.signed, vec![grant, other]).await?;
+                let Judgement { code, verdict } = together.judge(shared, &self.signed, [grant, other]).await?;
                 let used = verdict.signatures.first().map_or(used, |first| first.used.clone());
                 Ok(Found { code, composite: Some(verdict), used })
             }

@@ -98,6 +98,19 @@ async fn a_composite_from_its_creation_to_its_end() {
     };
     becomes(&whole, true, "any").await;
     becomes(&stripped, true, "any").await;
+    // Each use is on record by itself, under its own key.
+    until(|| async {
+        let query = "{ receipts(last: 100, operation: SIGN, outcome: OK) { nodes { keyVersion request } } }";
+        let receipts = system.query(query, json!({})).await["receipts"]["nodes"].clone();
+        let request_of = |version: &Value| {
+            receipts.as_array().unwrap().iter().find(|receipt| receipt["keyVersion"] == *version).map(|receipt| receipt["request"].clone())
+        };
+        match (request_of(&signed["key_version"]), request_of(&signed["also"]["key_version"])) {
+            (Some(one), Some(other)) if one == other => Ok(()),
+            _ => Err(receipts.to_string()),
+        }
+    })
+    .await;
     let seal = json!({ "key": "payments/contracts", "plaintext": base64url(b"sealed") });
     let sealed = system.until_allowed(&agent, "/v1/encrypt", &token, &seal).await;
     assert_eq!(sealed["algorithm"], "HPKE-9-KE");
