@@ -257,10 +257,7 @@ impl AgentQuery {
     /// One agent.
     async fn agent(&self, ctx: &Context<'_>, id: ID, position: Option<String>) -> Result<Option<AgentNode>> {
         let api = Api::reading(ctx, position).await?;
-        match id.parse() {
-            Ok(id) => api.view::<Agent>(id, None).await,
-            Err(_) => Ok(None),
-        }
+        api.view::<Agent>(id.parse().ok(), None).await
     }
 
     /// The agents of the tenant, in the order of their ids.
@@ -298,10 +295,7 @@ impl AgentMutation {
     async fn invite_agent(&self, ctx: &Context<'_>, input: InviteAgentInput) -> Result<InviteAgentPayload> {
         match invite(Api::of(ctx)?, input).await {
             Ok((done, enrolment)) => Ok(InviteAgentPayload { agent: done.node, enrolment, outcome: done.outcome }),
-            Err(Stop::Refused(user_errors)) => {
-                Ok(InviteAgentPayload { agent: None, enrolment: None, outcome: Outcome { user_errors, ..Outcome::default() } })
-            }
-            Err(Stop::Fault(fault)) => Err(fault),
+            Err(stop) => Ok(InviteAgentPayload { agent: None, enrolment: None, outcome: stop.refused()? }),
         }
     }
 

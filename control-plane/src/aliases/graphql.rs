@@ -127,5 +127,5 @@ async fn run(
     let handled = api.handle::<Alias>(&api.ctx, id, command, question, options(common, Vec::new())?).await?;
     let pending = !api.readable(handled.cursor).await?;
     let outcome = Outcome { user_errors: Vec::new(), position: Some(handled.position), pending };
-    Ok(Done { node: api.view::<Key>(key, None).await?, outcome, replayed: handled.replayed })
+    Ok(Done { node: api.view::<Key>(Some(key), None).await?, outcome, replayed: handled.replayed })
 }

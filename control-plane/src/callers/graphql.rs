@@ -171,10 +171,7 @@ impl CallerQuery {
     /// One caller, by id or `project/name`.
     async fn caller(&self, ctx: &Context<'_>, reference: String, position: Option<String>) -> Result<Option<CallerNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.caller_reference(&reference).await? {
-            Some(id) => api.view::<Caller>(id, None).await,
-            None => Ok(None),
-        }
+        api.view::<Caller>(api.caller_reference(&reference).await?, None).await
     }
 
     /// The callers of the tenant, in the order of their ids.

@@ -205,10 +205,7 @@ impl CompositeQuery {
         position: Option<String>,
     ) -> Result<Option<CompositeNode>> {
         let api = Api::reading(ctx, position).await?;
-        match composite_reference(api, &reference) {
-            Some(id) => api.view::<Composite>(id, as_of).await,
-            None => Ok(None),
-        }
+        api.view::<Composite>(composite_reference(api, &reference), as_of).await
     }
 
     /// The composites of the tenant, in the order of their ids.

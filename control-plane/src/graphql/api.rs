@@ -210,8 +210,9 @@ impl Api {
         Ok(api)
     }
 
-    /// One thing, as it is now or was.
-    pub async fn view<A: Shown>(&self, id: A::Id, as_of: Option<Timestamp>) -> Result<Option<A::Node>, Fault> {
+    /// One thing, as it is now or was; nothing when the reference was none.
+    pub async fn view<A: Shown>(&self, id: Option<A::Id>, as_of: Option<Timestamp>) -> Result<Option<A::Node>, Fault> {
+        let Some(id) = id else { return Ok(None) };
         Ok(self.state::<A>(id, as_of).await?.and_then(|view| A::node(Seen::of(view, as_of))))
     }
 

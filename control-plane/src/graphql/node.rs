@@ -68,10 +68,7 @@ impl NodeQuery {
         let api = Api::asking(ctx, action, position).await?;
         macro_rules! look {
             ($aggregate:ty) => {
-                match id.parse() {
-                    Ok(id) => api.view::<$aggregate>(id, None).await?.map(Node::from),
-                    Err(_) => None,
-                }
+                api.view::<$aggregate>(id.parse().ok(), None).await?.map(Node::from)
             };
         }
         Ok(match prefix {
@@ -82,7 +79,7 @@ impl NodeQuery {
             Some("clr") => look!(Caller),
             Some("key") => match id.parse::<schema::id::KeyVersion>() {
                 Ok(version) => {
-                    let key = api.view::<Key>(version.key, None).await?;
+                    let key = api.view::<Key>(Some(version.key), None).await?;
                     let mut versions = key.into_iter().flat_map(|key| key.versions);
                     versions.find(|candidate| candidate.number == version.number).map(Node::from)
                 }

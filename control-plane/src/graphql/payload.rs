@@ -46,6 +46,16 @@ pub enum Stop {
     Fault(Fault),
 }
 
+impl Stop {
+    /// The end of a payload in which everything else is absent; a fault stays one.
+    pub fn refused(self) -> Result<Outcome, Fault> {
+        match self {
+            Self::Refused(user_errors) => Ok(Outcome { user_errors, ..Outcome::default() }),
+            Self::Fault(fault) => Err(fault),
+        }
+    }
+}
+
 impl From<UserError> for Stop {
     fn from(error: UserError) -> Self {
         Self::Refused(vec![error])
@@ -107,10 +117,7 @@ macro_rules! payloads {
             fn of(attempt: Result<$crate::graphql::api::Done<$node>, $crate::graphql::payload::Stop>) -> async_graphql::Result<Self> {
                 match attempt {
                     Ok(done) => Ok(Self { $field: done.node, outcome: done.outcome }),
-                    Err($crate::graphql::payload::Stop::Refused(user_errors)) => {
-                        Ok(Self { $field: None, outcome: $crate::graphql::payload::Outcome { user_errors, ..Default::default() } })
-                    }
-                    Err($crate::graphql::payload::Stop::Fault(fault)) => Err(fault),
+                    Err(stop) => Ok(Self { $field: None, outcome: stop.refused()? }),
                 }
             }
         }

@@ -427,10 +427,7 @@ impl KeyQuery {
         position: Option<String>,
     ) -> Result<Option<KeyNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.key_reference(&reference).await? {
-            Some(id) => api.view::<Key>(id, as_of).await,
-            None => Ok(None),
-        }
+        api.view::<Key>(api.key_reference(&reference).await?, as_of).await
     }
 
     /// The keys of the tenant, in the order of their ids.

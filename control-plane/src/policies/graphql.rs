@@ -463,10 +463,7 @@ impl PolicyQuery {
         position: Option<String>,
     ) -> Result<Option<PolicyNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.policy_reference(&id) {
-            Some(id) => api.view::<Policy>(id, as_of).await,
-            None => Ok(None),
-        }
+        api.view::<Policy>(api.policy_reference(&id), as_of).await
     }
 
     /// The policy documents of the tenant, in the order of their ids.

@@ -112,10 +112,7 @@ macro_rules! payloads_with_problems {
             fn of(attempt: Result<Done<PolicyNode>, Stop>, problems: Vec<PolicyProblem>) -> Result<Self> {
                 match attempt {
                     Ok(done) => Ok(Self { policy: done.node, problems, outcome: done.outcome }),
-                    Err(Stop::Refused(user_errors)) => {
-                        Ok(Self { policy: None, problems, outcome: Outcome { user_errors, ..Outcome::default() } })
-                    }
-                    Err(Stop::Fault(fault)) => Err(fault),
+                    Err(stop) => Ok(Self { policy: None, problems, outcome: stop.refused()? }),
                 }
             }
         }

@@ -148,10 +148,7 @@ impl ProjectQuery {
     /// One project, by id or name.
     async fn project(&self, ctx: &Context<'_>, reference: String, position: Option<String>) -> Result<Option<ProjectNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.project_reference(&reference) {
-            Some(id) => api.view::<Project>(id, None).await,
-            None => Ok(None),
-        }
+        api.view::<Project>(api.project_reference(&reference), None).await
     }
 
     /// The projects of the tenant, in the order of their ids.

@@ -135,10 +135,7 @@ impl SiteQuery {
         position: Option<String>,
     ) -> Result<Option<SiteNode>> {
         let api = Api::reading(ctx, position).await?;
-        match api.site_reference(&reference) {
-            Some(id) => api.view::<Site>(id, as_of).await,
-            None => Ok(None),
-        }
+        api.view::<Site>(api.site_reference(&reference), as_of).await
     }
 
     /// The sites of the tenant, in the order of their ids.

@@ -85,7 +85,7 @@ impl Viewer {
     /// Its tenant; an operator has none.
     async fn tenant(&self, ctx: &Context<'_>) -> Result<Option<TenantNode>> {
         let api = Api::of(ctx)?;
-        api.view::<Tenant>(api.ctx.tenant, None).await
+        api.view::<Tenant>(Some(api.ctx.tenant), None).await
     }
 }
 
@@ -170,11 +170,7 @@ impl TenantMutation {
     async fn create_tenant(&self, ctx: &Context<'_>, input: CreateTenantInput) -> Result<CreateTenantPayload> {
         match create(Api::of(ctx)?, input).await {
             Ok(payload) => Ok(payload),
-            Err(Stop::Refused(user_errors)) => {
-                let outcome = Outcome { user_errors, ..Outcome::default() };
-                Ok(CreateTenantPayload { tenant: None, admin_token: None, token: None, outcome })
-            }
-            Err(Stop::Fault(fault)) => Err(fault),
+            Err(stop) => Ok(CreateTenantPayload { tenant: None, admin_token: None, token: None, outcome: stop.refused()? }),
         }
     }
 

@@ -161,10 +161,7 @@ impl TokenMutation {
     async fn create_token(&self, ctx: &Context<'_>, input: CreateTokenInput) -> Result<CreateTokenPayload> {
         match create(Api::of(ctx)?, input).await {
             Ok((done, secret)) => Ok(CreateTokenPayload { token: done.node, secret, outcome: done.outcome }),
-            Err(Stop::Refused(user_errors)) => {
-                Ok(CreateTokenPayload { token: None, secret: None, outcome: Outcome { user_errors, ..Outcome::default() } })
-            }
-            Err(Stop::Fault(fault)) => Err(fault),
+            Err(stop) => Ok(CreateTokenPayload { token: None, secret: None, outcome: stop.refused()? }),
         }
     }
 
