@@ -19,7 +19,7 @@ use schema::{
 };
 use trust::{
     accept::{AcceptedSet, Confirmed, Held, Rejection, accept, restore},
-    document::{self, HolderStatus},
+    document::{self, HolderReport, HolderStatus, VersionRecord},
     dsse::{self, Envelope},
     pair::Pair,
     statement::{
@@ -1002,6 +1002,37 @@ fn a_version_that_was_suspended_and_is_then_deactivated_is_resumed_as_such() {
             let lifted = offer(Some(current), &world, &world.set()).unwrap();
             assert_eq!(lifted.version_state(version(1)), Some(said), "{reason:?}");
         }
+    }
+}
+
+#[test]
+fn a_generator_that_was_revoked_leaves_what_it_made_before_and_makes_no_more() {
+    let mut world = World::new();
+    world.join(vec![Vouch::Agent { agent: AGENT, vouch: document::sign(&world.vouch(), &world.agent) }]);
+    let slept = honest(&world);
+    let made_by_other = |world: &mut World, number| {
+        let record = VersionRecord { generator: OTHER_AGENT, ..world.record(number, fingerprint(number)) };
+        let ready = HolderReport { holder: OTHER_AGENT, ..world.report(number, fingerprint(number)) };
+        let entry = VersionEntry {
+            generator: Some(OTHER_AGENT),
+            record: Some(document::sign(&record, &world.other_agent)),
+            ready: [(OTHER_AGENT, document::sign(&ready, &world.other_agent))].into(),
+            ..world.version(number, VersionState::Active, START)
+        };
+        world.key().versions.insert(number, entry);
+        world.tick();
+    };
+    made_by_other(&mut world, 2);
+    let told = offer(Some(&slept), &world, &world.set()).unwrap();
+    let reason = RevocationReason::CessationOfOperation;
+    world.state.revocations.push(Revocation { subject: Subject::Agent(OTHER_AGENT), reason, at: START });
+    world.tick();
+    // Who hears of both at once is not locked out: versions do not go away.
+    let after = [&slept, &told].map(|before| offer(Some(before), &world, &world.set()).unwrap());
+    made_by_other(&mut world, 3);
+    for after in &after {
+        assert_eq!(after.version_state(version(2)), Some(VersionState::Active));
+        refused_after(after, &world, "ineligible_generator");
     }
 }
 

@@ -165,7 +165,12 @@ fn generator(
     }
     let eligible = definition.eligible_generators.is_empty() || definition.eligible_generators.contains(&agent);
     let rostered = rules.roster.believed.contains_key(&agent);
-    let revoked = memory.restrictions.contains_key(&Subject::Agent(agent));
+    // What an agent made before it was restricted stays, also for who hears of both at once: versions do not go away.
+    let restrictions = match rules.previous {
+        Some(previous) if entry.record.is_some() => &previous.memory.restrictions,
+        _ => &memory.restrictions,
+    };
+    let revoked = restrictions.contains_key(&Subject::Agent(agent));
     if eligible && rostered && !revoked { Ok(()) } else { Err(Rejection::IneligibleGenerator { version, agent }) }
 }
 
