@@ -155,16 +155,14 @@ function nobleSign(key, payload, form) {
 // Node.js itself.
 
 function nodeVerify(key, message, payload) {
-  const { kty, alg, pub } = key
   const [protectedHeader, text, signature] = signedParts(key, message, payload)
-  const publicKey = createPublicKey({ key: { kty, alg, pub }, format: 'jwk' })
+  const publicKey = createPublicKey({ key, format: 'jwk' })
   if (!verifyWithNode(null, utf8(`${protectedHeader}.${text}`), publicKey, decode(signature))) throw new Error('not genuine')
   return text
 }
 
 function nodeSign(key, payload, form) {
-  const { kty, alg, pub, priv } = key
-  const secret = createPrivateKey({ key: { kty, alg, pub, priv }, format: 'jwk' })
+  const secret = createPrivateKey({ key, format: 'jwk' })
   return signedMessage(key, payload, form, (signed) => signWithNode(null, signed, secret))
 }
 
@@ -247,7 +245,11 @@ async function sign({ with: library, key, payload, form }) {
 }
 
 // One message in general JSON with a signature by each of two keys.
-async function sign_together({ keys, payload }) {
+async function sign_together({ with: library, keys, payload }) {
+  if (library === 'node') {
+    const signatures = keys.map((key) => JSON.parse(nodeSign(key, payload, 'general')).signatures[0])
+    return { signature: JSON.stringify({ payload, signatures }) }
+  }
   const secrets = await Promise.all(keys.map((key) => importKey(key)))
   return known(async () => {
     const signer = new jose.GeneralSign(decode(payload))

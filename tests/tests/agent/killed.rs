@@ -106,8 +106,9 @@ impl Promised {
             assert_eq!(on_disk, *operations, "{request} was answered");
         }
         for (request, of_it) in &intents {
+            // Of a batch that was not answered, some may be on disk and others not.
             let batch = of_it.iter().all(|receipt| matches!(&receipt.body, ReceiptBody::Intent(intent) if intent.size == Some(ITEM_BYTES)));
-            assert!(of_it.len() == 1 || batch && of_it.len() == ITEMS, "{request} stands {} times", of_it.len());
+            assert!(of_it.len() <= if batch { ITEMS } else { 1 }, "{request} stands {} times: {of_it:#?}", of_it.len());
         }
         found.outcomes();
     }

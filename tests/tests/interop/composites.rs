@@ -55,9 +55,11 @@ pub async fn check(site: &Site, peers: &mut Peers, table: &mut Table) {
             |algorithm: &str| site.keys.iter().find(|key| key.algorithm.name() == algorithm && key.purpose == Purpose::Sign).unwrap();
         let pair = Pair { name: format!("payments/pair-{number}"), keys: [find(classical), find(post_quantum)] };
         ours(site, peers, &pair, table).await;
-        if pair.keys[1].algorithm.entry().family == Family::MlDsa {
-            theirs(site, peers, &pair, table).await;
-        }
+        let programs: &[Program] = match pair.keys[1].algorithm.entry().family {
+            Family::SlhDsa => &[Program::Node],
+            _ => &[Program::Cryptography, Program::Jwcrypto, Program::Jose],
+        };
+        theirs(site, peers, &pair, programs, table).await;
     }
 }
 
@@ -77,6 +79,9 @@ async fn ours(site: &Site, peers: &mut Peers, pair: &Pair<'_>, table: &mut Table
             let mut programs = vec![Program::Cryptography, Program::Jwcrypto, Program::Jose];
             if matches!(key.algorithm.entry().family, Family::MlDsa | Family::SlhDsa) {
                 programs.push(Program::Noble);
+            }
+            if key.algorithm.entry().family == Family::SlhDsa {
+                programs.push(Program::Node);
             }
             for program in programs {
                 let request = |message: &Value| {
@@ -108,8 +113,8 @@ async fn ours(site: &Site, peers: &mut Peers, pair: &Pair<'_>, table: &mut Table
     }
 }
 
-async fn theirs(site: &Site, peers: &mut Peers, pair: &Pair<'_>, table: &mut Table) {
-    for program in [Program::Cryptography, Program::Jwcrypto, Program::Jose] {
+async fn theirs(site: &Site, peers: &mut Peers, pair: &Pair<'_>, programs: &[Program], table: &mut Table) {
+    for program in programs.iter().copied() {
         let context = if program == Program::Cryptography { context() } else { json!({}) };
         let payload = base64url(&payloads()[1]);
         let request = json!({ "op": "sign_together", "keys": pair.keys.map(|key| &key.private), "payload": payload, "context": context });
