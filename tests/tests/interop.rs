@@ -18,6 +18,8 @@ mod files;
 mod messages;
 #[path = "interop/openssl.rs"]
 mod openssl;
+#[path = "interop/partners.rs"]
+mod partners;
 #[path = "interop/peer.rs"]
 mod peer;
 #[path = "interop/signatures.rs"]
@@ -58,5 +60,6 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
         }
     }
     composites::check(&site, &mut peers, &mut table).await;
+    partners::check(&site, &mut peers, &mut table).await;
     table.compare_with_the_committed_one();
 }

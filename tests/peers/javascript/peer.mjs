@@ -72,6 +72,13 @@ async function openHpke(key, message) {
   return new Uint8Array(await webcrypto.subtle.decrypt(algorithm, await aesKey(contentKey, 'decrypt'), sealed))
 }
 
+// A key pair of a partner: only its public half is told to the agent.
+async function generate({ alg }) {
+  const [suite] = suiteOf(alg)
+  const { publicKey, privateKey } = await suite.GenerateKeyPair(true)
+  return { pub: encode(await suite.SerializePublicKey(publicKey)), priv: encode(await suite.SerializePrivateKey(privateKey)) }
+}
+
 async function sealHpke(key, plaintext, form) {
   const [suite, draft, aroundKey] = suiteOf(key.alg)
   const recipient = await suite.DeserializePublicKey(decode(key.pub ?? key.x))
@@ -263,7 +270,7 @@ function versions() {
   return { jose: of('jose'), hpke: of('hpke'), '@panva/hpke-noble': of('@panva/hpke-noble'), '@noble/post-quantum': of('@noble/post-quantum'), node: process.versions.node, openssl: process.versions.openssl }
 }
 
-const operations = { versions, open, seal, verify, sign, sign_together, encapsulate, decapsulate, same_public_key: samePublicKey }
+const operations = { versions, generate, open, seal, verify, sign, sign_together, encapsulate, decapsulate, same_public_key: samePublicKey }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line)

@@ -21,7 +21,10 @@ use trust::{
     testing::{AGENT, CALLER, START, World, definition},
 };
 
-use crate::peer::{Answer, Peers};
+use crate::{
+    partners::Partner,
+    peer::{Answer, Peers},
+};
 
 /// A key of the agent.
 pub struct Key {
@@ -41,6 +44,7 @@ pub struct Key {
 /// A running agent.
 pub struct Site {
     pub keys: Vec<Key>,
+    pub partners: Vec<Partner>,
     agent: Running,
     http: Client,
     token: String,
@@ -81,10 +85,11 @@ impl Site {
             let signs = |key: &&Key| key.algorithm == algorithm && key.purpose == Purpose::Sign;
             keys.iter().find(signs).unwrap().version.key
         });
+        let partners = crate::partners::define(peers, &mut world).await;
         let set = accept(None, &world.set(), &world.identity(), &Default::default(), world.now()).unwrap();
         agent.put_in_force(&set).unwrap();
 
-        let mut site = Self { keys, agent, http: Client::new(), token: token.reveal().to_owned(), _directory: directory };
+        let mut site = Self { keys, partners, agent, http: Client::new(), token: token.reveal().to_owned(), _directory: directory };
         let read = json!({ "op": "vault", "directory": vault_directory, "key_file": key_file });
         let seeds = peers.python.must(read).await;
         for number in 0..site.keys.len() {

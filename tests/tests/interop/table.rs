@@ -37,6 +37,7 @@ impl Program {
 pub enum What {
     PublicKey,
     Message,
+    PartnersMessage,
     DataKey,
     File,
     Signature,
@@ -56,6 +57,7 @@ impl What {
         match self {
             Self::PublicKey => "public key as PEM",
             Self::Message => "message",
+            Self::PartnersMessage => "message to a partner's own key",
             Self::DataKey => "data key",
             Self::File => "file",
             Self::Signature => "signature",
@@ -71,9 +73,10 @@ impl What {
         }
     }
 
-    /// Whether it also comes from others: public keys, data keys and derived keys are only ever ours.
+    /// Whether it also comes from others: public keys, messages to partners, data keys and derived keys are
+    /// only ever ours.
     fn comes_back(self) -> bool {
-        !matches!(self, Self::PublicKey | Self::DataKey | Self::DerivedKey)
+        !matches!(self, Self::PublicKey | Self::PartnersMessage | Self::DataKey | Self::DerivedKey)
     }
 
     /// Whether it is made by us at all: of old formats we only open and verify what others made.
