@@ -247,6 +247,20 @@ as auditor verify --signature "$dir/policy.jws" "$dir/policy.cedar"
 sed 's/permit/PERMIT/' "$dir/policy.cedar" >"$dir/forged.cedar"
 refused freehold --profile auditor verify --signature "$dir/policy.jws" "$dir/forged.cedar"
 
+title "Sign with a classical and a post-quantum key at once, under one name and one rule"
+show freehold key create documents-ec --project payments --site fra-dc1 --algorithm ECDSA-P256 --purpose sign --durability single-copy --wait -o name
+show freehold composite create contracts --project payments --classical payments/documents-ec --post-quantum payments/documents
+before=$(now_ms)
+until use app sign --key payments/contracts "$dir/policy.cedar" >/dev/null 2>&1; do
+    [ $(($(now_ms) - before)) -lt 30000 ] || die "the agent does not know the composite after 30 s"
+    sleep 0.02
+done
+as app sign --key payments/contracts "$dir/policy.cedar" --signature "$dir/both.jws"
+as auditor verify --signature "$dir/both.jws" --key payments/contracts "$dir/policy.cedar"
+note "Whoever passes it on may leave the post-quantum one out; each signature says that there is another:"
+sed 's/},{.*/}]}/' "$dir/both.jws" >"$dir/one.jws"
+refused freehold --profile auditor verify --signature "$dir/one.jws" "$dir/policy.cedar"
+
 title "A refusal says why"
 refused freehold --profile auditor decrypt --context purpose=letter --input "$dir/letter.fhf" --out "$dir/never" --quiet
 refused freehold --profile app encrypt --key payments/files --input "$dir/hello" --out "$dir/never" --quiet

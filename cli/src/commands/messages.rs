@@ -156,11 +156,12 @@ impl Verify {
         if answer["valid"] == true {
             return Ok(());
         }
-        Err(Error::new(
-            Exit::Unverified,
-            "signature_invalid",
-            "the signature does not verify: the document or the signature was changed, or another key made it",
-        ))
+        let why = match answer["reason"].as_str() {
+            Some("signature_missing") => "a signature that the rule demands is missing",
+            Some("context_mismatch") => "it is bound to another encryption context",
+            _ => "the document or the signature was changed, or another key made it",
+        };
+        Err(Error::new(Exit::Unverified, "signature_invalid", format!("the signature does not verify: {why}")))
     }
 }
 

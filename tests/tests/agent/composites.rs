@@ -246,6 +246,36 @@ async fn a_signature_that_is_missing_forged_or_moved_counts_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_choice_of_signatures_is_judged_as_the_rules_say() {
+    let mut site = site_with(VerificationRule::All).await;
+    let mut message = signed(&site).await;
+    let answer = sign(&site, "payments/documents", b"a contract").await;
+    let parts: Vec<&str> = answer["signature"].as_str().unwrap().split('.').collect();
+    message["signatures"].as_array_mut().unwrap().push(json!({ "protected": parts[0], "signature": parts[2] }));
+    // Every list of one to three signatures of: classical, post-quantum, foreign.
+    let longer = |lists: &[Vec<usize>]| lists.iter().flat_map(|list| (0..3).map(|next| [&list[..], &[next]].concat())).collect::<Vec<_>>();
+    let one = longer(&[Vec::new()]);
+    let two = longer(&one);
+    let lists = [one, two.clone(), longer(&two)].concat();
+    assert_eq!(lists.len(), 39);
+    for rule in VerificationRule::ALL {
+        set_rule(&mut site, *rule);
+        for list in &lists {
+            let count = |wanted: usize| list.iter().filter(|place| **place == wanted).count();
+            let (status, answer) = verify(&site, &with(&message, list), Some(CONTRACTS)).await;
+            match (count(0), count(1)) {
+                (0, 0) => assert_eq!((status, &answer["code"]), (400, &json!("other_key")), "{list:?}"),
+                (2.., _) | (_, 2..) => assert_eq!((status, &answer["code"]), (400, &json!("signed_twice")), "{list:?}"),
+                (classical, post_quantum) => {
+                    let expected = rule.holds(classical == 1, post_quantum == 1);
+                    assert_eq!((status, &answer["valid"]), (200, &json!(expected)), "{list:?} under {rule}: {answer}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_header_says_nothing_that_its_key_is_not() {
     let site = site_with(VerificationRule::Any).await;
     let honest = signed(&site).await;
