@@ -3,6 +3,9 @@
 //! The transaction locks the head row, checks every writer's revision under the lock, refuses losers one by one, inserts
 //! the rest in multi-row inserts, moves the head and commits. Revisions are remembered from one batch to the next for as
 //! long as nobody else has moved the head in between.
+//!
+//! Where every revision is remembered and nobody loses, the head is moved on the condition that it still stands where we left
+//! it, and nothing has to be asked before: on PostgreSQL one statement then does it all.
 
 use std::{
     collections::HashMap,
@@ -11,7 +14,7 @@ use std::{
 };
 
 use schema::{event::StreamId, id::TenantId};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -22,7 +25,7 @@ use crate::database::Database;
 
 /// At most this many appends share a commit.
 const MAX_REQUESTS: usize = 512;
-/// How long to wait for as many appends as shared the last commit.
+/// How long to wait for half as many appends as shared the last commit.
 const GATHERING: Duration = Duration::from_micros(300);
 /// Rows of one insert. Every size up to this is a prepared statement of its own, and drivers keep a hundred.
 const MAX_INSERT_ROWS: usize = 64;
@@ -69,21 +72,23 @@ pub(super) struct Writer {
     position: u64,
     revisions: HashMap<Stream, u64>,
     inserts: HashMap<usize, String>,
+    conditional_inserts: HashMap<usize, String>,
 }
 
 impl Writer {
     pub(super) fn new(database: Database, head: watch::Sender<Cursor>) -> Self {
-        Self { database, head, position: 0, revisions: HashMap::new(), inserts: HashMap::new() }
+        Self { database, head, position: 0, revisions: HashMap::new(), inserts: HashMap::new(), conditional_inserts: HashMap::new() }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut requests = Vec::new();
-        let mut before = 0;
+        let mut before: usize = 0;
         while queue.recv_many(&mut requests, MAX_REQUESTS).await > 0 {
             // Those whose answers we have just sent are about to come back with more: a commit is dear, so for a moment
-            // we wait until there are as many as last time. One lone writer is never waited for.
+            // we wait until there are half as many as last time; the other half gathers while these are committed. One
+            // lone writer is never waited for.
             let since = Instant::now();
-            while requests.len() < before && since.elapsed() < GATHERING {
+            while requests.len() < before.div_ceil(2) && since.elapsed() < GATHERING {
                 tokio::task::yield_now().await;
                 while requests.len() < MAX_REQUESTS {
                     match queue.try_recv() {
@@ -117,6 +122,7 @@ impl Writer {
     }
 
     async fn commit(&mut self, batch: Vec<Pending>) {
+        let Some(batch) = self.commit_at_known_head(batch).await else { return };
         let mut kept = Vec::with_capacity(batch.len());
         let mut lost = Vec::new();
         match self.write(batch, &mut kept, &mut lost).await {
@@ -144,6 +150,82 @@ impl Writer {
             }));
             let _ = pending.answer.send(outcome);
         }
+    }
+
+    /// The whole commit, when it needs nothing that is not remembered. Gives the batch back when it does, or when another
+    /// process has moved the head.
+    async fn commit_at_known_head(&mut self, batch: Vec<Pending>) -> Option<Vec<Pending>> {
+        let Some(ends) = self.ends(&batch) else { return Some(batch) };
+        let rows: usize = batch.iter().map(|pending| pending.rows.len()).sum();
+        let mut values = Vec::with_capacity(2 + rows * COLUMNS);
+        values.extend([number(self.position + rows as u64).into(), number(self.position).into()]);
+        let mut position = self.position;
+        for pending in &batch {
+            for (revision, row) in (pending.expected + 1..).zip(&pending.rows) {
+                position += 1;
+                values.extend(columns(position, &pending.stream, revision, row.event.clone(), row.data_key.clone(), row.sealed.clone()));
+            }
+        }
+        let moved = match self.database.backend() {
+            DbBackend::Postgres => {
+                let sql = self.conditional_inserts.entry(rows).or_insert_with(|| conditional_insert(rows));
+                let done = self.database.write().execute_raw(self.database.sql(sql.as_str(), values)).await;
+                done.map(|done| done.rows_affected() > 0)
+            }
+            _ => self.move_and_insert(rows, values).await,
+        };
+        match moved {
+            Ok(false) => {
+                self.forget();
+                return Some(batch);
+            }
+            Ok(true) => {
+                self.position = position;
+                self.revisions.extend(ends);
+                self.acknowledge(kept_from(batch, position - rows as u64));
+            }
+            Err(error) => {
+                // It may have been done: whoever asks is told when that is known.
+                self.forget();
+                self.read_back(kept_from(batch, position - rows as u64), &error).await;
+            }
+        }
+        None
+    }
+
+    /// The revision of every stream after the batch: none when something is not remembered, somebody loses, or it is too much
+    /// for one statement.
+    fn ends(&self, batch: &[Pending]) -> Option<HashMap<Stream, u64>> {
+        if self.position == 0 || self.revisions.len() > MAX_REMEMBERED {
+            return None;
+        }
+        let mut ends: HashMap<Stream, u64> = HashMap::with_capacity(batch.len());
+        let mut rows = 0;
+        for pending in batch {
+            let revision = ends.get(&pending.stream).or_else(|| self.revisions.get(&pending.stream)).copied()?;
+            rows += pending.rows.len();
+            if revision != pending.expected || pending.rows.is_empty() || rows > MAX_INSERT_ROWS {
+                return None;
+            }
+            ends.insert(pending.stream.clone(), revision + pending.rows.len() as u64);
+        }
+        Some(ends)
+    }
+
+    /// The same in a transaction: whether the head stood where we left it.
+    async fn move_and_insert(&mut self, rows: usize, values: Vec<Value>) -> Result<bool, DbErr> {
+        let mut values = values.into_iter();
+        let transaction = self.database.begin().await?;
+        let sql = "UPDATE log_head SET position = $1 WHERE id = 1 AND position = $2";
+        let moved = transaction.execute_raw(self.database.sql(sql, values.by_ref().take(2).collect())).await?;
+        if moved.rows_affected() == 0 {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        let sql = self.inserts.entry(rows).or_insert_with(|| insert(rows));
+        transaction.execute_raw(self.database.sql(sql.as_str(), values.collect())).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Everything but the commit. Requests move to `kept` or `lost`; on an error `kept` is to be refused.
@@ -190,15 +272,7 @@ impl Writer {
                 self.position += 1;
                 rows += 1;
                 events.push(row.event.clone());
-                values.extend([
-                    Value::from(number(self.position)),
-                    stream.0.to_string().into(),
-                    stream.1.as_str().into(),
-                    number(*revision).into(),
-                    row.event.into(),
-                    row.data_key.into(),
-                    row.sealed.into(),
-                ]);
+                values.extend(columns(self.position, &stream, *revision, row.event, row.data_key, row.sealed));
             }
             let appended = Appended { revision: *revision, cursor: Cursor::at(self.position) };
             kept.push(Kept { stream, expected, events, appended, answer });
@@ -343,23 +417,53 @@ fn refuse(answer: Answer, unknown: bool, error: &DbErr) {
     let _ = answer.send(Err(AppendError::Unavailable { unknown, source: error.to_string().into() }));
 }
 
+/// The batch as it was written behind this position.
+fn kept_from(batch: Vec<Pending>, mut position: u64) -> Vec<Kept> {
+    let kept = |Pending { stream, expected, rows, answer }: Pending| {
+        position += rows.len() as u64;
+        let appended = Appended { revision: expected + rows.len() as u64, cursor: Cursor::at(position) };
+        Kept { stream, expected, events: rows.into_iter().map(|row| row.event).collect(), appended, answer }
+    };
+    batch.into_iter().map(kept).collect()
+}
+
 const COLUMNS: usize = 7;
+const INTO: &str = "INSERT INTO records (position, tenant, stream, revision, event, data_key, sealed)";
+
+fn columns(position: u64, (tenant, stream): &Stream, revision: u64, event: String, data_key: String, sealed: Vec<u8>) -> [Value; COLUMNS] {
+    let (position, revision) = (number(position), number(revision));
+    [position.into(), tenant.to_string().into(), stream.as_str().into(), revision.into(), event.into(), data_key.into(), sealed.into()]
+}
 
 fn insert(rows: usize) -> String {
-    let mut sql = String::from("INSERT INTO records (position, tenant, stream, revision, event, data_key, sealed) VALUES ");
+    format!("{INTO} VALUES {}", places(rows, 1))
+}
+
+/// PostgreSQL: moves the head from `$2` to `$1` and inserts, or does nothing when it stands elsewhere.
+fn conditional_insert(rows: usize) -> String {
+    format!(
+        "WITH moved AS (UPDATE log_head SET position = $1 WHERE id = 1 AND position = $2 RETURNING id) \
+         {INTO} SELECT * FROM (VALUES {}) AS new WHERE EXISTS (SELECT 1 FROM moved)",
+        places(rows, 3)
+    )
+}
+
+/// `($1, …, $7), ($8, …` for so many rows.
+fn places(rows: usize, first: usize) -> String {
+    let mut sql = String::new();
     for row in 0..rows {
-        let first = row * COLUMNS;
+        let first = first + row * COLUMNS;
         let comma = if row == 0 { "" } else { ", " };
         let _ = write!(
             sql,
             "{comma}(${}, ${}, ${}, ${}, ${}, ${}, ${})",
+            first,
             first + 1,
             first + 2,
             first + 3,
             first + 4,
             first + 5,
-            first + 6,
-            first + 7
+            first + 6
         );
     }
     sql
