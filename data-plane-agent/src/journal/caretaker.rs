@@ -15,6 +15,7 @@ use super::{
     record::MAX_ENTRY_BYTES,
     recover::Filled,
     segment::prepare,
+    writer::LAZY,
 };
 
 /// How often it looks, when nobody calls.
@@ -37,6 +38,10 @@ pub(super) fn run(shared: &Shared) {
             return;
         }
         look(shared, &mut inner);
+        if inner.lazy_since.is_some_and(|since| since.elapsed() >= LAZY) {
+            // Entries came after the writer went to sleep, and nobody woke it.
+            shared.work.notify_one();
+        }
         let urgent = inner.ready.is_empty() && retry_at.is_none() && inner.total_segments() < shared.max_segments;
         if !urgent {
             drop(shared.care.wait_timeout(inner, ROUND).unwrap_or_else(|poisoned| poisoned.into_inner()));

@@ -118,6 +118,8 @@ pub(super) struct Inner {
     pub(super) next_seq: u64,
     /// Somebody waits for the buffer to be durable.
     pub(super) urgent: bool,
+    /// Threads (by gate, a bit each) on which a herald will say so, once what is ready there has added its entries.
+    pub(super) heralds: u16,
     /// Since when the buffer holds entries that nobody waits for.
     pub(super) lazy_since: Option<Instant>,
     /// Intents without an outcome.
@@ -205,6 +207,7 @@ impl DurableJournal {
             count: 0,
             next_seq: last.seq + 1,
             urgent: false,
+            heralds: 0,
             lazy_since: None,
             open: BTreeSet::new(),
             ready,
@@ -353,13 +356,11 @@ impl Shared {
             inner.admit(self, tail.len() as u64)?;
             let seq = inner.push(tail);
             inner.open.insert(seq);
-            let first = !std::mem::replace(&mut inner.urgent, true);
+            let gate = Gate::here();
+            let heralds = inner.chosen_as_herald(gate);
             drop(inner);
-            if first {
-                self.work.notify_one();
-            }
             let outcomes: Arc<dyn Outcomes> = self.clone();
-            Ok(Durability { shared: self.clone(), seq, gate: None, tickets: Some(Ticket::new(seq, outcomes)) })
+            Ok(Durability { shared: self.clone(), seq, gate, heralds, entered: false, tickets: Some(Ticket::new(seq, outcomes)) })
         })
     }
 
@@ -389,12 +390,20 @@ impl Shared {
             start = end;
         }
         let seq = inner.next_seq - 1;
-        let first = !std::mem::replace(&mut inner.urgent, true);
+        let gate = Gate::here();
+        let heralds = inner.chosen_as_herald(gate);
         drop(inner);
-        if first {
+        Ok(Durability { shared: self.clone(), seq, gate, heralds, entered: false, tickets: Some(tickets) })
+    }
+
+    /// Tells the writer that somebody waits for this number.
+    fn hurry(&self, seq: u64) {
+        let mut inner = self.lock();
+        // Its group may be on its way already.
+        if inner.next_seq - inner.count <= seq && !std::mem::replace(&mut inner.urgent, true) {
+            drop(inner);
             self.work.notify_one();
         }
-        Ok(Durability { shared: self.clone(), seq, gate: None, tickets: Some(tickets) })
     }
 
     /// What those who wait for this number are told, when there is something to tell.
@@ -448,6 +457,17 @@ impl Inner {
         let length = self.buffer.len() - at - FRAME_BYTES;
         self.buffer[at..at + FRAME_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
         seq
+    }
+
+    /// Whether the one that just added an entry on this thread is to tell the writer. It does so when the others that are
+    /// ready on its thread have added theirs, so that one sync serves them all.
+    fn chosen_as_herald(&mut self, gate: Gate) -> bool {
+        let bit = gate.bit();
+        let chosen = !self.urgent && self.heralds & bit == 0;
+        self.heralds |= bit;
+        // Should its thread be held up, the writer does not wait for it for long.
+        self.lazy_since.get_or_insert_with(Instant::now);
+        chosen
     }
 
     fn push_lazily(&mut self, tail: &[u8]) {
@@ -540,14 +560,14 @@ impl Outcomes for Shared {
 #[async_trait]
 impl Journal for DurableJournal {
     async fn intent(&self, intent: Intent) -> Result<Ticket, JournalError> {
-        self.shared.append_intent(&intent)?.await
+        self.shared.append_intent(&intent)?.settled().await
     }
 
     async fn intents(&self, intents: Vec<Intent>) -> Result<Vec<Ticket>, JournalError> {
         if intents.is_empty() {
             return Ok(Vec::new());
         }
-        self.shared.append_intents(&intents)?.await
+        self.shared.append_intents(&intents)?.settled().await
     }
 
     fn refusal(&self, intent: Intent, code: &str) {
@@ -592,14 +612,36 @@ struct Durability<T> {
     shared: Arc<Shared>,
     /// The last entry.
     seq: u64,
-    gate: Option<Gate>,
+    gate: Gate,
+    /// Whether the writer is still to be told, for this entry and its neighbours.
+    heralds: bool,
+    /// Whether it waits at the gate.
+    entered: bool,
     tickets: Option<T>,
 }
 
+impl<T: Unpin> Durability<T> {
+    /// Waits. A herald lets the others that are ready on this thread go first.
+    async fn settled(mut self) -> Result<T, JournalError> {
+        if self.heralds {
+            tokio::task::yield_now().await;
+            self.herald();
+        }
+        self.await
+    }
+}
+
 impl<T> Durability<T> {
+    fn herald(&mut self) {
+        if std::mem::take(&mut self.heralds) {
+            self.shared.hurry(self.seq);
+        }
+    }
+
     fn leave(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            self.shared.gates.leave(gate, self.seq, self.shared.durable.load(Ordering::Acquire));
+        self.herald();
+        if std::mem::take(&mut self.entered) {
+            self.shared.gates.leave(self.gate, self.seq, self.shared.durable.load(Ordering::Acquire));
         }
     }
 }
@@ -610,8 +652,8 @@ impl<T: Unpin> Future for Durability<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut verdict = self.shared.verdict(self.seq);
         if verdict.is_none() {
-            let gate = *self.gate.get_or_insert_with(Gate::here);
-            self.shared.gates.enter(gate, self.seq, context.waker());
+            self.entered = true;
+            self.shared.gates.enter(self.gate, self.seq, context.waker());
             // The group may have become durable in between, without seeing this waiter.
             verdict = self.shared.verdict(self.seq);
         }

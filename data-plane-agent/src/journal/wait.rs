@@ -43,6 +43,11 @@ impl Gate {
     pub(super) fn here() -> Self {
         Self(GATE.with(|gate| *gate))
     }
+
+    /// One bit for each gate.
+    pub(super) fn bit(self) -> u16 {
+        1 << self.0
+    }
 }
 
 impl Gates {

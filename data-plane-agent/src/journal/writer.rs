@@ -16,7 +16,7 @@ use super::{
 };
 
 /// The longest that entries wait which nobody waits for: outcomes and refusals.
-const LAZY: Duration = Duration::from_millis(50);
+pub(super) const LAZY: Duration = Duration::from_millis(50);
 /// The most bytes of frames in a group, so that readers need not hold much at once.
 pub(super) const MAX_GROUP_BYTES: usize = 256 * 1024;
 
@@ -65,7 +65,7 @@ impl Writer {
         let mut inner = shared.lock();
         loop {
             let waits = inner.lazy_since.map(|since| LAZY.saturating_sub(since.elapsed()));
-            if inner.count > 0 && (inner.urgent || inner.closing || waits.is_none_or(|left| left.is_zero())) {
+            if inner.count > 0 && (inner.urgent || inner.closing || waits.is_some_and(|left| left.is_zero())) {
                 break;
             }
             if inner.closing || inner.failed.is_some() {
@@ -87,6 +87,7 @@ impl Writer {
         std::mem::swap(&mut self.buffer, &mut inner.buffer);
         inner.count = 0;
         inner.urgent = false;
+        inner.heralds = 0;
         inner.lazy_since = None;
         inner.in_flight = self.buffer.len() as u64;
         inner.writing_since = Some(Instant::now());

@@ -3,6 +3,7 @@
 
 use schema::{catalogue::Sealing, clock::Ids, context::EncryptionContext, encoding::base64url, id::KeyVersion};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError, Recipient,
@@ -23,6 +24,10 @@ use crate::{
 };
 
 const WHAT: &str = "JWE";
+/// Bytes of a content key.
+const KEY_BYTES: usize = 32;
+/// Bytes of the salt under which a message commits to its context.
+const SALT_BYTES: usize = 16;
 
 /// How a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,12 +76,15 @@ pub(crate) async fn seal(
     {
         return seal_directly(vault, ids, permits, plaintext, context, form, typ).await;
     }
-    let key = ContentKey::random(ids);
+    // One question to the system for all of it.
+    let mut random = Zeroizing::new([0; KEY_BYTES + SALT_BYTES + NONCE_BYTES]);
+    ids.fill(random.as_mut_slice());
+    let (key, rest) = random.split_at(KEY_BYTES);
+    let (salt, nonce) = rest.split_at(SALT_BYTES);
+    let (Some(key), Ok(salt), Ok(nonce)) = (ContentKey::from_slice(key), salt.try_into(), nonce.try_into()) else {
+        return Err(MessageError::Failed("making a content key"));
+    };
     let recipients = wrap_for(vault, ids, permits, &key, ContentEncryption::A256Gcm).await?;
-    let mut random = [0; 16 + NONCE_BYTES];
-    ids.fill(&mut random);
-    let [salt @ .., _, _, _, _, _, _, _, _, _, _, _, _] = random;
-    let nonce = random.last_chunk::<NONCE_BYTES>().copied().ok_or(MessageError::Failed("making a nonce"))?;
     let ctx = context.commit(salt);
     let sealed = Sealed { recipients: &recipients, ctx: ctx.as_deref(), typ, key: &key, nonce, plaintext };
     match form {

@@ -104,15 +104,15 @@ async fn an_entry_that_is_too_large_is_refused_alone() {
 async fn time_to_full_is_known_while_it_grows() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path()).unwrap();
-    let mut number = 0;
-    wait_for("a rate", || {
-        for _ in 0..50 {
-            number += 1;
-            let Ok(ticket) = futures::executor::block_on(journal.intent(intent(format!("{number}")))) else { return true };
-            drop(ticket);
+    let growing = async {
+        for number in 0.. {
+            match journal.intent(intent(format!("{number}"))).await {
+                Ok(ticket) if journal.status().seconds_to_full.is_none() => drop(ticket),
+                _ => return,
+            }
         }
-        journal.status().seconds_to_full.is_some()
-    });
+    };
+    tokio::time::timeout(Duration::from_secs(30), growing).await.expect("a rate");
     let status = journal.status();
     assert!(status.seconds_to_full.unwrap() > 0.0 && status.oldest_unacknowledged.is_some());
 }
