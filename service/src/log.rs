@@ -16,7 +16,7 @@ use schema::{
     id::RequestId,
 };
 use tracing::{Instrument, Subscriber, field::Empty};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, Layer, Registry, filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -44,12 +44,25 @@ pub fn subscriber<W>(config: &LogConfig, writer: W) -> Result<Box<dyn Subscriber
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::from_str(&config.filter).map_err(|source| InvalidFilter { filter: config.filter.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     Ok(match config.format {
-        LogFormat::Text => Box::new(builder.with_ansi(false).finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+        LogFormat::Text => filtered(config, lines.with_ansi(false))?,
+        LogFormat::Json => filtered(config, lines.json().flatten_event(true).with_span_list(false))?,
     })
+}
+
+/// Lines, as far as the filter lets them through. What names only targets and levels is cheaper to ask than what names spans,
+/// and every request asks.
+fn filtered<L>(config: &LogConfig, lines: L) -> Result<Box<dyn Subscriber + Send + Sync>, InvalidFilter>
+where
+    L: Layer<Registry> + Send + Sync,
+{
+    let lines = tracing_subscriber::registry().with(lines);
+    if let Ok(targets) = Targets::from_str(&config.filter) {
+        return Ok(Box::new(lines.with(targets)));
+    }
+    let filter = EnvFilter::from_str(&config.filter).map_err(|source| InvalidFilter { filter: config.filter.clone(), source })?;
+    Ok(Box::new(lines.with(filter)))
 }
 
 /// The request that is being answered.
