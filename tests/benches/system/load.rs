@@ -3,26 +3,58 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 
-/// One request, again and again.
+/// Requests, in turn and again and again.
 pub struct Shape {
-    /// Loopback port.
-    pub port: u16,
-    /// Path and query.
-    pub path: &'static str,
-    /// Bearer token.
-    pub token: Option<String>,
-    /// JSON body.
-    pub body: String,
+    port: u16,
+    tls: Option<TlsConnector>,
+    requests: Arc<[Vec<u8>]>,
+    /// The most requests a second, of all connections together.
+    cap: Option<f64>,
+}
+
+impl Shape {
+    /// One request: a JSON body to a path on a loopback port.
+    pub fn new(port: u16, path: &str, token: &str, body: &str) -> Self {
+        Self::several(port, [(path, token, body)])
+    }
+
+    /// Several, each with path, bearer token and body. Connections begin at different ones.
+    pub fn several<'a>(port: u16, requests: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Self {
+        let bytes = |(path, token, body): (&str, &str, &str)| {
+            let length = body.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+                 authorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        };
+        Self { port, tls: None, requests: requests.into_iter().map(bytes).collect(), cap: None }
+    }
+
+    /// The same at a capped rate of requests a second.
+    pub fn at_most(mut self, per_second: f64) -> Self {
+        self.cap = Some(per_second);
+        self
+    }
+
+    /// The same over TLS, believing the authority in this file.
+    pub fn over_tls(mut self, authority: &Path) -> anyhow::Result<Self> {
+        let roots = service::tls::certificates_from_file(authority)?;
+        self.tls = Some(TlsConnector::from(Arc::new(service::tls::client_config(roots, None)?)));
+        Ok(self)
+    }
 }
 
 /// What came of it.
@@ -45,22 +77,21 @@ impl Load {
 
 /// Runs the shape on this many connections for this long.
 pub async fn run(shape: &Shape, connections: usize, time: Duration) -> anyhow::Result<Load> {
-    let authorization = shape.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let request: std::sync::Arc<[u8]> = format!(
-        "POST {} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{authorization}content-length: {}\r\n\r\n{}",
-        shape.path,
-        shape.body.len(),
-        shape.body
-    )
-    .into_bytes()
-    .into();
     let started = Instant::now();
     let end = started + time;
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..connections {
-        let request = request.clone();
-        let port = shape.port;
-        tasks.spawn(async move { one(port, &request, end).await });
+    for number in 0..connections {
+        let (requests, port, tls) = (shape.requests.clone(), shape.port, shape.tls.clone());
+        let every = shape.cap.map(|cap| Duration::from_secs_f64(connections as f64 / cap));
+        tasks.spawn(async move {
+            let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+            socket.set_nodelay(true)?;
+            let first = number * requests.len() / connections;
+            match tls {
+                None => one(socket, &requests, first, every, end).await,
+                Some(tls) => one(tls.connect("localhost".try_into()?, socket).await?, &requests, first, every, end).await,
+            }
+        });
     }
     let mut latencies = Vec::new();
     while let Some(result) = tasks.join_next().await {
@@ -71,22 +102,30 @@ pub async fn run(shape: &Shape, connections: usize, time: Duration) -> anyhow::R
     Ok(Load { rate, latencies })
 }
 
-async fn one(port: u16, request: &[u8], end: Instant) -> anyhow::Result<Vec<f64>> {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-    socket.set_nodelay(true)?;
-    let mut buffer = vec![0; 64 * 1024];
+async fn one(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    requests: &[Vec<u8>],
+    first: usize,
+    end: Instant,
+) -> anyhow::Result<Vec<f64>> {
+    let mut requests = requests.iter().cycle().skip(first);
+    let mut buffer = vec![0; 1024 * 1024];
     let mut latencies = Vec::with_capacity(1 << 16);
-    while Instant::now() < end {
+    while let Some(request) = requests.next().filter(|_| Instant::now() < end) {
         let sent = Instant::now();
         socket.write_all(request).await?;
+        socket.flush().await?;
         answer(&mut socket, &mut buffer).await?;
         latencies.push(sent.elapsed().as_secs_f64() * 1000.0);
+        if let Some(every) = every {
+            tokio::time::sleep(every.saturating_sub(sent.elapsed())).await;
+        }
     }
     Ok(latencies)
 }
 
 /// Reads one answer with a content length; anything but 200 is an error.
-async fn answer(socket: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<()> {
+async fn answer(socket: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> anyhow::Result<()> {
     let mut filled = 0;
     loop {
         let read = socket.read(&mut buffer[filled..]).await?;

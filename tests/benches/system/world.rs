@@ -94,7 +94,7 @@ impl World {
         std::fs::write(
             &config,
             format!(
-                "data_dir = {:?}\n[server]\nlisten = \"127.0.0.1:{rest}\"\nplain_http = true\n[vault]\nkind = \"file\"\npassphrase_file = {passphrase:?}\n",
+                "data_dir = {:?}\n[server]\nlisten = \"127.0.0.1:{rest}\"\nplain_http = true\n[vault]\nkind = \"file\"\npassphrase_file = {passphrase:?}\n[journal]\nlimit = \"16GiB\"\n",
                 at("agent")
             ),
         )?;
@@ -103,24 +103,7 @@ impl World {
         let mut nothing = std::mem::replace(&mut world.agent, agent);
         let _ = nothing.wait();
         world.until("the agent", || std::net::TcpStream::connect(("127.0.0.1", rest)).is_ok())?;
-        world.key = world.cli(&[
-            "key",
-            "create",
-            "bench",
-            "--project",
-            "bench",
-            "--site",
-            "here",
-            "--algorithm",
-            "A256KW+A256GCM",
-            "--purpose",
-            "encrypt",
-            "--durability",
-            "single-copy",
-            "--wait",
-            "-o",
-            "name",
-        ])?;
+        world.key = world.create_key("bench")?;
         world.caller = world.register("bench")?;
         world.cli(&["policy", "create", "main", "--project", "bench", "-o", "name"])?;
         let caller = world.caller.clone();
@@ -131,7 +114,42 @@ impl World {
 
     /// The JSON body of an encrypt request.
     pub fn encrypt_body(&self, bytes: usize) -> anyhow::Result<String> {
-        Ok(serde_json::to_string(&serde_json::json!({ "key": self.key, "plaintext": schema::encoding::base64url(&vec![7; bytes]) }))?)
+        Ok(encrypt_body(&self.key, bytes))
+    }
+
+    /// Stops the control plane from running until the value is dropped: the agent has the machine for itself.
+    pub fn without_control_plane(&self) -> anyhow::Result<Paused> {
+        let paused = Paused(self.control_plane.id());
+        paused.signal("-STOP")?;
+        Ok(paused)
+    }
+
+    /// Starts the agent again with TLS on its listener; the file of the authority to believe.
+    pub fn speak_tls(&mut self) -> anyhow::Result<PathBuf> {
+        let config = self.directory.path().join("agent.toml");
+        std::fs::write(&config, std::fs::read_to_string(&config)?.replace("plain_http = true\n", ""))?;
+        signal(self.agent.id(), "-TERM")?;
+        self.agent.wait()?;
+        self.agent = spawn(&self.bin, "freehold-agent", "run", &config, &self.directory.path().join("agent.log"))?;
+        self.until("the agent", || std::net::TcpStream::connect(("127.0.0.1", self.rest)).is_ok())?;
+        Ok(self.directory.path().join("agent/tls/authority.pem"))
+    }
+
+    /// A crowd: so many keys and callers, and four policies for each caller. Gives keys, and tokens.
+    pub fn crowd(&self, keys: usize, callers: usize) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+        let keys: Vec<String> = (0..keys).map(|number| self.create_key(&format!("crowd-{number}"))).collect::<Result<_, _>>()?;
+        let callers: Vec<String> = (0..callers).map(|number| self.register(&format!("crowd-{number}"))).collect::<Result<_, _>>()?;
+        let mut text = format!("permit (principal == Caller::\"{}\", action, resource);\n", self.caller);
+        for caller in &callers {
+            for action in ["encrypt", "decrypt", "sign", "verify"] {
+                text.push_str(&format!("permit (principal == Caller::\"{caller}\", action == Action::\"{action}\", resource) when {{ context.size < 65536 }};\n"));
+            }
+        }
+        self.publish(&text)?;
+        let last = callers.last().context("no callers")?;
+        self.until("the policy to be enforced", || self.allowed(last))?;
+        let tokens = callers.iter().map(|caller| Ok(std::fs::read_to_string(self.token_file(caller))?.trim().to_owned()));
+        Ok((keys, tokens.collect::<anyhow::Result<_>>()?))
     }
 
     /// Registers a caller and makes its token.
@@ -148,12 +166,23 @@ impl World {
         for caller in [&self.caller, &caller.to_owned()] {
             text.push_str(&format!("permit (principal == Caller::\"{caller}\", action, resource);\n"));
         }
+        let started = self.publish(&text)?;
+        self.until("the policy to be enforced", || self.allowed(caller))?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+
+    /// When the command began.
+    fn publish(&self, text: &str) -> anyhow::Result<Instant> {
         let file = self.directory.path().join("policy.cedar");
         std::fs::write(&file, text)?;
         let started = Instant::now();
         self.cli(&["policy", "publish", "bench/main", "--file", &file.display().to_string(), "-o", "name"])?;
-        self.until("the policy to be enforced", || self.allowed(caller))?;
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
+        Ok(started)
+    }
+
+    fn create_key(&self, name: &str) -> anyhow::Result<String> {
+        let fixed = ["--algorithm", "A256KW+A256GCM", "--purpose", "encrypt", "--durability", "single-copy", "--wait", "-o", "name"];
+        self.cli(&[["key", "create", name, "--project", "bench", "--site", "here"].as_slice(), &fixed].concat())
     }
 
     /// Revokes a caller; milliseconds until it is refused.
@@ -230,6 +259,31 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The control plane stands still.
+pub struct Paused(u32);
+
+impl Paused {
+    fn signal(&self, which: &str) -> anyhow::Result<()> {
+        signal(self.0, which)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = self.signal("-CONT");
+    }
+}
+
+fn signal(process: u32, which: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(Command::new("kill").args([which, &process.to_string()]).status()?.success(), "kill {which} failed");
+    Ok(())
+}
+
+/// The JSON body of an encrypt request for this key.
+pub fn encrypt_body(key: &str, bytes: usize) -> String {
+    serde_json::json!({ "key": key, "plaintext": schema::encoding::base64url(&vec![7; bytes]) }).to_string()
 }
 
 fn spawn(bin: &Path, program: &str, command: &str, config: &Path, log: &Path) -> anyhow::Result<Child> {
