@@ -73,14 +73,17 @@ contracts-check: build ## Fail when the committed contracts differ from the code
 .PHONY: soak
 soak: setup-test ## Long trials; make test holds a short form of each
 	FREEHOLD_SOAK=1 cargo test --locked --workspace --no-fail-fast -- --test-threads 1
+	cargo build --locked --workspace --release --bins --bench system
+	FREEHOLD_BENCH_SOAK_SECONDS=3600 FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked --workspace --bench system
 
-BENCHES := --bench decision --bench journal --bench store --bench system
+BENCHES := --bench cryptography --bench decision --bench journal --bench store --bench system
 
 # Programs and benches are built by one command: features are resolved once, and nothing is compiled twice.
 .PHONY: bench
 bench: setup-test ## Measure; raw figures and method go to docs/benchmarks
 	cargo build --locked --workspace --release --bins $(BENCHES)
 	FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked --workspace $(BENCHES)
+	deploy/criterion-json.sh "$(CARGO_TARGET_DIR)/criterion" > docs/benchmarks/cryptography.json
 
 .PHONY: clean
 clean: ## Remove build output and what `make up` left
