@@ -106,6 +106,7 @@ async fn one(
     mut socket: impl AsyncRead + AsyncWrite + Unpin,
     requests: &[Vec<u8>],
     first: usize,
+    every: Option<Duration>,
     end: Instant,
 ) -> anyhow::Result<Vec<f64>> {
     let mut requests = requests.iter().cycle().skip(first);
