@@ -1,6 +1,7 @@
 //! A whole system in one process: a control plane with one tenant, one project and one site, and real agents.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -134,8 +135,16 @@ impl World {
 
     /// Invites an agent to the site and lets it join.
     pub async fn enrol(&self, config: &AgentConfig) -> Enrolled {
+        self.enrol_at(config, None).await
+    }
+
+    /// The same, but the agent reaches the control plane at this address.
+    pub async fn enrol_at(&self, config: &AgentConfig, address: Option<SocketAddr>) -> Enrolled {
         let invited = self.mutate("inviteAgent", json!({ "site": "fra" }), "enrolment").await;
-        let token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().expect("a file")).expect("a file");
+        let mut token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().expect("a file")).expect("a file");
+        if let Some(address) = address {
+            token.control_plane = format!("https://{address}");
+        }
         service::files::create_private_directory(&config.data_dir).expect("a folder");
         let vault = open_vault(config, Arc::new(SystemIds)).await.expect("a vault");
         let directory = ControlDirectory::open(&config.data_dir).expect("a folder");

@@ -13,6 +13,7 @@ mod agent {
     mod killed;
     pub(crate) mod memory;
     mod operations;
+    mod outage;
     pub(crate) mod process;
     mod receipts;
     mod streams;
