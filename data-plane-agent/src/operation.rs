@@ -7,7 +7,7 @@
 //! [`Pipeline::begin`] goes as far as the durable intent; only then is there a permit to use a key with. Whoever has begun
 //! says how it ended; an operation that is dropped on the way is recorded as aborted.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use aws_lc_rs::hmac;
 use schema::{
@@ -118,6 +118,16 @@ impl Begun {
     }
 }
 
+/// What was made without a key.
+pub struct Keyless<T> {
+    /// What was made.
+    pub made: T,
+    /// The policies that allowed it.
+    pub policies: Vec<String>,
+    /// What should be looked at soon.
+    pub warnings: Vec<Warning>,
+}
+
 /// What every operation goes through.
 pub struct Pipeline {
     /// The set in force.
@@ -152,8 +162,7 @@ impl Pipeline {
     /// The same for several groups of uses at once: of a group all are allowed, or none happens. What is asked twice is decided
     /// once, every use has an intent of its own, and all are waited for together.
     pub async fn begin_all(&self, by: Proven, groups: &[Vec<Use<'_>>]) -> Result<Vec<Result<Vec<Granted>, Problem>>, Problem> {
-        let items = u32::try_from(groups.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
-        self.limits.admit_many(by.caller, items)?;
+        self.limits.admit_many(by.caller, items(groups.len()))?;
         let in_force = self.current.load();
         let tested = self.tests.latest();
         let grounds = self.grounds(in_force.as_deref(), &tested);
@@ -185,19 +194,40 @@ impl Pipeline {
         Ok(granted.collect())
     }
 
-    /// The same for what needs no key: random bytes. They are made after the intent, by `make`.
-    pub async fn without_key<T>(&self, request: &Request<'_>, make: impl FnOnce() -> T) -> Result<(T, Vec<String>, Vec<Warning>), Problem> {
-        self.limits.admit(request.by.caller)?;
+    /// The same for what needs no key: random bytes. Each item that is allowed is made after its intent, by `make`.
+    pub async fn without_key<T>(
+        &self,
+        by: Proven,
+        asked: &[Request<'_>],
+        mut make: impl FnMut(u64) -> T,
+    ) -> Result<Vec<Result<Keyless<T>, Problem>>, Problem> {
+        self.limits.admit_many(by.caller, items(asked.len()))?;
         let in_force = self.current.load();
         let tested = self.tests.latest();
-        let allowed = decide_keyless(&self.grounds(in_force.as_deref(), &tested), &ask(request))
-            .map_err(|refused| self.refuse(request, &in_force, refused))?;
-        let intent = Intent { policies: allowed.policies.clone(), ..self.intent(request, &in_force) };
-        let ticket = self.journal.intent(intent).await.map_err(no_journal)?;
-        let made = make();
-        count(request.operation, "ok");
-        self.journal.outcome(ticket, OutcomeResult::Ok, None, request.size);
-        Ok((made, allowed.policies, allowed.warnings))
+        let grounds = self.grounds(in_force.as_deref(), &tested);
+        let mut once = HashMap::new();
+        let decided: Vec<_> = asked
+            .iter()
+            .map(|request| match once.entry(request.size).or_insert_with(|| decide_keyless(&grounds, &ask(request))) {
+                Ok(allowed) => Ok(allowed.clone()),
+                Err(refused) => Err(self.refuse(request, &in_force, refused.clone())),
+            })
+            .collect();
+        let intent = |(request, decided): (_, &Result<AllowedKeyless, _>)| {
+            let policies = decided.as_ref().ok()?.policies.clone();
+            Some(Intent { policies, ..self.intent(request, &in_force) })
+        };
+        let intents = asked.iter().zip(&decided).filter_map(intent).collect();
+        let mut tickets = self.journal.intents(intents).await.map_err(no_journal)?.into_iter();
+        let made = asked.iter().zip(decided).map(|(request, decided)| {
+            let AllowedKeyless { policies, warnings } = decided?;
+            let ticket = tickets.next().ok_or_else(|| no_journal(JournalError::Closed))?;
+            let made = make(request.size.unwrap_or_default());
+            count(request.operation, "ok");
+            ticket.finish(OutcomeResult::Ok, None, request.size);
+            Ok(Keyless { made, policies, warnings })
+        });
+        Ok(made.collect())
     }
 
     /// Reading a public key is decided like the rest, but not on record.
@@ -331,6 +361,11 @@ fn begun(allowed: Allowed, (request, reference): (&Request<'_>, &KeyReference), 
 pub fn no_key_to_explain() -> Problem {
     let detail = "without a key only the caller itself may ask: policies allow to explain keys";
     Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller")
+}
+
+/// As how many requests so many items count.
+fn items(count: usize) -> NonZeroU32 {
+    u32::try_from(count).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }
 
 fn count(operation: Operation, result: &'static str) {

@@ -86,7 +86,7 @@ impl Allowed {
 }
 
 /// Something that needs no key was allowed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AllowedKeyless {
     /// The policies that allowed it.
     pub policies: Vec<String>,

@@ -195,11 +195,7 @@ fn json(mut response: HttpResponseBuilder, answer: &impl Serialize, size: u64) -
 
 /// Answers a batch: what is wrong with one item is said at that item.
 pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -> Result<HttpResponse, HttpProblem> {
-    let count = batch.items.len();
-    if count == 0 || count > MAX_ITEMS {
-        let detail = format!("a batch has 1 to {MAX_ITEMS} items, and this one has {count}");
-        return Err(Problem::new(400, "batch_size", "Not a batch", detail).field("items").into());
-    }
+    let count = size_of(&batch)?;
     let mut planned: Vec<_> = batch.items.into_iter().map(|item| item.plan(shared)).collect();
     let granted = {
         let readable = planned.iter().flatten();
@@ -209,7 +205,7 @@ pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -
     // Every item that could be read has a verdict, in the same order.
     let mut granted = granted.into_iter();
     let mut response = HttpResponse::Ok();
-    let (mut items, mut warned) = (Vec::with_capacity(count), Vec::new());
+    let (mut items, mut warned) = (Vec::with_capacity(count), Warned::default());
     while !planned.is_empty() {
         let together = planned.drain(..planned.len().min(TOGETHER)).map(|item| {
             let begun = item.and_then(|(uses, work)| {
@@ -218,10 +214,7 @@ pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -
                 Ok((granted, uses, work))
             });
             for warning in begun.iter().flat_map(|(granted, _, _)| granted).flat_map(|(_, begun)| &begun.used.warnings) {
-                if !warned.contains(&warning.code) {
-                    warned.push(warning.code.clone());
-                    warn(&mut response, std::slice::from_ref(warning));
-                }
+                warned.once(&mut response, warning);
             }
             async move {
                 let (granted, uses, work) = begun?;
@@ -231,8 +224,39 @@ pub(crate) async fn many<A: Act>(by: Proven, shared: &Shared, batch: Batch<A>) -
         items.extend(join_all(together).await.into_iter().map(BatchItem::from));
         tokio::task::yield_now().await;
     }
+    Ok(response.json(answer_of(items)))
+}
+
+/// How many items a batch has; not none, and not too many.
+pub(crate) fn size_of<A>(batch: &Batch<A>) -> Result<usize, Problem> {
+    match batch.items.len() {
+        count @ 1..=MAX_ITEMS => Ok(count),
+        count => {
+            let detail = format!("a batch has 1 to {MAX_ITEMS} items, and this one has {count}");
+            Err(Problem::new(400, "batch_size", "Not a batch", detail).field("items"))
+        }
+    }
+}
+
+/// What came of each item, and of how many what.
+pub(crate) fn answer_of<A>(items: Vec<BatchItem<A>>) -> BatchAnswer<A> {
     let succeeded = items.iter().filter(|item| item.answer.is_some()).count();
-    Ok(response.json(BatchAnswer { items, succeeded, failed: count - succeeded }))
+    let failed = items.len() - succeeded;
+    BatchAnswer { items, succeeded, failed }
+}
+
+/// Warnings of a batch that stand in its headers already: each code once.
+#[derive(Default)]
+pub(crate) struct Warned(Vec<String>);
+
+impl Warned {
+    /// Says a warning in a header, unless one of its code was said.
+    pub fn once(&mut self, response: &mut actix_web::HttpResponseBuilder, warning: &Warning) {
+        if !self.0.contains(&warning.code) {
+            self.0.push(warning.code.clone());
+            warn(response, std::slice::from_ref(warning));
+        }
+    }
 }
 
 /// What requests themselves warn of, beside the warnings of the decisions.

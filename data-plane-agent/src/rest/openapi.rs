@@ -64,6 +64,7 @@ use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_k
         public_key::by_id,
         public_key::by_name,
         random::random,
+        random::random_batch,
         can::can,
         discover::keys,
         discover::algorithms,

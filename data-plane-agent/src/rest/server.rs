@@ -162,8 +162,8 @@ fn routes(config: &mut ServiceConfig) {
         "derive" => (bare::derive, bare::derive_batch);
         "cms/open" => (cms::open, cms::open_batch);
         "cms/verify" => (cms::verify, cms::verify_batch);
+        "random" => (random::random, random::random_batch);
     }
-    serve(path::RANDOM, web::post().to(random::random));
     serve(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));
     serve(path::STREAM_DECRYPT, web::post().to(stream::decrypt));
     serve(path::STREAM_RE_ENCRYPT, web::post().to(stream::anew::re_encrypt));

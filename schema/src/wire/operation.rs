@@ -29,13 +29,13 @@ pub use self::{anew::*, bare::*, batch::*, cms::*, composite::*, decision::*};
 /// Where the operations stand.
 pub mod path {
     /// `POST /v1/<operation>`, and `POST /v1/batch/<operation>` with a [`super::Batch`] of the same requests, for every
-    /// operation that uses a key: [`crate::key::Operation`] has their names.
+    /// operation: [`crate::key::Operation`] has their names.
     pub const BATCH: &str = "/v1/batch";
     /// `POST` [`super::CmsOpenRequest`] -> [`super::CmsOpenAnswer`]; also in batches.
     pub const CMS_OPEN: &str = "/v1/cms/open";
     /// `POST` [`super::CmsVerifyRequest`] -> [`super::CmsVerifyAnswer`]; also in batches.
     pub const CMS_VERIFY: &str = "/v1/cms/verify";
-    /// `POST` [`super::RandomRequest`] -> [`super::RandomAnswer`].
+    /// `POST` [`super::RandomRequest`] -> [`super::RandomAnswer`]; also in batches.
     pub const RANDOM: &str = "/v1/random";
     /// `POST` bytes -> a sealed file; `?key=` names the key.
     pub const STREAM_ENCRYPT: &str = "/v1/stream/encrypt";

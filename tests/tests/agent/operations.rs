@@ -60,6 +60,34 @@ async fn items_of_a_batch_fail_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn random_bytes_come_in_batches() {
+    let mut site = site().await;
+    let items = |sizes: &[u32]| json!({ "items": sizes.iter().map(|size| json!({ "bytes": size })).collect::<Vec<_>>() });
+    let refused = ok(site.call("/v1/batch/random", &site.billing, items(&[8, 0])).await);
+    let codes = |answer: &Value| [0, 1].map(|place| answer["items"][place]["problem"]["code"].clone());
+    assert_eq!(codes(&refused), [json!("not_allowed_by_policy"), json!("invalid_body")], "a project's policy does not reach the site");
+    let policy = format!(
+        "permit (principal == Caller::\"{CALLER}\", action == Action::\"random\", resource) when {{ context has size && context.size <= 1000 }};"
+    );
+    site.world.policies.get_mut(&Scope::Tenant).unwrap().cedar.insert("pol_random/0".to_owned(), policy);
+    site.world.tick_policy(Scope::Tenant);
+    site.world.tick();
+    site.publish();
+    let before = site.agent().journal().status().durable;
+    let answer = ok(site.call("/v1/batch/random", &site.billing, items(&[8, 1001, 32, 70_000, 8])).await);
+    let statuses: Vec<u64> = answer["items"].as_array().unwrap().iter().map(|item| item["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [200, 403, 200, 400, 200], "{answer}");
+    assert_eq!((&answer["succeeded"], &answer["failed"]), (&json!(3), &json!(2)));
+    let bytes = |place: usize| from_base64url(answer["items"][place]["answer"]["random"].as_str().unwrap()).unwrap();
+    assert_eq!((bytes(0).len(), bytes(2).len(), bytes(4).len()), (8, 32, 8));
+    assert_ne!(bytes(0), bytes(4));
+    assert_eq!(answer["items"][2]["answer"]["policies"], json!(["pol_random/0"]));
+    assert!(site.agent().journal().status().durable >= before + 3, "each has an intent of its own");
+    assert_eq!(code(site.call("/v1/batch/random", &site.billing, items(&[])).await), (400, "batch_size".to_owned()));
+    assert_eq!(code(site.call("/v1/batch/random", &site.billing, items(&[65_536; 17])).await), (413, "too_long".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batches_have_a_size() {
     let site = site().await;
     let items = |count: usize| json!({ "items": vec![json!({ "key": "payments/card-data", "plaintext": "" }); count] });
