@@ -33,6 +33,9 @@ pub struct Rewrap {
     /// It is a wrapped key, as 'wrap' printed it, of this key version: key_.../3
     #[arg(long, value_name = "VERSION")]
     wrapped_by: Option<String>,
+    /// Of what is sealed for several keys, the one to move: id, key_.../3, or project/name [default: the first at the agent's site]
+    #[arg(long, value_name = "KEY", conflicts_with = "wrapped_by")]
+    of: Option<String>,
     /// Encryption context of the message; may be repeated
     #[arg(long, value_parser = super::pair, value_name = "NAME=VALUE")]
     context: Vec<(String, String)>,
@@ -47,6 +50,9 @@ pub struct ReEncryptMessage {
     /// The key to seal it under: id, or project/name
     #[arg(long)]
     key: String,
+    /// Of a message for several keys, the one to replace: id, key_.../3, or project/name [default: the first at the agent's site]
+    #[arg(long, value_name = "KEY")]
+    of: Option<String>,
     /// Encryption context the message was sealed with; may be repeated
     #[arg(long, value_parser = super::pair, value_name = "NAME=VALUE")]
     context: Vec<(String, String)>,
@@ -81,7 +87,7 @@ impl Rewrap {
         let (text, context) = (text_of(&self.file)?, pairs(&self.context));
         let body = match self.wrapped_by {
             Some(version) => json!({ "wrapped": text, "key": version, "context": context }),
-            None => json!({ "message": text, "context": context }),
+            None => named(json!({ "message": text, "context": context }), "key", self.of),
         };
         answer(session, "/v1/rewrap", &body, &["message", "wrapped"]).await
     }
@@ -105,6 +111,7 @@ impl Rewrap {
         }
         (&mut sealed).take(length.into()).read_to_end(&mut header).map_err(unreadable)?;
         let body = json!({ "file_header": base64url(&header), "context": pairs(&self.context) });
+        let body = named(body, "key", self.of.clone());
         let answer = session.agent()?.post("/v1/rewrap", &body).await?;
         warn(&answer);
         let header = answer["file_header"].as_str().and_then(|text| from_base64url(text).ok());
@@ -125,7 +132,8 @@ impl Rewrap {
 impl ReEncryptMessage {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        let mut body = json!({ "message": text_of(&self.file)?, "key": self.key, "context": pairs(&self.context) });
+        let body = json!({ "message": text_of(&self.file)?, "key": self.key, "context": pairs(&self.context) });
+        let mut body = named(body, "source_key", self.of);
         if !self.new_context.is_empty() {
             body["new_context"] = json!(pairs(&self.new_context));
         }
@@ -140,6 +148,14 @@ impl ReSign {
         let body = json!({ "signature": text_of(&self.signature)?, "payload": payload, "key": self.key, "detached": true });
         answer(session, "/v1/re-sign", &body, &["signature"]).await
     }
+}
+
+/// The request with the recipient that is meant, when one is named.
+fn named(mut body: Value, field: &str, key: Option<String>) -> Value {
+    if let Some(key) = key {
+        body[field] = json!(key);
+    }
+    body
 }
 
 /// For people the result alone and beside it what became of what; for programs everything.

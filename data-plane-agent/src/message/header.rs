@@ -66,6 +66,11 @@ impl Header {
         self.composite.as_deref()?.parse().ok()
     }
 
+    /// The name of every parameter in it, in order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Whether it names this algorithm.
     pub fn is_for(&self, algorithm: Algorithm) -> bool {
         let alg = self.alg.as_deref();

@@ -1,5 +1,7 @@
 //! JWE (RFC 7516): compact, flattened and general JSON. Each message has a fresh A256GCM content key, or is encrypted
-//! directly under its one recipient's key (`dir`, and HPKE's integrated encryption).
+//! directly under its one recipient's key (`dir`, and HPKE's integrated encryption). [`replace`]: one recipient of several.
+
+mod replace;
 
 use schema::{catalogue::Sealing, clock::Ids, context::EncryptionContext, encoding::base64url, id::KeyVersion};
 use serde::Deserialize;
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     algorithm::{
-        ContentEncryption, SealedContent,
+        ContentEncryption, SealedContent, WrappedKey,
         aes_gcm::{Aes256Gcm, NONCE_BYTES, TAG_BYTES},
         public_key,
     },
@@ -427,19 +429,25 @@ impl Jwe {
 
     /// Opens it with the permitted key.
     pub async fn decrypt(&self, vault: &dyn Vault, permit: UsePermit, context: &EncryptionContext) -> Result<Opened, MessageError> {
-        let recipient = self.recipient(permit.version())?;
-        let algorithm = permit.algorithm();
-        pinned(&permit, &recipient.header)?;
-        if !self.matches(context) {
-            return Err(MessageError::OtherContext);
-        }
-        let typ = recipient.header.typ.clone();
-        let wrapped = recipient.header.wrapped_key(WHAT, algorithm, &recipient.encrypted_key)?;
-        if algorithm.entry().sealing == Some(Sealing::Direct) {
+        let (place, wrapped) = self.wrapped_for(&permit, context)?;
+        // It stands in the protected header: all recipients have the same.
+        let typ = self.recipients.get(place).and_then(|recipient| recipient.header.typ.clone());
+        if permit.algorithm().entry().sealing == Some(Sealing::Direct) {
             return Ok(Opened { plaintext: self.open_directly(vault, permit, wrapped.encrypted_key).await?, typ });
         }
         let key = unwrap(vault, permit, &wrapped, ContentEncryption::A256Gcm).await?;
         Ok(Opened { plaintext: self.open(&key)?, typ })
+    }
+
+    /// Which recipient a permitted key is, and its content key as it was wrapped: when the message is of the key's algorithm, and
+    /// made with this encryption context. No key is used.
+    fn wrapped_for(&self, permit: &UsePermit, context: &EncryptionContext) -> Result<(usize, WrappedKey), MessageError> {
+        let (place, recipient) = self.recipient(permit.version())?;
+        pinned(permit, &recipient.header)?;
+        if !self.matches(context) {
+            return Err(MessageError::OtherContext);
+        }
+        Ok((place, recipient.header.wrapped_key(WHAT, permit.algorithm(), &recipient.encrypted_key)?))
     }
 
     /// Opens content that is encrypted under the key itself. What stands where a wrapped key would is what the KEM
@@ -476,12 +484,13 @@ impl Jwe {
     }
 
     /// The recipient that is this key version; the only one, when it does not say which key it is for.
-    fn recipient(&self, version: KeyVersion) -> Result<&Addressed, MessageError> {
-        if let Some(named) = self.recipients.iter().find(|recipient| recipient.header.key_version() == Some(version)) {
+    fn recipient(&self, version: KeyVersion) -> Result<(usize, &Addressed), MessageError> {
+        let is_named = |(_, recipient): &(usize, &Addressed)| recipient.header.key_version() == Some(version);
+        if let Some(named) = self.recipients.iter().enumerate().find(is_named) {
             return Ok(named);
         }
         match self.recipients.as_slice() {
-            [only] if only.header.kid.is_none() => Ok(only),
+            [only] if only.header.kid.is_none() => Ok((0, only)),
             _ => Err(MessageError::OtherKey(version)),
         }
     }

@@ -94,6 +94,9 @@ pub enum MessageError {
     /// No recipients, or too many.
     #[error("a message or file has 1 to {MAX_RECIPIENTS} recipients or signatures, and one in compact form")]
     Recipients,
+    /// One of several recipients cannot be another key.
+    #[error("no other key can take the place of this recipient: {0}; open the message and seal it for all of them again")]
+    Irreplaceable(String),
     /// The vault did not do it.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -116,7 +119,7 @@ impl MessageError {
             Self::NotGenuine => "not_genuine",
             Self::Truncated => "truncated",
             Self::WeakestRecipient(_) => "weakest_recipient",
-            Self::Recipients => "recipient_count",
+            Self::Recipients | Self::Irreplaceable(_) => "recipient_count",
             Self::Vault(error) => error.code(),
             Self::Failed(_) => "algorithm_failed",
         }

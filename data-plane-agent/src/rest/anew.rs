@@ -3,10 +3,13 @@
 //! The version that is read and the one that protects anew are decided each by itself, and both uses are on record.
 
 use schema::{
+    context::EncryptionContext,
     encoding::Base64,
     key::{KeyReference, Operation},
     wire::{
-        operation::{Batch, BatchAnswer, ReEncryptAnswer, ReEncryptRequest, ReSignAnswer, ReSignRequest, RewrapAnswer, RewrapRequest},
+        operation::{
+            Batch, BatchAnswer, Format, ReEncryptAnswer, ReEncryptRequest, ReSignAnswer, ReSignRequest, RewrapAnswer, RewrapRequest,
+        },
         problem::Problem,
     },
 };
@@ -15,7 +18,7 @@ use super::{
     Shared,
     act::{Act, Done, Grants, KeyUse, operation},
     composite::Signer,
-    decrypt::one_of_ours,
+    decrypt::named_or_ours,
     encrypt::jwe_form,
     key_reference, problem,
     verify::{Found, Read},
@@ -27,6 +30,7 @@ use crate::{
         jwe::{self, Form, Jwe},
         jws,
     },
+    policy::permit::UsePermit,
     vault::public,
 };
 
@@ -45,10 +49,18 @@ operation! {
     re_sign, re_sign_batch: ReSignRequest => ReSignAnswer, at "/v1/re-sign" and "/v1/batch/re-sign", "signatures", "The signature of the other key."
 }
 
+/// A message that is to be protected anew.
+pub struct OldMessage {
+    sealed: Jwe,
+    form: Form,
+    /// The text of one for several keys: another key takes the place of one of them, and the rest stays.
+    shared: Option<String>,
+}
+
 /// What is rewrapped.
 pub enum Old {
     /// A message.
-    Message(Box<Jwe>, Form),
+    Message(Box<OldMessage>),
     /// A file, by its header.
     File(Box<FileHeader>),
     /// A bare key.
@@ -62,14 +74,15 @@ impl Act for RewrapRequest {
     fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Old), Problem> {
         let Self { message, file_header, wrapped, key, context, format } = self;
         let (version, size, old) = match (message, file_header, wrapped, key) {
-            (Some(message), None, None, None) => {
-                let message = read_for_one(&message)?;
-                let version = one_of_ours(shared, &message.key_versions())?;
-                (version, message.plaintext_bytes(), Old::Message(Box::new(message), jwe_form(format)))
+            (Some(message), None, None, named) => {
+                let old = OldMessage::read(message, format)?;
+                let version = named_or_ours(shared, &old.sealed.key_versions(), ("key", named.as_deref()))?;
+                (version, old.sealed.plaintext_bytes(), Old::Message(Box::new(old)))
             }
-            (None, Some(bytes), None, None) => {
+            (None, Some(bytes), None, named) => {
                 let header = read_header(&bytes.0)?;
-                (one_of_ours(shared, &header.key_versions())?, bytes.0.len(), Old::File(Box::new(header)))
+                let version = named_or_ours(shared, &header.key_versions(), ("key", named.as_deref()))?;
+                (version, bytes.0.len(), Old::File(Box::new(header)))
             }
             (None, None, Some(wrapped), Some(key)) => {
                 let KeyReference::Version(version) = key_reference(&key)? else {
@@ -83,9 +96,16 @@ impl Act for RewrapRequest {
                 return Err(Problem::new(400, "invalid_body", "Invalid body", detail));
             }
         };
-        let from = KeyUse::new(Operation::Rewrap, KeyReference::Version(version), context.clone(), size);
-        let to = KeyUse { anew: true, ..KeyUse::new(Operation::Rewrap, KeyReference::Id(version.key), context, size) };
-        Ok((vec![from, to], old))
+        let rewrap = |reference| {
+            let one = KeyUse::new(Operation::Rewrap, reference, context.clone(), size);
+            match &old {
+                Old::Message(old) => one.for_keys(old.sealed.recipient_count()),
+                Old::File(header) => one.for_keys(header.recipient_count()),
+                Old::Wrapped(_) => one,
+            }
+        };
+        let (from, to) = (rewrap(KeyReference::Version(version)), rewrap(KeyReference::Id(version.key)));
+        Ok((vec![from, KeyUse { anew: true, ..to }], old))
     }
 
     async fn run(shared: &Shared, old: Old, mut grants: Grants) -> Result<Done<RewrapAnswer>, MessageError> {
@@ -93,12 +113,7 @@ impl Act for RewrapRequest {
         let vault = &*shared.vault;
         let (mut message, mut file_header, mut wrapped) = (None, None, None);
         match old {
-            Old::Message(sealed, form) => {
-                let opened = sealed.decrypt(vault, from.permit, &from.context).await?;
-                let typ = opened.typ.as_deref();
-                let sealed = jwe::seal(vault, &*shared.ids, vec![to.permit], opened.plaintext.expose(), &to.context, form, typ).await?;
-                message = Some(sealed);
-            }
+            Old::Message(old) => message = Some(old.anew(shared, (from.permit, &from.context), (to.permit, &to.context)).await?),
             Old::File(header) => {
                 file_header = Some(Base64(header.rewrap(vault, &*shared.ids, (from.permit, to.permit), &to.context).await?));
             }
@@ -112,24 +127,27 @@ impl Act for RewrapRequest {
 }
 
 impl Act for ReEncryptRequest {
-    type Work = (Jwe, Form);
+    type Work = OldMessage;
     type Answer = ReEncryptAnswer;
 
     fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
-        let Self { message, context, key, new_context, format } = self;
-        let message = read_for_one(&message)?;
-        let (version, size) = (one_of_ours(shared, &message.key_versions())?, message.plaintext_bytes());
+        let Self { message, source_key, context, key, new_context, format } = self;
+        let old = OldMessage::read(message, format)?;
+        let (count, size) = (old.sealed.recipient_count(), old.sealed.plaintext_bytes());
+        let version = named_or_ours(shared, &old.sealed.key_versions(), ("source_key", source_key.as_deref()))?;
         let new_context = new_context.unwrap_or_else(|| context.clone());
-        let from = KeyUse::new(Operation::ReEncrypt, KeyReference::Version(version), context, size);
-        Ok((vec![from, KeyUse::of(Operation::Encrypt, &key, new_context, size)?], (message, jwe_form(format))))
+        if count > 1 && new_context != context {
+            let detail = "the message is for several keys, and its context stands in the header that all of them share: leave \
+                          new_context out, or open it and seal it for all of them again";
+            return Err(Problem::new(400, "recipient_count", "Several recipients", detail).field("new_context"));
+        }
+        let from = KeyUse::new(Operation::ReEncrypt, KeyReference::Version(version), context, size).for_keys(count);
+        Ok((vec![from, KeyUse::of(Operation::Encrypt, &key, new_context, size)?.for_keys(count)], old))
     }
 
-    async fn run(shared: &Shared, (message, form): Self::Work, mut grants: Grants) -> Result<Done<ReEncryptAnswer>, MessageError> {
+    async fn run(shared: &Shared, old: OldMessage, mut grants: Grants) -> Result<Done<ReEncryptAnswer>, MessageError> {
         let (from, to) = (grants.take()?, grants.take()?);
-        let vault = &*shared.vault;
-        let opened = message.decrypt(vault, from.permit, &from.context).await?;
-        let (plaintext, typ) = (opened.plaintext.expose(), opened.typ.as_deref());
-        let message = jwe::seal(vault, &*shared.ids, vec![to.permit], plaintext, &to.context, form, typ).await?;
+        let message = old.anew(shared, (from.permit, &from.context), (to.permit, &to.context)).await?;
         Ok(Done::new(ReEncryptAnswer { message, source: from.used, used: to.used }, from.size))
     }
 }
@@ -174,12 +192,29 @@ fn read_header(bytes: &[u8]) -> Result<FileHeader, Problem> {
     }
 }
 
-/// A message for several keys would lose the others: whoever sealed it seals it again.
-fn read_for_one(message: &str) -> Result<Jwe, Problem> {
-    let sealed = Jwe::parse(message.as_bytes()).map_err(|error| problem::of_message(&error))?;
-    if sealed.recipient_count() > 1 {
-        let detail = "the message is for several keys, and would be for one: open it and seal it for all of them again";
-        return Err(Problem::new(400, "recipient_count", "Several recipients", detail).field("message"));
+impl OldMessage {
+    fn read(message: String, format: Option<Format>) -> Result<Self, Problem> {
+        let sealed = Jwe::parse(message.as_bytes()).map_err(|error| problem::of_message(&error))?;
+        let is_shared = sealed.recipient_count() > 1;
+        if is_shared && format == Some(Format::Compact) {
+            let detail = "the message is for several keys, and stays JSON: leave format out";
+            return Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("format"));
+        }
+        Ok(Self { sealed, form: jwe_form(format), shared: is_shared.then_some(message) })
     }
-    Ok(sealed)
+
+    /// Opens it with one key and protects it with another.
+    async fn anew(
+        &self,
+        shared: &Shared,
+        (from, context): (UsePermit, &EncryptionContext),
+        (to, new_context): (UsePermit, &EncryptionContext),
+    ) -> Result<String, MessageError> {
+        let (vault, ids) = (&*shared.vault, &*shared.ids);
+        if let Some(text) = &self.shared {
+            return self.sealed.replace(vault, ids, text, (from, to), context).await;
+        }
+        let opened = self.sealed.decrypt(vault, from, context).await?;
+        jwe::seal(vault, ids, vec![to], opened.plaintext.expose(), new_context, self.form, opened.typ.as_deref()).await
+    }
 }

@@ -12,7 +12,7 @@ use schema::{
 use super::{
     Shared,
     act::{Act, Done, Grants, KeyUse, operation},
-    problem,
+    key_reference, problem,
 };
 use crate::message::{MessageError, jwe::Jwe};
 
@@ -42,6 +42,29 @@ impl Act for DecryptRequest {
         let masked = grant.obligations.mask.map(|mask| mask.to_string());
         Ok(Done::new(DecryptAnswer { plaintext, masked, used: grant.used }, grant.size))
     }
+}
+
+/// Of several recipients the one that is named, by its version, its key, or the composite whose hybrid key it is; by default
+/// the first whose key is at this site.
+pub(super) fn named_or_ours(shared: &Shared, versions: &[KeyVersion], (field, named): (&str, Option<&str>)) -> Result<KeyVersion, Problem> {
+    let Some(text) = named else { return one_of_ours(shared, versions) };
+    let reference = key_reference(text).map_err(|problem| problem.field(field))?;
+    if let (KeyReference::Version(version), []) = (&reference, versions) {
+        // A message of another program need not say which key it is for.
+        return Ok(*version);
+    }
+    let in_force = shared.pipeline.current.load();
+    let sealed_to = in_force.as_ref().and_then(|set| {
+        let key = set.key(&reference).map(|key| key.id);
+        key.or_else(|| set.composite(&reference)?.definition.encryption)
+    });
+    let is_meant = |version: &&KeyVersion| match &reference {
+        KeyReference::Version(named) => *version == named,
+        _ => Some(version.key) == sealed_to,
+    };
+    versions.iter().find(is_meant).copied().ok_or_else(|| {
+        Problem::new(400, "other_key", "For other keys", format!("it is not for {reference}; it names other keys")).field(field)
+    })
 }
 
 /// Of several recipients the first whose key is at this site; else the first, so that the refusal names it.

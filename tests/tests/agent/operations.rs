@@ -237,10 +237,143 @@ async fn messages_for_several_keys_open_with_each() {
     assert_eq!(code(site.call("/v1/encrypt", &site.billing, body(json!(["payments/documents"]))).await), (400, "wrong_purpose".to_owned()));
     let many = json!(vec!["payments/archive"; 24]);
     assert_eq!(code(site.call("/v1/encrypt", &site.billing, body(many)).await), (400, "recipient_count".to_owned()));
-    assert_eq!(
-        code(site.call("/v1/rewrap", &site.billing, json!({ "message": sealed["message"] })).await),
-        (400, "recipient_count".to_owned())
-    );
+}
+
+/// The parts of a message for several keys: its headers, and what each recipient has.
+fn parts(message: &Value) -> (Value, Vec<Value>) {
+    let mut json: Value = serde_json::from_str(message.as_str().unwrap()).unwrap();
+    let recipients = json.as_object_mut().unwrap().remove("recipients").unwrap();
+    (json, recipients.as_array().unwrap().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_several_recipients_is_rewrapped_and_the_others_open_as_before() {
+    let mut site = site().await;
+    let body = json!({
+        "key": "payments/card-data", "also_for": ["payments/archive"], "plaintext": base64url(b"for both"), "context": { "a": "1" }
+    });
+    let sealed = ok(site.call("/v1/encrypt", &site.billing, body).await);
+    site.rotate(KEY, 2, "A256KW+A256GCM").await;
+    site.rotate(OTHER_KEY, 2, "HPKE-9-KE").await;
+    site.republish();
+    let context = json!({ "a": "1" });
+    let (shared, before) = parts(&sealed["message"]);
+    // The first that is at this site, when none is named.
+    let anew = ok(site.call("/v1/rewrap", &site.billing, json!({ "message": sealed["message"], "context": context })).await);
+    assert_eq!((&anew["source"]["key_version"], &anew["key_version"]), (&json!(format!("{KEY}/1")), &json!(format!("{KEY}/2"))));
+    let (still, after) = parts(&anew["message"]);
+    assert_eq!((&still, after.len(), &after[1]), (&shared, 2, &before[1]), "only one recipient changes");
+    assert_eq!(after[0]["header"], json!({ "alg": "A256KW", "kid": format!("{KEY}/2") }));
+    assert_ne!(after[0]["encrypted_key"], before[0]["encrypted_key"]);
+    // The other one, by each way to name it.
+    for named in [json!("payments/archive"), json!(OTHER_KEY), json!(format!("{OTHER_KEY}/1"))] {
+        let request = json!({ "message": anew["message"], "key": named, "context": context });
+        let both = ok(site.call("/v1/rewrap", &site.billing, request).await);
+        assert_eq!(both["key_version"], format!("{OTHER_KEY}/2"), "{named}");
+        let (still, moved) = parts(&both["message"]);
+        assert_eq!((&still, &moved[0]), (&shared, &after[0]));
+        opens_with_each(&site, &both["message"], &[KEY, OTHER_KEY]).await;
+    }
+    opens_with_each(&site, &anew["message"], &[KEY, OTHER_KEY]).await;
+
+    let refused = |field: &'static str, value: Value| {
+        let mut request = json!({ "message": sealed["message"], "context": context });
+        request[field] = value;
+        async { code(site.call("/v1/rewrap", &site.billing, request).await) }
+    };
+    assert_eq!(refused("key", json!("payments/documents")).await, (400, "other_key".to_owned()));
+    assert_eq!(refused("key", json!(format!("{KEY}/2"))).await, (400, "other_key".to_owned()));
+    assert_eq!(refused("format", json!("compact")).await, (400, "invalid_body".to_owned()));
+    assert_eq!(refused("context", json!({ "a": "2" })).await, (400, "context_mismatch".to_owned()));
+    // What was changed on the way is not passed on as if it were whole.
+    let mut changed: Value = serde_json::from_str(sealed["message"].as_str().unwrap()).unwrap();
+    changed["ciphertext"] = json!(base64url(b"for both"));
+    assert_eq!(refused("message", json!(changed.to_string())).await, (400, "not_genuine".to_owned()));
+}
+
+/// Whether a message opens with each of these keys, when it is the only one that policy allows.
+async fn opens_with_each(site: &Site, message: &Value, keys: &[KeyId]) {
+    for key in keys {
+        let mut alone: Value = serde_json::from_str(message.as_str().unwrap()).unwrap();
+        let recipients = alone["recipients"].as_array_mut().unwrap();
+        recipients.retain(|one| one["header"]["kid"].as_str().unwrap().starts_with(&key.to_string()));
+        assert_eq!(recipients.len(), 1, "{key}");
+        let opened = ok(site.call("/v1/decrypt", &site.billing, json!({ "message": alone.to_string(), "context": { "a": "1" } })).await);
+        assert_eq!(opened["plaintext"], base64url(b"for both"), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_several_recipients_is_replaced_by_another_key() {
+    let mut site = site().await;
+    let (third, weak) = (KeyId::from_bits(63), KeyId::from_bits(64));
+    site.define(third, "vaulted", "A256KW+A256GCM", Purpose::Encrypt).await;
+    site.define(weak, "curve", "ECDH-ES-P256", Purpose::Encrypt).await;
+    site.republish();
+    let seal = |also: &str| json!({ "key": "payments/card-data", "also_for": [also], "plaintext": base64url(b"for both"), "context": { "a": "1" } });
+    let sealed = ok(site.call("/v1/encrypt", &site.billing, seal("payments/archive")).await);
+    let request = |key: &str| json!({ "message": sealed["message"], "context": { "a": "1" }, "key": key });
+    let moved = ok(site.call("/v1/re-encrypt", &site.billing, request("payments/vaulted")).await);
+    assert_eq!((&moved["source"]["key_version"], &moved["key_version"]), (&json!(format!("{KEY}/1")), &json!(format!("{third}/1"))));
+    let ((shared, before), (still, after)) = (parts(&sealed["message"]), parts(&moved["message"]));
+    assert_eq!((&still, &after[1]), (&shared, &before[1]));
+    opens_with_each(&site, &moved["message"], &[third, OTHER_KEY]).await;
+    // Beside a post-quantum recipient stands none that is weaker; in its place a weaker one may.
+    let request =
+        |key: &str, source: &str| json!({ "message": sealed["message"], "context": { "a": "1" }, "key": key, "source_key": source });
+    let refused = site.call("/v1/re-encrypt", &site.billing, request("payments/curve", "payments/card-data")).await;
+    assert_eq!(code(refused), (400, "recipient_count".to_owned()));
+    let moved = ok(site.call("/v1/re-encrypt", &site.billing, request("payments/curve", "payments/archive")).await);
+    opens_with_each(&site, &moved["message"], &[KEY, weak]).await;
+    // The draft that a post-quantum recipient follows stands in the header that all share.
+    let plain = ok(site.call("/v1/encrypt", &site.billing, seal("payments/vaulted")).await);
+    let request = json!({ "message": plain["message"], "context": { "a": "1" }, "key": "payments/archive" });
+    assert_eq!(code(site.call("/v1/re-encrypt", &site.billing, request).await), (400, "recipient_count".to_owned()));
+    // So does the context.
+    let request = json!({ "message": sealed["message"], "context": { "a": "1" }, "key": "payments/vaulted", "new_context": { "b": "2" } });
+    let (status, problem) = site.call("/v1/re-encrypt", &site.billing, request).await;
+    assert_eq!((status.as_u16(), &problem["code"], &problem["field"]), (400, &json!("recipient_count"), &json!("new_context")));
+    // Policy sees that it is for several.
+    let alone = "forbid (principal, action == Action::\"encrypt\", resource) when { context has recipients && context.recipients > 1 };";
+    site.world.project_policy().cedar.insert("pol_test/2".to_owned(), alone.to_owned());
+    site.republish();
+    let request = json!({ "message": sealed["message"], "context": { "a": "1" }, "key": "payments/vaulted" });
+    assert_eq!(code(site.call("/v1/re-encrypt", &site.billing, request).await), (403, "forbidden_by_policy".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_recipients_share_cannot_change_for_one() {
+    let mut site = site().await;
+    let third = KeyId::from_bits(63);
+    site.define(third, "vaulted", "A256KW+A256GCM", Purpose::Encrypt).await;
+    site.republish();
+    // Another program's message: the algorithm of all stands in the protected header, or beside it.
+    let two = |shared: &str| {
+        let body = json!({ "key": "payments/card-data", "also_for": ["payments/vaulted"], "plaintext": base64url(b"for both") });
+        let shared = shared.to_owned();
+        let site = &site;
+        async move {
+            let sealed = ok(site.call("/v1/encrypt", &site.billing, body).await);
+            let mut json: Value = serde_json::from_str(sealed["message"].as_str().unwrap()).unwrap();
+            for recipient in json["recipients"].as_array_mut().unwrap() {
+                recipient["header"].as_object_mut().unwrap().remove(&shared);
+            }
+            json["unprotected"] = json!({ shared: "A256KW" });
+            json
+        }
+    };
+    let message = two("alg").await;
+    site.rotate(KEY, 2, "A256KW+A256GCM").await;
+    site.republish();
+    let anew = ok(site.call("/v1/rewrap", &site.billing, json!({ "message": message.to_string() })).await);
+    let (_, recipients) = parts(&anew["message"]);
+    assert_eq!(recipients[0]["header"], json!({ "kid": format!("{KEY}/2") }), "a parameter stands in one header only");
+    let opened = ok(site.call("/v1/decrypt", &site.billing, json!({ "message": anew["message"] })).await);
+    assert_eq!((&opened["plaintext"], &opened["key_version"]), (&json!(base64url(b"for both")), &json!(format!("{KEY}/2"))));
+    let request = json!({ "message": message.to_string(), "key": "payments/archive" });
+    let (status, problem) = site.call("/v1/re-encrypt", &site.billing, request).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (400, Some("recipient_count")));
+    assert!(problem["detail"].as_str().unwrap().contains("\"alg\""), "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

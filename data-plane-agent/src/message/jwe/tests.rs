@@ -5,7 +5,6 @@ use schema::{
 };
 
 use super::*;
-use crate::algorithm::WrappedKey;
 use crate::message::tests::{ED25519, HYBRID, SYMMETRIC, World, algorithm_of, context, permit, world};
 
 async fn sealed(world: &World, version: KeyVersion, plaintext: &[u8], form: Form) -> String {

@@ -7,10 +7,11 @@ use super::{CompositeVerdict, Format, SecretBytes, Used};
 use crate::{context::EncryptionContext, encoding::Base64};
 
 /// Protect anew with the newest version: a message, the header of a file, or a wrapped key and the key version that wrapped it.
+/// Of what is for several keys one is replaced, and the others open it as before.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewrapRequest {
-    /// A JWE for one key.
+    /// A JWE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The header of a sealed file: its bytes up to the body, magic and padding included.
@@ -21,14 +22,15 @@ pub struct RewrapRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
     pub wrapped: Option<Base64>,
-    /// The key version that wrapped it, `key_…/3`.
+    /// Of a wrapped key: the key version that wrapped it, `key_…/3`. Of what is for several keys: which of them is to move, by
+    /// its version, its id or `project/name`; when absent, the first whose key is at this site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The encryption context it was made with.
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
-    /// How to write the message; `compact` when absent.
+    /// How to write the message; `compact` when absent. One for several keys stays JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
 }
@@ -54,23 +56,27 @@ pub struct RewrapAnswer {
     pub used: Used,
 }
 
-/// Seal under another key.
+/// Seal under another key. In a message for several keys it takes the place of one, and the others open it as before.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReEncryptRequest {
-    /// A JWE for one key.
+    /// A JWE.
     pub message: String,
+    /// Of a message for several keys: which of them is to be replaced, by its version, its id or `project/name`; when absent, the
+    /// first whose key is at this site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_key: Option<String>,
     /// The encryption context it was sealed with.
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub context: EncryptionContext,
     /// The key to seal it under: `key_…`, `key_…/3` or `project/name`.
     pub key: String,
-    /// The encryption context to bind anew; that of before when absent.
+    /// The encryption context to bind anew; that of before when absent, and always of a message for several keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub new_context: Option<EncryptionContext>,
-    /// How to write the message; `compact` when absent.
+    /// How to write the message; `compact` when absent. One for several keys stays JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
 }
