@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Session,
+    key::read_public_key,
     messages::{read_message, warn},
 };
 use crate::{
@@ -124,13 +125,27 @@ pub struct Agree {
     /// The key: id, or project/name
     #[arg(long)]
     key: String,
-    /// The other's public key, base64url: 32 bytes of X25519, or an uncompressed point
-    #[arg(long, value_name = "KEY")]
-    public_key: String,
+    #[command(flatten)]
+    theirs: Theirs,
     #[command(flatten)]
     into: Into,
     #[command(flatten)]
     facts: Facts,
+}
+
+/// The other's public key.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Theirs {
+    /// The other's public key, base64url: 32 bytes of X25519, or an uncompressed point
+    #[arg(long, value_name = "KEY")]
+    public_key: Option<String>,
+    /// A file with the other's public key: JWK or PEM
+    #[arg(long, value_name = "FILE")]
+    public_key_file: Option<PathBuf>,
+    /// The other's key as policy names it, such as a partner's: id, key_.../3, or project/name
+    #[arg(long, value_name = "KEY")]
+    their_key: Option<String>,
 }
 
 /// Make a secret for the holder of a key.
@@ -251,8 +266,25 @@ impl Unwrap {
 impl Agree {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
-        let body = json!({ "key": self.key, "public_key": self.public_key, "context": self.facts.pairs() });
+        let mut body = json!({ "key": self.key, "context": self.facts.pairs() });
+        let (field, theirs) = self.theirs.read()?;
+        body[field] = theirs;
         self.into.secret(session, "/v1/agree", &body, "secret", None).await
+    }
+}
+
+impl Theirs {
+    /// The field of the request it stands in, and what it is there.
+    fn read(self) -> Result<(&'static str, Value), Error> {
+        let Self { public_key, public_key_file, their_key } = self;
+        let Some(path) = public_key_file else {
+            return Ok(public_key.map_or(("their_key", json!(their_key)), |bytes| ("public_key", json!(bytes))));
+        };
+        let text = read_public_key(&path)?;
+        match serde_json::from_str::<Value>(&text) {
+            Ok(jwk) => Ok(("jwk", jwk)),
+            Err(_) => Ok(("pem", json!(text))),
+        }
     }
 }
 

@@ -491,7 +491,7 @@ impl Version {
 }
 
 /// A file with a partner's public key. A private one is not sent.
-fn read_public_key(path: &Path) -> Result<String, Error> {
+pub fn read_public_key(path: &Path) -> Result<String, Error> {
     let act = || format!("could not read the public key from {}", path.display());
     let text = std::fs::read_to_string(path).map_err(|source| Error { exit: Exit::Usage, ..Error::fault(&act(), source) })?;
     if public_key::holds_secret(&text) {

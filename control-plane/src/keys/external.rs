@@ -4,7 +4,7 @@ use schema::{
     catalogue::{Algorithm, Status},
     encoding::Base64,
     event::key::{ExternalVersionRegistered, KeyCreated, KeyEvent, PrimaryMoved, VersionActivated},
-    key::{Durability, Limits, Operation, Origin, Purpose, RotationRule, fingerprint},
+    key::{Durability, Limits, Origin, Purpose, RotationRule, fingerprint},
 };
 
 use super::{
@@ -28,14 +28,8 @@ pub(super) fn register(register: &RegisterExternal) -> Decision {
     let purpose = match register.purpose {
         Some(purpose) if !algorithm.serves(purpose) => return Err(KeyRefusal::Purpose { algorithm, purpose }),
         Some(purpose) => purpose,
-        None => {
-            let mut purposes = algorithm.entry().purposes.iter().copied();
-            purposes.find(|purpose| is_of_use(algorithm, *purpose)).ok_or(KeyRefusal::NoPublicHalf { algorithm })?
-        }
+        None => algorithm.entry().purposes.first().copied().ok_or(KeyRefusal::NoPublicHalf { algorithm })?,
     };
-    if !is_of_use(algorithm, purpose) {
-        return Err(KeyRefusal::NothingToDo { algorithm, purpose });
-    }
     // What is old may be verified; nothing new is sealed to it.
     if algorithm.entry().status == Status::Legacy && !matches!(purpose, Purpose::Sign | Purpose::SignDigest) {
         return Err(KeyRefusal::LegacyAlgorithm { algorithm });
@@ -82,12 +76,6 @@ fn registered(number: u32, algorithm: Algorithm, public_key: &Base64) -> impl It
     let fingerprint = fingerprint(algorithm, public_key.as_slice());
     let registered = ExternalVersionRegistered { number, fingerprint, public_key: public_key.clone() };
     [registered.into(), VersionActivated { number }.into(), PrimaryMoved { number }.into()].into_iter()
-}
-
-/// Whether there is anything to do with the public half alone, beside reading it.
-fn is_of_use(algorithm: Algorithm, purpose: Purpose) -> bool {
-    use Operation::{Encapsulate, Encrypt, Verify, VerifyDigest, Wrap};
-    [Encrypt, Verify, VerifyDigest, Wrap, Encapsulate].into_iter().any(|operation| algorithm.does(purpose, operation))
 }
 
 pub(super) fn only_external(fixed: &Fixed) -> Result<(), KeyRefusal> {

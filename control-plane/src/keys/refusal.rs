@@ -22,7 +22,6 @@ refusals! {
         External = "key_is_external", "a partner makes this key: register the next public key that it sends instead";
         NeedsPublicKey = "external_key_needs_public_key" at "origin", "a key whose private half is elsewhere begins with its public key: register it as an external key";
         NoPublicHalf { algorithm: Algorithm } = "external_key_symmetric" at "algorithm", "{algorithm} is symmetric and has no public key; a partner's key needs an asymmetric algorithm";
-        NothingToDo { algorithm: Algorithm, purpose: Purpose } = "external_key_does_nothing" at "purpose", "to {purpose} with {algorithm} takes the private half, which the partner keeps";
         PublicKeyKnown { number: u32 } = "public_key_already_registered" at "publicKey", "version {number} has this very public key; ask the partner for a new one";
         NoPlacement = "key_without_site" at "placement", "a key needs at least one site where its material may be";
         PlacementTwice = "key_site_twice" at "placement", "a site stands twice in the placement";

@@ -20,6 +20,7 @@ use schema::{
 use super::{
     Shared,
     act::{Act, Done, Grants, KeyUse, operation, verdict},
+    key_reference,
 };
 use crate::{
     message::{MAX_PLAINTEXT_BYTES, MessageError},
@@ -183,23 +184,75 @@ impl Act for UnwrapRequest {
     }
 }
 
+/// How the other's public key comes.
+pub enum Theirs {
+    /// As the algorithm's standard writes it.
+    Plain(Vec<u8>),
+    /// As a JWK or a PEM.
+    Text(String),
+    /// As a key that policy names.
+    Known,
+}
+
 impl Act for AgreeRequest {
-    type Work = Base64;
+    type Work = Theirs;
     type Answer = AgreeAnswer;
 
-    fn plan(self, _: &Shared) -> Result<(Vec<KeyUse>, Base64), Problem> {
-        Ok((vec![KeyUse::of(Operation::Agree, &self.key, self.context, self.public_key.0.len())?], self.public_key))
+    fn plan(self, _: &Shared) -> Result<(Vec<KeyUse>, Theirs), Problem> {
+        let Self { key, public_key, jwk, pem, their_key, context } = self;
+        let mut known = None;
+        let theirs = match (public_key, jwk, pem, their_key) {
+            (Some(bytes), None, None, None) => Theirs::Plain(bytes.0),
+            (None, Some(jwk), None, None) => Theirs::Text(jwk.to_string()),
+            (None, None, Some(pem), None) => Theirs::Text(pem),
+            (None, None, None, Some(named)) => {
+                let reference = key_reference(&named).map_err(|problem| problem.field("their_key"))?;
+                known = Some(KeyUse::new(Operation::PublicKey, reference, context.clone(), 0));
+                Theirs::Known
+            }
+            _ => {
+                let detail = "give the other's public key once: as public_key, jwk, pem or their_key";
+                return Err(Problem::new(400, "invalid_body", "Invalid body", detail).field("public_key"));
+            }
+        };
+        let size = match &theirs {
+            Theirs::Plain(bytes) => bytes.len(),
+            Theirs::Text(text) => text.len(),
+            Theirs::Known => 0,
+        };
+        let ours = KeyUse::of(Operation::Agree, &key, context, size)?;
+        Ok((std::iter::once(ours).chain(known).collect(), theirs))
     }
 
-    async fn run(shared: &Shared, public_key: Base64, mut grants: Grants) -> Result<Done<AgreeAnswer>, MessageError> {
-        let grant = grants.take()?;
-        let agreed = shared.vault.agree(grant.permit, &public_key.0).await;
+    async fn run(shared: &Shared, theirs: Theirs, mut grants: Grants) -> Result<Done<AgreeAnswer>, MessageError> {
+        const WHAT: &str = "public key for this key";
+        let (grant, known) = (grants.take()?, grants.another());
+        let (vault, algorithm) = (&*shared.vault, grant.permit.algorithm());
+        let mut their_key = None;
+        let public_key = match (theirs, known) {
+            (Theirs::Plain(bytes), _) => bytes,
+            (Theirs::Text(text), _) => {
+                let read = schema::public_key::read(algorithm, &text);
+                read.map_err(|error| MessageError::Malformed { what: WHAT, detail: error.to_string() })?
+            }
+            (Theirs::Known, Some(known)) if known.permit.algorithm() == algorithm => {
+                their_key = Some(known.used);
+                public::read(vault, known.permit).await?
+            }
+            (Theirs::Known, Some(known)) => {
+                let (version, theirs) = (known.permit.version(), known.permit.algorithm());
+                let detail = format!("and {} is one of {algorithm}: both must be of the same", grant.permit.version());
+                return Err(MessageError::OtherAlgorithm { version, algorithm: theirs.name(), detail });
+            }
+            (Theirs::Known, None) => return Err(MessageError::Failed("granting a use")),
+        };
+        let agreed = vault.agree(grant.permit, &public_key).await;
         let secret = handed_out(agreed.map_err(|error| match error.code() {
-            "malformed_key" => MessageError::Malformed { what: "public key for this key", detail: error.to_string() },
+            "malformed_key" => MessageError::Malformed { what: WHAT, detail: error.to_string() },
             _ => error.into(),
         })?);
         let size = secret.0.len() as u64;
-        Ok(Done::new(AgreeAnswer { secret, used: grant.used }, size))
+        Ok(Done::new(AgreeAnswer { secret, their_key, used: grant.used }, size))
     }
 }
 

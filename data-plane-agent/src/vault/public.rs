@@ -68,6 +68,12 @@ pub async fn verify_digest(vault: &dyn Vault, permit: UsePermit, digest: &[u8], 
     Ok(algorithm::serve(held.algorithm).verify_digest(held.algorithm, public_key(&held)?, digest, signature)?)
 }
 
+/// The public half itself, as the algorithm's standard writes it.
+pub async fn read(vault: &dyn Vault, permit: UsePermit) -> Result<Vec<u8>, VaultError> {
+    let held = spent(vault, permit, &[Operation::PublicKey], "read a public key").await?;
+    Ok(public_key(&held)?.to_vec())
+}
+
 /// What is known of the version a permit is for: a vault says it, or policy when the key is a partner's.
 pub async fn held(vault: &dyn Vault, permit: &UsePermit) -> Result<Arc<Held>, VaultError> {
     match permit.external() {

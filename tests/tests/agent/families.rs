@@ -1,7 +1,15 @@
 //! One key of every kind through the interface: what it protects it processes, by itself and in batches.
 
-use schema::{encoding::base64url, id::KeyId, key::Purpose};
+use schema::{
+    encoding::base64url,
+    id::KeyId,
+    key::{Durability, Origin, Purpose},
+};
 use serde_json::{Value, json};
+use trust::statement::{
+    policy::{EXTERNAL_KEYS, ExternalVersion},
+    state::VersionEntry,
+};
 
 use super::super::*;
 
@@ -142,4 +150,78 @@ async fn shared_and_derived_secrets() {
     // Each kind of key for agreement does its own half.
     assert_eq!(site.fails("agree", json!({ "key": "payments/kem", "public_key": a })).await.0, 400);
     assert_eq!(site.fails("encapsulate", json!({ "key": "payments/curve-a" })).await.0, 400);
+}
+
+const PARTNER: KeyId = KeyId::from_bits(250);
+
+/// A key to agree with, whose private half a partner has.
+fn register(site: &mut Site, algorithm: &str, public_key: Vec<u8>) {
+    let mut defined = definition();
+    (defined.name, defined.algorithm, defined.purpose) = ("partner".parse().unwrap(), algorithm.parse().unwrap(), Purpose::Agree);
+    (defined.durability, defined.origin) = (Durability::Elsewhere, Origin::External);
+    let fingerprint = schema::key::fingerprint(defined.algorithm, &public_key);
+    defined.external = vec![ExternalVersion { public_key: public_key.into(), fingerprint }];
+    site.world.project_policy().keys.insert(PARTNER, defined);
+    site.world.project_policy().head.requires.push(EXTERNAL_KEYS.to_owned());
+    let state = VersionState::Active;
+    let entry = VersionEntry { state, created: START, activated: Some(START), generator: None, record: None, ready: Default::default() };
+    site.world.state.keys.insert(PARTNER, KeyState { primary: 1, versions: [(1, entry)].into() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agreement_takes_the_others_key_as_it_comes() {
+    let mut site = site().await;
+    let theirs = KeyId::from_bits(FIRST + 9);
+    let public_key = site.agent().vault().held(KeyVersion::new(theirs, 1)).await.unwrap().public_key.clone().unwrap();
+    register(&mut site, "X25519", public_key.clone());
+    site.republish();
+    let public = |format: &str| {
+        let url = format!("http://{}/v1/keys/payments/curve-b/public?format={format}", site.agent().address);
+        let answer = site.http.get(url).bearer_auth(&site.billing).send();
+        async { answer.await.unwrap().text().await.unwrap() }
+    };
+    let jwk: Value = serde_json::from_str(&public("jwk").await).unwrap();
+    let pem = public("pem").await;
+    let with = |field: &str, theirs: Value| {
+        let mut body = json!({ "key": "payments/curve-a" });
+        body[field] = theirs;
+        body
+    };
+    let plain = site.done("agree", with("public_key", json!(base64url(&public_key)))).await;
+    assert_eq!(plain.get("their_key"), None);
+    for body in [with("jwk", jwk.clone()), with("pem", json!(pem))] {
+        assert_eq!(site.done("agree", body.clone()).await["secret"], plain["secret"], "{body}");
+    }
+    for named in [json!("payments/partner"), json!(PARTNER), json!(format!("{PARTNER}/1")), json!("payments/curve-b")] {
+        let answer = site.done("agree", with("their_key", named.clone())).await;
+        assert_eq!((&answer["secret"], &answer["their_key"]["asked_for"]), (&plain["secret"], &named));
+        assert_eq!(answer["their_key"]["policies"], json!(["pol_test/0"]));
+    }
+    // A partner's private half is nobody's here, and what is no key of this curve agrees on nothing.
+    assert_eq!(
+        site.fails("agree", json!({ "key": "payments/partner", "their_key": "payments/curve-a" })).await,
+        refused(400, "external_key")
+    );
+    let mut secret = jwk.clone();
+    secret["d"] = json!("AAAA");
+    for (field, bad, expected) in [
+        ("jwk", secret, "malformed"),
+        ("jwk", json!({ "kty": "OKP", "crv": "Ed25519", "x": base64url(&public_key) }), "malformed"),
+        ("pem", json!("-----BEGIN PUBLIC KEY-----"), "malformed"),
+        ("their_key", json!("payments/kem"), "other_algorithm"),
+        ("their_key", json!("payments/ecdsa"), "other_algorithm"),
+        ("their_key", json!("payments/hmac"), "no_public_key"),
+        ("their_key", json!("nonsense"), "invalid_key_reference"),
+    ] {
+        assert_eq!(site.fails("agree", with(field, bad.clone())).await, refused(400, expected), "{field}: {bad}");
+    }
+    let mut twice = with("jwk", jwk);
+    twice["their_key"] = json!("payments/partner");
+    assert_eq!(site.fails("agree", twice).await, refused(400, "invalid_body"));
+    assert_eq!(site.fails("agree", json!({ "key": "payments/curve-a" })).await, refused(400, "invalid_body"));
+    // Whoever may agree may not therefore read which keys partners have.
+    let forbid = format!("forbid (principal, action == Action::\"public-key\", resource == Key::\"{PARTNER}\");");
+    site.world.project_policy().cedar.insert("pol_test/2".to_owned(), forbid);
+    site.republish();
+    assert_eq!(site.fails("agree", with("their_key", json!("payments/partner"))).await, refused(403, "forbidden_by_policy"));
 }

@@ -71,11 +71,6 @@ fn what_cannot_be_a_partners_key_is_refused() {
     refused(key(), &register(|key| key.name_is_a_composite = true), "key_name_is_a_composite");
     refused(key(), &register(|key| key.algorithm = "A256KW+A256GCM".parse().unwrap()), "external_key_symmetric");
     refused(key(), &register(|key| key.purpose = Some(Purpose::Encrypt)), "algorithm_does_not_serve_purpose");
-    refused(
-        key(),
-        &register(|key| (key.algorithm, key.purpose) = ("ECDH-ES-P256".parse().unwrap(), Some(Purpose::Agree))),
-        "external_key_does_nothing",
-    );
     refused(key(), &register(|key| key.placement.clear()), "key_without_site");
     refused(key(), &register(|key| key.placement.push(SITE)), "key_site_twice");
     refused(key(), &create(|key| key.origin = Origin::External), "external_key_needs_public_key");

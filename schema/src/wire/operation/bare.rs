@@ -165,9 +165,22 @@ pub struct UnwrapAnswer {
 pub struct AgreeRequest {
     /// The key: `key_…`, `key_…/3` or `project/name`.
     pub key: String,
-    /// The other's public key: 32 bytes of X25519, or an uncompressed point (SEC 1) of P-256 and P-384.
-    #[schema(value_type = String, format = "base64url")]
-    pub public_key: Base64,
+    /// The other's public key: 32 bytes of X25519, or an uncompressed point (SEC 1) of P-256 and P-384. It comes in one of four
+    /// ways: so, or as `jwk`, `pem` or `their_key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub public_key: Option<Base64>,
+    /// The other's public key as a JSON Web Key (RFC 7517, RFC 8037).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub jwk: Option<serde_json::Value>,
+    /// The other's public key as PEM, `-----BEGIN PUBLIC KEY-----` (SubjectPublicKeyInfo).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pem: Option<String>,
+    /// A key that policy names, such as one a partner registered: `key_…`, `key_…/3` or `project/name`. Policy must allow
+    /// `public-key` on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub their_key: Option<String>,
     /// Seen by policy and kept in receipts; nothing binds it.
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
@@ -180,6 +193,9 @@ pub struct AgreeAnswer {
     /// As it comes out of the curve: derive keys from it.
     #[schema(value_type = String, format = "base64url")]
     pub secret: SecretBytes,
+    /// How it was decided to read the other's key, when policy names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub their_key: Option<Used>,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,
