@@ -26,7 +26,7 @@ use schema::{
 use service::log::RequestContext;
 
 use crate::{
-    budgets::Budgets,
+    budgets::{BudgetRefusal, Budgets},
     control::time::AgentClock,
     journal::{Journal, JournalError, Ticket},
     limits::Limits,
@@ -248,7 +248,14 @@ impl Pipeline {
             self.may_explain(by, reference)?;
         }
         let in_force = self.current.load();
-        Ok(decide(&self.grounds(in_force.as_deref(), &self.tests.latest()), &ask(request), reference))
+        let decided = decide(&self.grounds(in_force.as_deref(), &self.tests.latest()), &ask(request), reference);
+        Ok(decided.and_then(|mut allowed| {
+            if is_counted(request, &allowed) {
+                let looked = self.budgets.look(allowed.version, &allowed.key.definition.limits, request.size);
+                allowed.warnings.extend(looked.map_err(|refusal| over_budget(&allowed, refusal))?);
+            }
+            Ok(allowed)
+        }))
     }
 
     /// Whether a caller may ask about others with this key.
@@ -286,16 +293,9 @@ impl Pipeline {
 
     /// Counts the use of a version whose uses or bytes are limited; nothing is done for any other.
     async fn count_use(&self, request: &Request<'_>, allowed: &mut Allowed) -> Result<(), Refused> {
-        let limits = &allowed.key.definition.limits;
-        if !limits.are_counted() || !(request.operation.protects() || request.anew) {
-            return Ok(());
-        }
-        match self.budgets.take(allowed.version, limits, request.size).await {
-            Ok(warnings) => allowed.warnings.extend(warnings),
-            Err(refusal) => {
-                let (version, algorithm) = (Some(allowed.version), Some(allowed.key.algorithm()));
-                return Err(Refused { refusal: Refusal::Budget(refusal), version, algorithm });
-            }
+        if is_counted(request, allowed) {
+            let taken = self.budgets.take(allowed.version, &allowed.key.definition.limits, request.size).await;
+            allowed.warnings.extend(taken.map_err(|refusal| over_budget(allowed, refusal))?);
         }
         Ok(())
     }
@@ -361,6 +361,15 @@ fn begun(allowed: Allowed, (request, reference): (&Request<'_>, &KeyReference), 
 pub fn no_key_to_explain() -> Problem {
     let detail = "without a key only the caller itself may ask: policies allow to explain keys";
     Problem::new(403, "not_allowed_by_policy", "Policy does not allow it", detail).field("caller")
+}
+
+/// Whether a use is one that a limit of its key counts.
+fn is_counted(request: &Request<'_>, allowed: &Allowed) -> bool {
+    allowed.key.definition.limits.are_counted() && (request.operation.protects() || request.anew)
+}
+
+fn over_budget(allowed: &Allowed, refusal: BudgetRefusal) -> Refused {
+    Refused { refusal: Refusal::Budget(refusal), version: Some(allowed.version), algorithm: Some(allowed.key.algorithm()) }
 }
 
 /// As how many requests so many items count.

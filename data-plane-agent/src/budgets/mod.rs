@@ -69,6 +69,8 @@ pub enum BudgetRefusal {
         version: KeyVersion,
         /// What is counted.
         kind: LimitKind,
+        /// The hard limit, where there is one.
+        limit: Option<u64>,
     },
     /// The lease has ended.
     #[error("the lease for the {kind} of version {version} ended at {expired}: restore the connection to the control plane, and try again")]
@@ -77,6 +79,8 @@ pub enum BudgetRefusal {
         version: KeyVersion,
         /// What is counted.
         kind: LimitKind,
+        /// The hard limit, where there is one.
+        limit: Option<u64>,
         /// When.
         expired: Timestamp,
     },
@@ -108,6 +112,17 @@ impl BudgetRefusal {
             Self::SizeUnknown { .. } => "size_unknown",
             Self::NotCounted { .. } => "use_not_counted",
         }
+    }
+
+    /// The limit it is about: what is counted, the hard limit, and what frees it.
+    pub fn limit(&self) -> Option<serde_json::Value> {
+        let (kind, hard, frees) = match self {
+            Self::Exhausted { kind, limit, .. } => (kind, Some(limit), "rotation, or a higher limit"),
+            Self::NoLease { kind, limit, .. } => (kind, limit.as_ref(), "the next lease"),
+            Self::LeaseExpired { kind, limit, .. } => (kind, limit.as_ref(), "the next lease"),
+            Self::SizeUnknown { .. } | Self::NotCounted { .. } => return None,
+        };
+        Some(serde_json::json!({ "counts": kind.to_string(), "hard": hard.map(u64::to_string), "frees": frees }))
     }
 
     /// The HTTP status and the title of the problem.
@@ -206,13 +221,47 @@ impl Budgets {
             match self.take_some(version, *kind, amount, hard).await {
                 Ok(highest) => warnings.extend(soft.filter(|soft| highest > *soft).map(|soft| near(version, *kind, soft, hard))),
                 // Nothing hard is at stake: that it could not be counted is said.
-                Err(refusal) if hard.is_none() => {
-                    warnings.push(Warning { code: "limit_not_counted".to_owned(), detail: refusal.to_string() });
-                }
+                Err(refusal) if hard.is_none() => warnings.push(not_counted(&refusal)),
                 Err(refusal) => return Err(refusal),
             }
         }
         Ok(warnings)
+    }
+
+    /// What [`Self::take`] would say now, taking nothing: with what this agent holds, without asking for more. Without a size it
+    /// is asked whether any bytes are left.
+    pub fn look(&self, version: KeyVersion, limits: &Limits, size: Option<u64>) -> Result<Vec<Warning>, BudgetRefusal> {
+        let mut warnings = Vec::new();
+        for kind in LimitKind::ALL {
+            let (soft, hard) = limits.of(*kind);
+            if (soft, hard) == (None, None) {
+                continue;
+            }
+            let amount = match kind {
+                LimitKind::Uses => 1,
+                LimitKind::Bytes => size.unwrap_or(1),
+            };
+            match self.look_at(version, *kind, amount, hard) {
+                Ok(highest) => warnings.extend(soft.filter(|soft| highest > *soft).map(|soft| near(version, *kind, soft, hard))),
+                Err(refusal) if hard.is_none() => warnings.push(not_counted(&refusal)),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// One more than the highest number that would be used.
+    fn look_at(&self, version: KeyVersion, kind: LimitKind, amount: u64, hard: Option<u64>) -> Result<u64, BudgetRefusal> {
+        if amount == 0 {
+            return Ok(0);
+        }
+        let bound = hard.unwrap_or(u64::MAX);
+        let state = self.locked();
+        let reserved = state.check(version, kind, amount, hard, self.time.now())?;
+        if reserved.count() >= amount {
+            return Ok(reserved.lowest(amount).end());
+        }
+        Ok(reserved.union(&state.ledger.available(version, kind).below(bound)).lowest(amount).end())
     }
 
     /// Uses numbers up; gives one more than the highest.
@@ -270,22 +319,8 @@ impl Budgets {
         let now = self.time.now();
         let mut ledger = {
             let state = self.locked();
-            let Some(lease) = &state.lease else { return Err(BudgetRefusal::NoLease { version, kind }) };
-            let expired = lease.lease().head.expires;
-            if now > expired {
-                return Err(BudgetRefusal::LeaseExpired { version, kind, expired });
-            }
-            let reserved = state.blocks.get(&(version, kind)).map_or(0, |block| block.below(bound).count());
-            if reserved >= amount {
+            if state.check(version, kind, amount, hard, now)?.count() >= amount {
                 return Ok(());
-            }
-            let available = state.ledger.available(version, kind).below(bound).count();
-            if available + reserved < amount {
-                let left = lease.lease().budgets.get(&version).and_then(|leased| leased.left(kind));
-                return Err(match hard.filter(|_| left.is_some_and(|left| left.saturating_add(available + reserved) < amount)) {
-                    Some(limit) => BudgetRefusal::Exhausted { version, kind, limit },
-                    None => BudgetRefusal::NoLease { version, kind },
-                });
             }
             state.ledger.clone()
         };
@@ -425,6 +460,27 @@ pub enum TakeError {
 }
 
 impl State {
+    /// Whether so much may be used: gives what of it is reserved already.
+    fn check(&self, version: KeyVersion, kind: LimitKind, amount: u64, hard: Option<u64>, now: Timestamp) -> Result<Ranges, BudgetRefusal> {
+        let missing = BudgetRefusal::NoLease { version, kind, limit: hard };
+        let Some(lease) = &self.lease else { return Err(missing) };
+        let expired = lease.lease().head.expires;
+        if now > expired {
+            return Err(BudgetRefusal::LeaseExpired { version, kind, limit: hard, expired });
+        }
+        let bound = hard.unwrap_or(u64::MAX);
+        let reserved = self.blocks.get(&(version, kind)).map_or_else(Ranges::new, |block| block.below(bound));
+        let has = reserved.count() + self.ledger.available(version, kind).below(bound).count();
+        if reserved.count() < amount && has < amount {
+            let left = lease.lease().budgets.get(&version).and_then(|leased| leased.left(kind));
+            return Err(match hard.filter(|_| left.is_some_and(|left| left.saturating_add(has) < amount)) {
+                Some(limit) => BudgetRefusal::Exhausted { version, kind, limit },
+                None => missing,
+            });
+        }
+        Ok(reserved)
+    }
+
     /// How much more of one limit to ask for.
     fn more(&self, version: KeyVersion, kind: LimitKind, (soft, hard): (Option<u64>, Option<u64>)) -> Option<u64> {
         if (soft, hard) == (None, None) {
@@ -444,6 +500,10 @@ impl State {
     fn is_barren(&self, version: KeyVersion, kind: LimitKind, now: Timestamp) -> bool {
         self.barren.get(&(version, kind)).is_some_and(|since| now < since.plus(ASK_AGAIN_AFTER))
     }
+}
+
+fn not_counted(refusal: &BudgetRefusal) -> Warning {
+    Warning { code: "limit_not_counted".to_owned(), detail: refusal.to_string() }
 }
 
 fn near(version: KeyVersion, kind: LimitKind, soft: u64, hard: Option<u64>) -> Warning {

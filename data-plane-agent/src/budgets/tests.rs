@@ -157,3 +157,35 @@ async fn bytes_are_counted_beforehand_or_not_at_all() {
     assert_eq!(budgets.take(VERSION, &bytes, None).await.unwrap_err().code(), "size_unknown");
     assert!(budgets.take(VERSION, &bytes, Some(0)).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn looking_says_what_taking_would_and_takes_nothing() {
+    let mut agent = Agent::new();
+    let budgets = agent.open();
+    let look = |budgets: &Budgets, limits: &Limits, size| budgets.look(VERSION, limits, size).map_err(|refusal| refusal.code());
+    assert_eq!(look(&budgets, &limits(), Some(1)), Err("lease_missing"));
+    agent.lease(&budgets, Ranges::of(0, 62), 38).await;
+    let before = serde_json::to_value(&budgets.locked().ledger).unwrap();
+    for taken in 0..62 {
+        for _ in 0..3 {
+            let warnings = look(&budgets, &limits(), Some(1)).unwrap();
+            // The soft limit is 60: numbers count from 0.
+            assert_eq!(warnings.len(), usize::from(taken >= 60), "after {taken}");
+        }
+        if taken == 0 {
+            assert_eq!(serde_json::to_value(&budgets.locked().ledger).unwrap(), before, "nothing is reserved");
+        }
+        assert_eq!(take(&budgets).await, Ok(usize::from(taken >= 60)));
+    }
+    assert_eq!(look(&budgets, &limits(), Some(1)), Err("lease_missing"), "the control plane has more");
+    agent.lease(&budgets, Ranges::of(0, 100), 0).await;
+    look(&budgets, &limits(), Some(1)).unwrap();
+    let lower = Limits { hard_uses: Some(50), ..Limits::default() };
+    assert_eq!(look(&budgets, &lower, Some(1)), Err("limit_uses_exhausted"));
+    let soft = Limits { soft_bytes: Some(5), ..Limits::default() };
+    assert_eq!(look(&budgets, &soft, Some(1)).unwrap()[0].code, "limit_not_counted");
+    let bytes = Limits { hard_bytes: Some(5), ..Limits::default() };
+    assert_eq!((look(&budgets, &bytes, None), look(&budgets, &bytes, Some(0))), (Err("lease_missing"), Ok(Vec::new())));
+    agent.clock.advance(Duration::from_secs(7 * 86_400 + 1));
+    assert_eq!(look(&budgets, &limits(), Some(1)), Err("lease_expired"));
+}

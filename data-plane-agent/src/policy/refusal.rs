@@ -218,6 +218,10 @@ impl Refusal {
                 Ok(nearest) => problem.fact("nearest", nearest),
                 Err(_) => problem,
             },
+            Self::Budget(refusal) => match refusal.limit() {
+                Some(limit) => problem.fact("limit", limit),
+                None => problem,
+            },
             Self::KeyNotFound { .. }
             | Self::WrongPurpose { .. }
             | Self::ExternalKey { .. }

@@ -1,4 +1,5 @@
-//! `POST /v1/can`: whether a request would be allowed, and why. Nothing is used, and nothing goes on record.
+//! `POST /v1/can`: whether a request would be allowed, and why. Nothing is used, no budget is taken from, and nothing goes on
+//! record.
 
 use actix_web::{HttpResponse, web};
 use schema::{
@@ -64,7 +65,9 @@ pub async fn can(by: Proven, shared: web::Data<Shared>, body: web::Json<CanReque
         (_, None) => return Err(wrong("this operation needs a key").into()),
         (_, Some(key)) => {
             let keys = keys_of(&shared, &key, operation)?;
-            let request = Request { together: keys.len() > 1, ..request };
+            // Rewrapping protects with the newest version; whoever names a version asks whether that one may be read.
+            let anew = operation == Operation::Rewrap && !matches!(keys.as_slice(), [KeyReference::Version(_)]);
+            let request = Request { together: keys.len() > 1, anew, ..request };
             let mut decided = Ok(());
             for key in &keys {
                 match shared.pipeline.would(by, &request, key)? {

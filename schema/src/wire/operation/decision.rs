@@ -32,7 +32,7 @@ pub struct CanRequest {
     #[serde(default, skip_serializing_if = "EncryptionContext::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub context: EncryptionContext,
-    /// Bytes of plaintext or ciphertext.
+    /// Bytes of plaintext or ciphertext. Without them a limit on bytes refuses only when nothing of it is left here.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub size: Option<u64>,
