@@ -6,7 +6,10 @@ use control_plane::{
     eventing::aggregate::{Aggregate, Deciding, EventMeta},
     leases::{Budget, BudgetCommand, Part},
 };
-use data_plane_agent::budgets::ledger::{Ledger, Wish};
+use data_plane_agent::{
+    budgets::ledger::{Ledger, Wish},
+    control::{directory::ControlDirectory, vouch::confirm},
+};
 use freehold_tests::world::{World as System, until};
 use proptest::prelude::*;
 use schema::{
@@ -25,6 +28,8 @@ use trust::{
     statement::lease::{Leased, Share},
     testing::{AGENT, KEY, OTHER_AGENT, START, TENANT, World, pair},
 };
+
+use super::process::Process;
 
 const VERSION: KeyVersion = KeyVersion::new(KEY, 1);
 const LIMIT: u64 = 60;
@@ -247,10 +252,10 @@ fn what_nobody_loses_is_all_there_to_be_used() {
     assert_eq!(plane.budget.pool(1, LimitKind::Uses).unwrap().spent, LIMIT);
 }
 
-/// What the control plane shows of the budgets of `payments/cards`.
-async fn budgets(system: &System) -> Value {
-    let query = "{ key(reference: \"payments/cards\") { versions { budgets { counts hard soft used held left } } } }";
-    system.query(query, json!({})).await["key"]["versions"][0]["budgets"].clone()
+/// What the control plane shows of the budgets of a key.
+async fn budgets(system: &System, key: &str) -> Value {
+    let query = "query($key: String!) { key(reference: $key) { versions { budgets { counts hard soft used held left } } } }";
+    system.query(query, json!({ "key": format!("payments/{key}") })).await["key"]["versions"][0]["budgets"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,17 +271,29 @@ async fn limits_on_uses_and_bytes_hold_and_say_so() {
     let encrypt = |key: &str, bytes: usize| json!({ "key": format!("payments/{key}"), "plaintext": base64url(&vec![7; bytes]) });
     let code = |answer: &(u16, Value)| (answer.0, answer.1["code"].as_str().unwrap_or("ok").to_owned());
     system.until_allowed(&agent, "/v1/encrypt", &token, &encrypt("cards", 10)).await;
-    assert_eq!(budgets(&system).await, json!([]), "a key without limits is not counted");
+    assert_eq!(budgets(&system, "cards").await, json!([]), "a key without limits is not counted");
 
     system.cli(&["key", "limit", "payments/cards", "--soft-uses", "5", "--hard-uses", "10", "--hard-bytes", "1000"]).await.unwrap();
     // The limit takes a moment to be enforced; from then on uses are counted, not before.
     until(|| async {
-        let state = budgets(&system).await;
+        let state = budgets(&system, "cards").await;
         if state[0]["held"] == "0" { Err(format!("{state}")) } else { Ok(()) }
     })
     .await;
     let mut sealed = Vec::new();
     let mut warned = 0;
+    let can = |size: u64| json!({ "operation": "encrypt", "key": "payments/cards", "size": size.to_string() });
+    // Asking takes nothing: it may be asked more often than the limit allows. It speaks of what the agent holds, which is a moment
+    // behind what it was given.
+    until(|| async {
+        let (_, answer) = system.call(&agent, "/v1/can", &token, &can(20)).await;
+        if answer["allowed"] == true { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+    for _ in 0..20 {
+        let (_, answer) = system.call(&agent, "/v1/can", &token, &can(20)).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+    }
     let refused = loop {
         let answer = system.call(&agent, "/v1/encrypt", &token, &encrypt("cards", 20)).await;
         if answer.0 != 200 {
@@ -288,6 +305,10 @@ async fn limits_on_uses_and_bytes_hold_and_say_so() {
     };
     assert_eq!((code(&refused), sealed.len(), warned), ((409, "limit_uses_exhausted".to_owned()), 10, 5), "{refused:?}");
     assert!(refused.1["detail"].as_str().unwrap().contains("hard limit of 10 uses"), "{refused:?}");
+    let (_, answer) = system.call(&agent, "/v1/can", &token, &can(20)).await;
+    assert_eq!((&answer["allowed"], &answer["refusal"]["code"]), (&json!(false), &json!("limit_uses_exhausted")), "{answer}");
+    let limit = json!({ "counts": "uses", "hard": "10", "frees": "rotation, or a higher limit" });
+    assert_eq!((&answer["refusal"]["facts"]["limit"], &refused.1["facts"]["limit"]), (&limit, &limit));
     // What is sealed is opened for ever, other keys go on, and a restart forgets nothing.
     let open = json!({ "message": sealed[0] });
     assert_eq!(system.call(&agent, "/v1/decrypt", &token, &open).await.0, 200);
@@ -302,6 +323,8 @@ async fn limits_on_uses_and_bytes_hold_and_say_so() {
     system.until_allowed(&agent, "/v1/encrypt", &token, &encrypt("cards", 400)).await;
     let answer = system.call(&agent, "/v1/encrypt", &token, &encrypt("cards", 900)).await;
     assert_eq!(code(&answer), (409, "limit_bytes_exhausted".to_owned()), "{answer:?}");
+    let (_, answer) = system.call(&agent, "/v1/can", &token, &can(900)).await;
+    assert_eq!(answer["refusal"]["code"], "limit_bytes_exhausted", "{answer}");
     let without_length = reqwest::Client::new()
         .post(format!("http://{}/v1/stream/encrypt?key=payments/cards", agent.address))
         .bearer_auth(&token)
@@ -309,11 +332,100 @@ async fn limits_on_uses_and_bytes_hold_and_say_so() {
     let problem: Value = without_length.send().await.unwrap().json().await.unwrap();
     assert_eq!(problem["code"], "size_unknown");
 
-    let shown = budgets(&system).await;
+    let shown = budgets(&system, "cards").await;
     let number = |of: usize, what: &str| shown[of][what].as_str().unwrap().parse::<u64>().unwrap();
     assert_eq!((shown[0]["counts"].as_str(), shown[1]["counts"].as_str()), (Some("uses"), Some("bytes")));
     assert_eq!(number(0, "used") + number(0, "held") + number(0, "left"), 1000, "{shown}");
     assert_eq!(number(1, "used") + number(1, "held") + number(1, "left"), 1000, "{shown}");
     system.cli(&["key", "show", "payments/cards"]).await.unwrap();
     agent.stop().await.unwrap();
+}
+
+/// Uses that two agents share out in the test below, each of a version of its own.
+const SHARED: u64 = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_a_site_spend_leases_of_their_own_also_when_one_is_killed() {
+    let system = System::start().await;
+    let (first, second) = (system.agent_config("first", "plain_http = true"), system.agent_config("second", "plain_http = true"));
+    let directory = {
+        for config in [&first, &second] {
+            service::files::create_private_directory(&config.data_dir).unwrap();
+        }
+        ControlDirectory::open(&first.data_dir).unwrap()
+    };
+    let founder = system.enrol(&first).await;
+    let tokens = [system.caller("app", &first).await, system.caller("batch", &second).await];
+    let steady = system.agent(&first).await;
+    let newcomer = system.enrol(&second).await;
+    let mut killed = Process::start_enrolled(&system.path("second"));
+    until(|| async { confirm(&directory, newcomer.agent, newcomer.keyid).map_err(|error| error.to_string()) }).await;
+    for (name, agent) in [("one", founder.agent), ("two", newcomer.agent)] {
+        let key = json!({
+            "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT", "placement": ["fra"],
+            "durability": "SINGLE_COPY", "eligibleGenerators": [agent.to_string()], "limits": { "hardUses": SHARED.to_string() },
+        });
+        system.mutate("createKey", key, "key { id }").await;
+    }
+    system.publish("permit (principal, action, resource);").await;
+
+    let http = reqwest::Client::new();
+    let encrypt = async |url: &str, token: &str, key: &str| {
+        let body = json!({ "key": format!("payments/{key}"), "plaintext": base64url(b"4111") });
+        let answer =
+            http.post(format!("{url}/v1/encrypt")).bearer_auth(token).json(&body).send().await.map_err(|error| error.to_string())?;
+        let (status, answer) = (answer.status().as_u16(), answer.json::<Value>().await.map_err(|error| error.to_string())?);
+        if status == 200 { Ok(()) } else { Err(answer["code"].as_str().unwrap_or_default().to_owned()) }
+    };
+    let steady_url = format!("http://{}", steady.address);
+    until(|| encrypt(&steady_url, &tokens[0], "one")).await;
+    until(|| encrypt(&killed.url, &tokens[1], "two")).await;
+    // Neither holds anything of what the other has made.
+    assert_eq!(encrypt(&steady_url, &tokens[0], "two").await, Err("lease_missing".to_owned()));
+
+    // One is killed under load, several times. What it had reserved is lost, what it answered is counted.
+    let mut answered = 1;
+    for _ in 0..2 {
+        let url = killed.url.clone();
+        let load = (0..6).map(async |_| {
+            let mut done = 0;
+            while done < 12 && encrypt(&url, &tokens[1], "two").await.is_ok() {
+                done += 1;
+            }
+            done
+        });
+        let kill = async {
+            tokio::time::sleep(std::time::Duration::from_millis(80)).await;
+            killed.kill();
+        };
+        let (burst, ()) = tokio::join!(futures::future::join_all(load), kill);
+        answered += burst.iter().sum::<u64>();
+        killed = Process::start_enrolled(&system.path("second"));
+        until(|| encrypt(&killed.url, &tokens[1], "two")).await;
+        answered += 1;
+    }
+    let to_the_end = async |url: &str, token: &str, key: &str| {
+        let mut done = 0;
+        loop {
+            match encrypt(url, token, key).await {
+                Ok(()) => done += 1,
+                Err(code) => return (done, code),
+            }
+        }
+    };
+    let ((steadily, steady_end), (rest, killed_end)) =
+        tokio::join!(to_the_end(&steady_url, &tokens[0], "one"), to_the_end(&killed.url, &tokens[1], "two"));
+    answered += rest;
+    assert_eq!((steady_end.as_str(), killed_end.as_str()), ("limit_uses_exhausted", "limit_uses_exhausted"));
+    // A lease is an eighth of the limit: it was renewed before its end, again and again.
+    assert_eq!(1 + steadily, SHARED, "nothing is lost that was not killed");
+    assert!(answered <= SHARED && answered > SHARED / 2, "{answered} of {SHARED}, and each kill burns what was reserved");
+    for key in ["one", "two"] {
+        let shown = budgets(&system, key).await;
+        let number = |what: &str| shown[0][what].as_str().unwrap().parse::<u64>().unwrap();
+        assert_eq!(number("used") + number("held") + number("left"), SHARED, "{shown}");
+        assert_eq!(number("left"), 0, "{shown}");
+    }
+    killed.kill();
+    steady.stop().await.unwrap();
 }

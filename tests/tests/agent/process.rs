@@ -39,11 +39,22 @@ impl Process {
         process
     }
 
+    /// Starts an agent that has joined a site, with the settings in this folder.
+    pub(crate) fn start_enrolled(directory: &Path) -> Self {
+        let mut process = Self::spawn_in(directory, None);
+        process.url = process.until("listening ");
+        process
+    }
+
     /// The same, without waiting until it listens.
     pub(crate) fn spawn(site: &Site, data_limit_kib: Option<u64>) -> Self {
         assert!(site.agent.is_none(), "stop the site's own agent first");
         let directory = site.directory.path();
         fs::write(directory.join("set.json"), site.set.as_ref().unwrap().to_bytes()).unwrap();
+        Self::spawn_in(directory, data_limit_kib)
+    }
+
+    fn spawn_in(directory: &Path, data_limit_kib: Option<u64>) -> Self {
         let limit = data_limit_kib.map_or_else(String::new, |kib| format!("ulimit -d {kib} && "));
         let mut child = Command::new("sh")
             .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
@@ -146,7 +157,8 @@ impl Image {
     }
 }
 
-/// What a [`Process`] runs: what the agent's program does, with statements from a file instead of a control plane.
+/// What a [`Process`] runs: what the agent's program does; with statements from a file, where there is one, instead of a control
+/// plane.
 #[allow(clippy::print_stdout, reason = "the parent reads it")]
 pub(crate) async fn run() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
@@ -154,8 +166,9 @@ pub(crate) async fn run() {
     harden();
     let config = Config::load(Some(&directory.join("agent.toml")), [], &Default::default()).unwrap();
     let agent = App::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
-    let set = restore(&fs::read(directory.join("set.json")).unwrap(), &World::new().identity()).unwrap();
-    agent.put_in_force(&set).unwrap();
+    if let Ok(set) = fs::read(directory.join("set.json")) {
+        agent.put_in_force(&restore(&set, &World::new().identity()).unwrap()).unwrap();
+    }
     println!("listening http://{}", agent.address);
     let (commands, mut asked) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| commands.send(line)));
