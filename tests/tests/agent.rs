@@ -18,6 +18,7 @@ mod agent {
     mod receipts;
     mod streams;
     mod vouching;
+    mod warnings;
 }
 
 use std::{num::NonZeroU64, path::Path, sync::Arc, time::Duration};

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Session,
-    messages::{read_message, warn},
+    messages::{is_of_stream, read_message, stream, warn},
 };
 use crate::{
     error::{Error, Exit},
@@ -70,9 +70,12 @@ pub struct ReSign {
     /// The key to sign with: id, or project/name
     #[arg(long)]
     key: String,
-    /// The signature, as 'freehold sign' printed it
+    /// The signature, as 'freehold sign' printed it; one over a stream is known by itself
     #[arg(long, value_name = "FILE")]
     signature: PathBuf,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// What was signed; '-' is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
@@ -144,8 +147,14 @@ impl ReEncryptMessage {
 impl ReSign {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
+        let signature = text_of(&self.signature)?;
+        if is_of_stream(&signature) {
+            let mut path = url::form_urlencoded::Serializer::new("/v1/stream/re-sign?".to_owned());
+            path.append_pair("key", &self.key);
+            return show(session, &stream(session, &path.finish(), Some(signature), &self.file, self.quiet).await?, &["signature"]);
+        }
         let payload = base64url(&read_message(&self.file)?);
-        let body = json!({ "signature": text_of(&self.signature)?, "payload": payload, "key": self.key, "detached": true });
+        let body = json!({ "signature": signature, "payload": payload, "key": self.key, "detached": true });
         answer(session, "/v1/re-sign", &body, &["signature"]).await
     }
 }
@@ -160,10 +169,13 @@ fn named(mut body: Value, field: &str, key: Option<String>) -> Value {
 
 /// For people the result alone and beside it what became of what; for programs everything.
 async fn answer(session: &Session, path: &str, body: &Value, fields: &[&str]) -> Result<(), Error> {
-    let answer = session.agent()?.post(path, body).await?;
-    warn(&answer);
+    show(session, &session.agent()?.post(path, body).await?, fields)
+}
+
+fn show(session: &Session, answer: &Value, fields: &[&str]) -> Result<(), Error> {
+    warn(answer);
     if session.output != output::Format::Table {
-        return output::object(session.output, &[], &answer);
+        return output::object(session.output, &[], answer);
     }
     output::note(&format!("from {} to {}", output::cell(answer.pointer("/source/key_version")), output::cell(answer.get("key_version"))));
     let made = fields.iter().find_map(|field| answer[field].as_str());

@@ -205,7 +205,7 @@ impl PublicKey {
 }
 
 /// Sends a file of any size to be signed or verified.
-async fn stream(session: &Session, path: &str, signature: Option<String>, file: &Path, quiet: bool) -> Result<Value, Error> {
+pub async fn stream(session: &Session, path: &str, signature: Option<String>, file: &Path, quiet: bool) -> Result<Value, Error> {
     let input = (file != Path::new("-")).then_some(file);
     let Upload { body, length, progress } = Upload::open(input, quiet).await?;
     let answer = session.agent()?.stream_for_json(path, &[("freehold-signature", signature)], body, length).await;
@@ -214,7 +214,7 @@ async fn stream(session: &Session, path: &str, signature: Option<String>, file: 
 }
 
 /// Whether a signature is one over the manifest of a stream: its header says so.
-fn is_of_stream(signature: &str) -> bool {
+pub fn is_of_stream(signature: &str) -> bool {
     let json: Option<Value> = serde_json::from_str(signature).ok();
     let first = match &json {
         Some(json) => json.pointer("/signatures/0/protected").or(json.get("protected")).and_then(Value::as_str),
@@ -227,9 +227,11 @@ fn is_of_stream(signature: &str) -> bool {
 
 /// Warnings of the agent, for people.
 pub fn warn(answer: &Value) {
-    let also = [answer.pointer("/also/warnings"), answer.pointer("/composite/signatures/1/warnings")];
-    let warnings = std::iter::once(&answer["warnings"]).chain(also.into_iter().flatten());
-    for warning in warnings.filter_map(Value::as_array).flatten() {
+    // Beside those of the key that did it, those of the others that took part.
+    const OTHERS: [&str; 6] = ["/source", "/also", "/sealed", "/signed", "/their_key", "/composite/signatures/1"];
+    let also_for = answer["also_for"].as_array().into_iter().flatten();
+    let used = std::iter::once(answer).chain(OTHERS.iter().filter_map(|other| answer.pointer(other))).chain(also_for);
+    for warning in used.filter_map(|used| used["warnings"].as_array()).flatten() {
         output::note(&format!("warning: {}", output::cell(Some(warning))));
     }
 }

@@ -61,6 +61,7 @@ use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_k
         stream::anew::re_encrypt,
         stream::sign::sign,
         stream::sign::verify,
+        stream::sign::re_sign,
         public_key::by_id,
         public_key::by_name,
         random::random,

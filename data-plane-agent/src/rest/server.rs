@@ -169,6 +169,7 @@ fn routes(config: &mut ServiceConfig) {
     serve(path::STREAM_RE_ENCRYPT, web::post().to(stream::anew::re_encrypt));
     serve(path::STREAM_SIGN, web::post().to(stream::sign::sign));
     serve(path::STREAM_VERIFY, web::post().to(stream::sign::verify));
+    serve(path::STREAM_RE_SIGN, web::post().to(stream::sign::re_sign));
     serve(path::CAN, web::post().to(can::can));
     serve(path::KEYS, web::get().to(discover::keys));
     serve(path::ALGORITHMS, web::get().to(discover::algorithms));

@@ -87,6 +87,7 @@ pub async fn encrypt(
         Ok((sealer, begun)) => {
             begun.iter().for_each(|one| body.oblige(&one.obligations));
             let mut response = begun.first().map_or_else(HttpResponse::Ok, |first| answer(&first.used, MEDIA_TYPE));
+            begun.iter().skip(1).for_each(|other| warn(&mut response, &other.used.warnings));
             Ok(response.streaming(seal(sealer, begun, body)))
         }
         Err(problem) => Err(body.refuse(problem).await),

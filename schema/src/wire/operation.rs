@@ -47,6 +47,8 @@ pub mod path {
     pub const STREAM_SIGN: &str = "/v1/stream/sign";
     /// `POST` bytes -> [`super::VerifyAnswer`]; the signature stands in a header.
     pub const STREAM_VERIFY: &str = "/v1/stream/verify";
+    /// `POST` bytes -> [`super::StreamReSignAnswer`]; the signature stands in a header, and `?key=` names the key that signs.
+    pub const STREAM_RE_SIGN: &str = "/v1/stream/re-sign";
     /// `POST` [`super::CanRequest`] -> [`super::CanAnswer`].
     pub const CAN: &str = "/v1/can";
     /// `GET` -> [`super::KeysAnswer`].
@@ -287,6 +289,34 @@ pub struct StreamSignAnswer {
     #[serde(with = "u64_string")]
     #[schema(value_type = String)]
     pub length: u64,
+    /// How it was decided.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// The new signature of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamReSignAnswer {
+    /// A JWS of type `freehold-manifest+jws`, compact or a composite's in JSON.
+    pub signature: String,
+    /// What was found of each signature that was read, when a composite's rule was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composite: Option<CompositeVerdict>,
+    /// How it was decided for the post-quantum key of the composite that signs; the rest is about its classical one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Used>,
+    /// SHA-256 of the stream.
+    #[schema(value_type = String, format = "base64url")]
+    pub sha256: Base64,
+    /// SHA-512 of the stream.
+    #[schema(value_type = String, format = "base64url")]
+    pub sha512: Base64,
+    /// Its bytes.
+    #[serde(with = "u64_string")]
+    #[schema(value_type = String)]
+    pub length: u64,
+    /// How the use of the key that was read was decided.
+    pub source: Used,
     /// How it was decided.
     #[serde(flatten)]
     pub used: Used,

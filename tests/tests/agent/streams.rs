@@ -145,6 +145,51 @@ async fn streams_are_signed_by_their_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_are_signed_again_in_one_pass() {
+    let mut site = site_with("").await;
+    let old = KeyId::from_bits(64);
+    site.define(old, "old-documents", "Ed25519", Purpose::Sign).await;
+    site.republish();
+    let clear = plaintext(SIZE).await;
+    let signed = send(&site, "/v1/stream/sign?key=payments/old-documents", CONTEXT, clear.clone()).send().await.unwrap();
+    let signature = signed.json::<Value>().await.unwrap()["signature"].as_str().unwrap().to_owned();
+    let again = |body: Vec<u8>, context: &str, query: &str| {
+        send(&site, &format!("/v1/stream/re-sign?key=payments/documents{query}"), context, body).header("freehold-signature", &signature)
+    };
+    let answer: Value = again(clear.clone(), CONTEXT, "&signed_by=payments/old-documents").send().await.unwrap().json().await.unwrap();
+    assert_eq!((&answer["algorithm"], &answer["source"]["algorithm"]), (&json!("ML-DSA-65"), &json!("Ed25519")), "{answer}");
+    assert_eq!(answer["length"], "300000");
+    let check = |signature: &Value, context: &str| {
+        let request = send(&site, "/v1/stream/verify?key=payments/documents", context, clear.clone());
+        let request = request.header("freehold-signature", signature.as_str().unwrap());
+        async move { request.send().await.unwrap().json::<Value>().await.unwrap() }
+    };
+    assert_eq!(check(&answer["signature"], CONTEXT).await["valid"], true);
+    let moved = again(clear.clone(), CONTEXT, "").header("freehold-new-context", base64url(b"{}")).send().await.unwrap();
+    let moved: Value = moved.json().await.unwrap();
+    assert_eq!(check(&moved["signature"], "{}").await["valid"], true, "{moved}");
+    assert_eq!(check(&moved["signature"], CONTEXT).await["reason"], "context_mismatch");
+    let mut flipped = clear.clone();
+    flipped[SIZE.get() as usize - 1] ^= 1;
+    for (request, expected) in [
+        (again(flipped, CONTEXT, ""), "not_genuine"),
+        (again(clear[1..].to_vec(), CONTEXT, ""), "not_genuine"),
+        (again(clear.clone(), "{}", ""), "context_mismatch"),
+        (again(clear.clone(), CONTEXT, "&signed_by=payments/documents"), "other_key"),
+        (again(clear.clone(), CONTEXT, "&key=payments/documents"), "invalid_query"),
+        (send(&site, "/v1/stream/re-sign?key=payments/documents", CONTEXT, clear.clone()), "signature_missing"),
+    ] {
+        assert_eq!(code(request).await, (400, expected.to_owned()));
+    }
+    // Each key is asked for what is its part.
+    let policy = format!("forbid (principal, action == Action::\"re-sign\", resource == Key::\"{old}\");");
+    site.world.project_policy().cedar.insert("pol_test/2".to_owned(), policy);
+    site.republish();
+    let request = send(&site, "/v1/stream/re-sign?key=payments/documents", CONTEXT, clear.clone());
+    assert_eq!(code(request.header("freehold-signature", &signature)).await, (403, "forbidden_by_policy".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_released_before_the_whole_is_genuine() {
     let site = site_with("[limits]\nspool = \"3MiB\"").await;
     let large = sealed_file(&site, NonZeroU64::new(2 << 20).unwrap()).await;

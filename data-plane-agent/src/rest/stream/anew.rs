@@ -16,7 +16,7 @@ use crate::{
         file::{FileOpener, FileSealer, MEDIA_TYPE},
     },
     operation::{Begun, Proven, Request},
-    rest::{Shared, decrypt::one_of_ours, problem},
+    rest::{Shared, act::warn, decrypt::one_of_ours, problem},
 };
 
 /// Opens a Freehold file (its key must allow `re-encrypt`) and seals it for other keys (which must allow `encrypt`). On a bad end the connection is aborted: keep nothing of it.
@@ -81,6 +81,8 @@ async fn seal_again(mut opening: Opening, mut sealer: FileSealer, begun: Vec<Beg
         }
     };
     let mut response = begun.get(1).or(begun.first()).map_or_else(HttpResponse::Ok, |target| answer(&target.used, MEDIA_TYPE));
+    let others = begun.iter().enumerate().filter(|(place, _)| *place != 1).map(|(_, other)| other);
+    others.for_each(|other| warn(&mut response, &other.used.warnings));
     if let Some(source) = begun.first() {
         response.insert_header((header::SOURCE_KEY_VERSION, source.used.key_version.to_string()));
     }

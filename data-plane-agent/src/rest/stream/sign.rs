@@ -1,10 +1,11 @@
-//! `POST /v1/stream/sign` and `/v1/stream/verify`: signatures over bodies of any size, hashed as they flow.
+//! `POST /v1/stream/sign`, `/v1/stream/verify` and `/v1/stream/re-sign`: signatures over bodies of any size, hashed as they flow.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use schema::{
+    context::EncryptionContext,
     key::{KeyReference, Operation},
     wire::{
-        operation::{StreamSignAnswer, VerifyAnswer, header},
+        operation::{StreamReSignAnswer, StreamSignAnswer, VerifyAnswer, header},
         problem::Problem,
     },
 };
@@ -102,12 +103,7 @@ pub async fn verify(
     let mut body = Body::new(&request, payload, shared.stream_limit);
     let begun = async {
         let context = context_of(&request, header::CONTEXT)?.unwrap_or_default();
-        let Some(signature) = request.headers().get(header::SIGNATURE) else {
-            let detail = "send the signature as Freehold-Signature";
-            return Err(Problem::new(400, "signature_missing", "No signature", detail).field("Freehold-Signature"));
-        };
-        let (signed, manifest) = manifest::read(signature.as_bytes()).map_err(|error| problem::of_message(&error))?;
-        let read = Read::of_stream(&shared, signed, signed_by.key.as_deref())?;
+        let (read, manifest) = signature_of(&shared, &request, signed_by.key.as_deref())?;
         let asked = Request { together: read.is_by_composite(), ..Request::new(by, Operation::Verify, &context, content_length(&request)) };
         let granted = begin(&shared, by, asked, &read.keys()).await?;
         Ok((granted, context, read, manifest))
@@ -116,14 +112,8 @@ pub async fn verify(
         Ok(begun) => begun,
         Err(problem) => return Err(body.refuse(problem).await),
     };
-    let size = manifest.length;
     let mut begun: Vec<Begun> = Vec::with_capacity(2);
-    let grants = granted.into_iter().map(|(permit, mut one)| {
-        body.oblige(&one.obligations);
-        let (used, obligations) = (one.used.clone(), std::mem::take(&mut one.obligations));
-        begun.push(one);
-        Grant { permit, used, obligations, context: context.clone(), size }
-    });
+    let grants = granted.into_iter().map(|granted| grant(granted, &mut begun, &mut body, &context, &manifest));
     let mut grants = Grants::of(grants.collect());
     let Found { code: of_signature, composite, used } = match read.check(&shared, &mut grants).await {
         Ok(found) => found,
@@ -145,6 +135,110 @@ pub async fn verify(
         warn(&mut response, &begun.judged(code, found.length).warnings);
     }
     Ok(response.json(VerifyAnswer { valid: code.is_none(), reason: code.map(str::to_owned), payload: None, composite, used }))
+}
+
+/// Who signs a stream again, and who must have signed it before.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignAgain {
+    key: String,
+    signed_by: Option<String>,
+}
+
+/// Verifies a stream against its signature (whose key must allow `re-sign`) and signs it with another key (which must allow
+/// `sign`), in one pass.
+#[utoipa::path(post, path = "/v1/stream/re-sign", tag = "files", security(("caller" = [])), params(
+    ("key" = String, Query, description = "The key to sign with, or a composite: `key_…`, `key_…/3` or `project/name`."),
+    ("signed_by" = Option<String>, Query, description = "The key that must have signed, or the composite; when absent, what the signature names."),
+    ("Freehold-Signature" = String, Header, description = "The signature, as `/v1/stream/sign` gave it."),
+    ("Freehold-Context" = Option<String>, Header, description = "The encryption context it was signed with."),
+    ("Freehold-New-Context" = Option<String>, Header, description = "Another encryption context from now on; the same when absent."),
+), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
+    (status = 200, description = "The signature of the other key.", body = StreamReSignAnswer),
+    (status = "default", description = "Refused or failed, or not genuine.", body = Problem, content_type = "application/problem+json"),
+))]
+pub async fn re_sign(
+    by: Proven,
+    shared: web::Data<Shared>,
+    again: web::Query<SignAgain>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpProblem> {
+    let mut body = Body::new(&request, payload, shared.stream_limit);
+    let mut begun = Vec::with_capacity(4);
+    match sign_again(by, &shared, &again, &request, &mut body, &mut begun).await {
+        Ok(answer) => {
+            let mut response = HttpResponse::Ok();
+            for one in begun {
+                warn(&mut response, &one.done(answer.length).warnings);
+            }
+            Ok(response.json(answer))
+        }
+        Err(problem) => {
+            begun.into_iter().for_each(|one| one.failed(&problem.code));
+            Err(body.refuse(problem).await)
+        }
+    }
+}
+
+async fn sign_again(
+    by: Proven,
+    shared: &Shared,
+    again: &SignAgain,
+    request: &HttpRequest,
+    body: &mut Body,
+    begun: &mut Vec<Begun>,
+) -> Result<StreamReSignAnswer, Problem> {
+    let failed = |error: MessageError| problem::of_message(&error);
+    let context = context_of(request, header::CONTEXT)?.unwrap_or_default();
+    let new_context = context_of(request, header::NEW_CONTEXT)?.unwrap_or_else(|| context.clone());
+    let (read, manifest) = signature_of(shared, request, again.signed_by.as_deref())?;
+    let signer = Signer::of(shared, &again.key)?;
+    let (size, old, new) = (content_length(request), read.keys(), signer.keys());
+    let verify = Request { together: read.is_by_composite(), ..Request::new(by, Operation::ReSign, &context, size) };
+    let sign = Request { together: signer.composite().is_some(), ..Request::new(by, Operation::Sign, &new_context, size) };
+    let group = old.iter().map(|key| (verify, key)).chain(new.iter().map(|key| (sign, key))).collect();
+    let mut granted = shared.pipeline.begin_all(by, &[group]).await?.pop().unwrap_or_else(|| Err(nothing_granted()))?;
+    let to_sign = granted.split_off(old.len().min(granted.len()));
+    let grants = granted.into_iter().map(|granted| grant(granted, begun, body, &context, &manifest)).collect();
+    let (mut permits, mut used) = (Vec::with_capacity(to_sign.len()), Vec::with_capacity(to_sign.len()));
+    for (permit, one) in to_sign {
+        body.oblige(&one.obligations);
+        permits.push(permit);
+        used.push(signer.used(one.used.clone()));
+        begun.push(one);
+    }
+    let mut used = used.into_iter();
+    let (Some(used), also) = (used.next(), used.next()) else { return Err(nothing_granted()) };
+    let Found { code, composite, used: source } = read.check(shared, &mut Grants::of(grants)).await.map_err(failed)?;
+    let found = hash(body).await.map_err(|broken| broken.0)?;
+    match code.or((found != manifest).then_some("not_genuine")) {
+        None => {}
+        Some("context_mismatch") => return Err(failed(MessageError::OtherContext)),
+        Some(_) => return Err(failed(MessageError::NotGenuine)),
+    }
+    let signing = manifest::sign(&*shared.vault, &*shared.ids, permits, signer.composite(), &found, &new_context);
+    let signature = signing.await.map_err(failed)?;
+    let Manifest { sha256, sha512, length } = found;
+    Ok(StreamReSignAnswer { signature, composite, also, sha256, sha512, length, source, used })
+}
+
+/// The signature that stands in the header, and the manifest it is over.
+fn signature_of(shared: &Shared, request: &HttpRequest, signed_by: Option<&str>) -> Result<(Read, Manifest), Problem> {
+    let Some(signature) = request.headers().get(header::SIGNATURE) else {
+        let detail = "send the signature as Freehold-Signature";
+        return Err(Problem::new(400, "signature_missing", "No signature", detail).field("Freehold-Signature"));
+    };
+    let (signed, manifest) = manifest::read(signature.as_bytes()).map_err(|error| problem::of_message(&error))?;
+    Ok((Read::of_stream(shared, signed, signed_by)?, manifest))
+}
+
+/// The right to verify with one key; what is to be told of it stays with what was begun.
+fn grant((permit, mut one): Granted, begun: &mut Vec<Begun>, body: &mut Body, context: &EncryptionContext, manifest: &Manifest) -> Grant {
+    body.oblige(&one.obligations);
+    let (used, obligations) = (one.used.clone(), std::mem::take(&mut one.obligations));
+    begun.push(one);
+    Grant { permit, used, obligations, context: context.clone(), size: manifest.length }
 }
 
 /// One use of each of these keys: all are allowed, or none happens.
