@@ -117,6 +117,10 @@ async fn signatures_of_any_size_go_through_the_command_line() {
     shell.ok(&["sign", "--key", "payments/documents", "--stream", "--quiet", "--signature", &signature, &large]).await;
     shell.ok(&["verify", "--signature", &signature, "--quiet", &large]).await;
     assert_eq!(shell.exit("auditor", &["verify", "--signature", &signature, "--quiet", &small]).await, Exit::Unverified);
+    let again = ["re-sign", "--key", "payments/documents", "--signature", &signature, "--quiet"];
+    shell.ok(&[again.as_slice(), &[&large]].concat()).await;
+    let error = shell.run("billing", &[again.as_slice(), &[&small]].concat()).await.unwrap_err();
+    assert_eq!(error.code, "not_genuine");
     assert_eq!(shell.exit("billing", &["sign", "--key", "payments/documents", &large]).await, Exit::Usage, "larger than a message");
     let signature = shell.path("small.jws");
     shell.ok(&["sign", "--key", "payments/documents", "--signature", &signature, &small]).await;
@@ -148,6 +152,10 @@ async fn secrets_go_into_files_of_their_own() {
     let (_, sealed) = shell.site.encrypt(&shell.site.billing).await;
     let message = shell.write("message", sealed["message"].as_str().unwrap());
     shell.ok(&["rewrap", "--context", "a=1", &message]).await;
+    shell.ok(&["rewrap", "--of", "payments/card-data", "--context", "a=1", &message]).await;
+    let error = shell.run("billing", &["rewrap", "--of", "payments/archive", "--context", "a=1", &message]).await.unwrap_err();
+    assert_eq!(error.code, "other_key");
+    let jwk = shell.write("jwk", r#"{"kty":"OKP","crv":"X25519","x":"AA"}"#);
     shell.ok(&["re-encrypt-message", "--key", "payments/archive", "--context", "a=1", "--new-context", "b=2", &message]).await;
     for arguments in [
         vec!["mac", "--key", "payments/card-data", &raw],
@@ -156,6 +164,8 @@ async fn secrets_go_into_files_of_their_own() {
         vec!["verify-digest", "--key", "payments/documents", "00ff", "--signature", &input],
         vec!["derive", "--key", "payments/card-data", "--info", "x", "--secret-file", "/nonexistent/never"],
         vec!["agree", "--key", "payments/card-data", "--public-key", "AA", "--secret-file", "/nonexistent/never"],
+        vec!["agree", "--key", "payments/card-data", "--public-key-file", &jwk, "--secret-file", "/nonexistent/never"],
+        vec!["agree", "--key", "payments/card-data", "--their-key", "payments/documents", "--secret-file", "/nonexistent/never"],
         vec!["encapsulate", "--key", "payments/archive", "--secret-file", "/nonexistent/never"],
         vec!["decapsulate", "--key", "payments/archive", "--secret-file", "/nonexistent/never", &input],
     ] {
