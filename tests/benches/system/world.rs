@@ -142,7 +142,7 @@ impl World {
         let mut text = format!("permit (principal == Caller::\"{}\", action, resource);\n", self.caller);
         for caller in &callers {
             for action in ["encrypt", "decrypt", "sign", "verify"] {
-                text.push_str(&format!("permit (principal == Caller::\"{caller}\", action == Action::\"{action}\", resource) when {{ context.size < 65536 }};\n"));
+                text.push_str(&format!("permit (principal == Caller::\"{caller}\", action == Action::\"{action}\", resource) when {{ context has size && context.size < 65536 }};\n"));
             }
         }
         self.publish(&text)?;
