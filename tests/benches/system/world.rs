@@ -131,8 +131,12 @@ impl World {
         signal(self.agent.id(), "-TERM")?;
         self.agent.wait()?;
         self.agent = spawn(&self.bin, "freehold-agent", "run", &config, &self.directory.path().join("agent.log"))?;
-        self.until("the agent", || std::net::TcpStream::connect(("127.0.0.1", self.rest)).is_ok())?;
-        Ok(self.directory.path().join("agent/tls/authority.pem"))
+        // It makes its certificate after it has taken its port.
+        let authority = self.directory.path().join("agent/tls/authority.pem");
+        self.until("the agent", || {
+            authority.with_file_name("certificate.pem").exists() && std::net::TcpStream::connect(("127.0.0.1", self.rest)).is_ok()
+        })?;
+        Ok(authority)
     }
 
     /// A crowd: so many keys and callers, and four policies for each caller. Gives keys, and tokens.
