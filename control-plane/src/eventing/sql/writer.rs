@@ -25,7 +25,7 @@ use crate::database::Database;
 
 /// At most this many appends share a commit.
 const MAX_REQUESTS: usize = 512;
-/// How long to wait for half as many appends as shared the last commit.
+/// How long to wait for as many appends as shared the last commit.
 const GATHERING: Duration = Duration::from_micros(300);
 /// Rows of one insert. Every size up to this is a prepared statement of its own, and drivers keep a hundred.
 const MAX_INSERT_ROWS: usize = 64;
@@ -82,13 +82,12 @@ impl Writer {
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut requests = Vec::new();
-        let mut before: usize = 0;
+        let mut before = 0;
         while queue.recv_many(&mut requests, MAX_REQUESTS).await > 0 {
             // Those whose answers we have just sent are about to come back with more: a commit is dear, so for a moment
-            // we wait until there are half as many as last time; the other half gathers while these are committed. One
-            // lone writer is never waited for.
+            // we wait until there are as many as last time. One lone writer is never waited for.
             let since = Instant::now();
-            while requests.len() < before.div_ceil(2) && since.elapsed() < GATHERING {
+            while requests.len() < before && since.elapsed() < GATHERING {
                 tokio::task::yield_now().await;
                 while requests.len() < MAX_REQUESTS {
                     match queue.try_recv() {
