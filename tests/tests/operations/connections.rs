@@ -72,7 +72,7 @@ async fn the_command_line_goes_through_a_proxy_that_learns_nothing() {
     let (proxy, address) = Proxy::start().await;
     let text = |path: &Path| path.display().to_string();
     let server = format!("https://{}", plane.graphql_address());
-    let (authority, token) = (text(&plane.development_authority().unwrap()), text(&plane.operator_token_file()));
+    let (authority, token) = (text(plane.development_authority().unwrap()), text(plane.operator_token_file()));
     let profiles = text(&world.path("cli.toml"));
     let freehold = async |arguments: &[&str]| -> Result<(), Error> {
         let command = ["freehold", "--config", &profiles].into_iter().chain(arguments.iter().copied());
