@@ -77,7 +77,11 @@ async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
         "CREATE TABLE bare (position {bigint} NOT NULL PRIMARY KEY, tenant TEXT NOT NULL, stream TEXT NOT NULL, revision {bigint} NOT NULL, \
          event TEXT NOT NULL, data_key TEXT NOT NULL, sealed {bytes} NOT NULL, UNIQUE (tenant, stream, revision))"
     );
-    database.write().execute_unprepared(&table).await?;
+    for statement in
+        [table.as_str(), "CREATE INDEX bare_by_event ON bare (tenant, event)", "CREATE INDEX bare_by_tenant ON bare (tenant, position)"]
+    {
+        database.write().execute_unprepared(statement).await?;
+    }
     let total: usize = std::env::var("FREEHOLD_BENCH_APPENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16_000);
     let mut position = 0;
     let mut rows = Vec::new();
