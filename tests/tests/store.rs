@@ -38,6 +38,7 @@ conformance! {
     log::of_many_writers_to_one_revision_one_wins;
     log::losers_do_not_hurt_their_batch;
     log::the_same_append_twice_is_one;
+    log::what_the_database_refuses_is_certainly_not_kept;
     log::malformed_appends_are_refused;
     log::a_follower_never_misses_or_repeats;
     log::random_histories_read_back;

@@ -14,6 +14,7 @@ use schema::{
     event::StreamId,
     id::EventId,
 };
+use sea_orm::ConnectionTrait as _;
 
 use super::world::{OTHER, TENANT, World, append, fresh_stream};
 
@@ -83,6 +84,35 @@ pub(crate) async fn the_same_append_twice_is_one(engine: Engine) {
     let (a, b) = tokio::join!(world.store.append(write.clone()), world.store.append(write));
     assert_eq!((a.unwrap(), b.unwrap()), (first, first));
     assert_dense(&everything(&world).await, 4);
+}
+
+/// Where the head is known a batch is written without asking first. One that the database refuses is not kept, which its writer
+/// is told for certain, and nothing is left of it.
+pub(crate) async fn what_the_database_refuses_is_certainly_not_kept(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    let stream = fresh_stream();
+    for revision in 0..2 {
+        world.store.append(append(TENANT, &stream, revision, 1, "fine")).await.unwrap();
+    }
+    let (refusing, refusing_no_more) = match engine {
+        Engine::Sqlite => {
+            ("CREATE TRIGGER refusing BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'not now'); END", "DROP TRIGGER refusing")
+        }
+        Engine::Postgres => (
+            "CREATE FUNCTION not_now() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$; \
+             CREATE TRIGGER refusing BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION not_now()",
+            "DROP TRIGGER refusing ON records",
+        ),
+    };
+    world.database.write().execute_unprepared(refusing).await.unwrap();
+    let late = append(TENANT, &stream, 2, 3, "late");
+    for _ in 0..2 {
+        let refused = world.store.append(late.clone()).await.unwrap_err();
+        assert!(matches!(refused, AppendError::Unavailable { unknown: false, .. }), "{refused:?}");
+    }
+    world.database.write().execute_unprepared(refusing_no_more).await.unwrap();
+    assert_eq!(world.store.append(late).await.unwrap().revision, 5);
+    assert_dense(&everything(&world).await, 5);
 }
 
 pub(crate) async fn malformed_appends_are_refused(engine: Engine) {

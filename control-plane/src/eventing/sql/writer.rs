@@ -65,6 +65,17 @@ struct Kept {
     answer: Answer,
 }
 
+/// What came of a commit on the condition that the head stands where we left it.
+enum AtHead {
+    Done,
+    /// Another process has moved it: nothing was done.
+    Elsewhere,
+    /// It failed before anything could be committed.
+    NotDone(DbErr),
+    /// It failed, and may have been done.
+    Unknown(DbErr),
+}
+
 pub(super) struct Writer {
     database: Database,
     head: watch::Sender<Cursor>,
@@ -165,29 +176,25 @@ impl Writer {
                 values.extend(columns(position, &pending.stream, revision, row.event.clone(), row.data_key.clone(), row.sealed.clone()));
             }
         }
-        let moved = match self.database.backend() {
-            DbBackend::Postgres => {
-                let sql = self.conditional_inserts.entry(rows).or_insert_with(|| conditional_insert(rows));
-                let done = self.database.write().execute_raw(self.database.sql(sql.as_str(), values)).await;
-                done.map(|done| done.rows_affected() > 0)
-            }
+        let came = match self.database.backend() {
+            DbBackend::Postgres => self.move_with_insert(rows, values).await,
             _ => self.move_and_insert(rows, values).await,
         };
-        match moved {
-            Ok(false) => {
-                self.forget();
-                return Some(batch);
+        if let AtHead::Done = came {
+            self.position = position;
+            self.revisions.extend(ends);
+            self.acknowledge(kept_from(batch, position - rows as u64));
+            return None;
+        }
+        self.forget();
+        match came {
+            AtHead::Done => {}
+            AtHead::Elsewhere => return Some(batch),
+            AtHead::NotDone(error) => {
+                tracing::warn!(error = %error, "appending a batch failed");
+                batch.into_iter().for_each(|pending| refuse(pending.answer, false, &error));
             }
-            Ok(true) => {
-                self.position = position;
-                self.revisions.extend(ends);
-                self.acknowledge(kept_from(batch, position - rows as u64));
-            }
-            Err(error) => {
-                // It may have been done: whoever asks is told when that is known.
-                self.forget();
-                self.read_back(kept_from(batch, position - rows as u64), &error).await;
-            }
+            AtHead::Unknown(error) => self.read_back(kept_from(batch, position - rows as u64), &error).await,
         }
         None
     }
@@ -211,20 +218,38 @@ impl Writer {
         Some(ends)
     }
 
-    /// The same in a transaction: whether the head stood where we left it.
-    async fn move_and_insert(&mut self, rows: usize, values: Vec<Value>) -> Result<bool, DbErr> {
-        let mut values = values.into_iter();
-        let transaction = self.database.begin().await?;
-        let sql = "UPDATE log_head SET position = $1 WHERE id = 1 AND position = $2";
-        let moved = transaction.execute_raw(self.database.sql(sql, values.by_ref().take(2).collect())).await?;
-        if moved.rows_affected() == 0 {
-            transaction.rollback().await?;
-            return Ok(false);
+    /// In one statement, which commits by itself.
+    async fn move_with_insert(&mut self, rows: usize, values: Vec<Value>) -> AtHead {
+        let sql = self.conditional_inserts.entry(rows).or_insert_with(|| conditional_insert(rows));
+        match self.database.write().execute_raw(self.database.sql(sql.as_str(), values)).await {
+            Ok(done) if done.rows_affected() > 0 => AtHead::Done,
+            Ok(_) => AtHead::Elsewhere,
+            // Without a connection nothing was sent.
+            Err(error @ (DbErr::ConnectionAcquire(_) | DbErr::Conn(_))) => AtHead::NotDone(error),
+            Err(error) => AtHead::Unknown(error),
         }
-        let sql = self.inserts.entry(rows).or_insert_with(|| insert(rows));
-        transaction.execute_raw(self.database.sql(sql.as_str(), values.collect())).await?;
-        transaction.commit().await?;
-        Ok(true)
+    }
+
+    /// The same in a transaction: only the answer to its commit can be lost.
+    async fn move_and_insert(&mut self, rows: usize, values: Vec<Value>) -> AtHead {
+        let mut values = values.into_iter();
+        let prepared = async {
+            let transaction = self.database.begin().await?;
+            let sql = "UPDATE log_head SET position = $1 WHERE id = 1 AND position = $2";
+            let moved = transaction.execute_raw(self.database.sql(sql, values.by_ref().take(2).collect())).await?;
+            if moved.rows_affected() == 0 {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+            let sql = self.inserts.entry(rows).or_insert_with(|| insert(rows));
+            transaction.execute_raw(self.database.sql(sql.as_str(), values.collect())).await?;
+            Ok(Some(transaction))
+        };
+        match prepared.await {
+            Ok(None) => AtHead::Elsewhere,
+            Ok(Some(transaction)) => transaction.commit().await.map_or_else(AtHead::Unknown, |()| AtHead::Done),
+            Err(error) => AtHead::NotDone(error),
+        }
     }
 
     /// Everything but the commit. Requests move to `kept` or `lost`; on an error `kept` is to be refused.
