@@ -372,37 +372,6 @@ mod tests {
         assert!(genuine > 5 && refused > 5, "{genuine} genuine, {refused} refused");
     }
 
-    /// `cargo test --workspace --lib -- --ignored --nocapture throughput`
-    #[test]
-    #[ignore = "a measurement"]
-    fn throughput() {
-        let piece = vec![7; 64 * 1024];
-        let mut out = Vec::with_capacity(80 * 1024);
-        for round in ["sealing", "opening"] {
-            let mut sealer = ChunkSealer::new(&[3; 32], [9; 24], &[1; 32]).unwrap();
-            let mut opener = ChunkOpener::new(Zeroizing::new([3; 32]), [1; 32]);
-            let mut plain = Vec::with_capacity(80 * 1024);
-            let mut spent = std::time::Duration::ZERO;
-            for _ in 0..4096 {
-                out.clear();
-                plain.clear();
-                let before = std::time::Instant::now();
-                sealer.push(&piece[..piece.len() - 1], &mut out).unwrap();
-                let sealed = std::time::Instant::now();
-                opener.push(&out, &mut plain).unwrap();
-                spent += if round == "sealing" { sealed - before } else { sealed.elapsed() };
-            }
-            eprintln!("{round}: {:.0} MB/s", 256.0 * 1.048576 / spent.as_secs_f64());
-        }
-        let gcm = Aes256Gcm::new(&[3; 32]).unwrap();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let before = std::time::Instant::now();
-        for _ in 0..16384 {
-            gcm.seal([0; 12], &[], &mut chunk).unwrap();
-        }
-        eprintln!("AES-256-GCM alone: {:.0} MB/s", 256.0 * 1.048576 / before.elapsed().as_secs_f64());
-    }
-
     #[test]
     fn any_pieces_give_the_same_stream_and_its_length_is_foretold() {
         let key = [3; 32];
