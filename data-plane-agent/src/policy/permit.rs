@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use schema::{catalogue::Algorithm, id::KeyVersion, key::Operation};
+use schema::{
+    catalogue::Algorithm,
+    id::{AgentId, KeyVersion},
+    key::Operation,
+};
 
 use crate::vault::Held;
 
@@ -63,5 +67,56 @@ impl UsePermit {
     #[cfg(test)]
     pub(crate) fn for_test(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {
         Self::grant(version, operation, algorithm, None)
+    }
+}
+
+/// Where material goes that leaves a vault. It never leaves unsealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// Another agent's vault, sealed to a prekey of its rostered pair.
+    Holder(AgentId),
+    /// A backup, sealed to the site's recovery key.
+    Backup,
+    /// A caller's hands, wrapped under a key it named.
+    Caller,
+}
+
+/// The material of one version may leave the vault, once. Not `Clone`; only the deciding module can make one.
+///
+/// ```compile_fail
+/// # use data_plane_agent::policy::permit::{Destination, ExportPermit};
+/// # use schema::id::KeyVersion;
+/// fn undecided(version: KeyVersion) -> ExportPermit {
+///     ExportPermit::grant(version, Destination::Backup)
+/// }
+/// ```
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a permit that is dropped allows nothing"]
+pub struct ExportPermit {
+    version: KeyVersion,
+    destination: Destination,
+}
+
+impl ExportPermit {
+    /// Allows one version to leave once. Only the deciding module may call this.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the first decision that lets material out comes with moving it"))]
+    pub(in crate::policy) fn grant(version: KeyVersion, destination: Destination) -> Self {
+        Self { version, destination }
+    }
+
+    /// The version that may leave.
+    pub fn version(&self) -> KeyVersion {
+        self.version
+    }
+
+    /// Where it goes.
+    pub fn destination(&self) -> Destination {
+        self.destination
+    }
+
+    /// A permit nobody decided about, for tests.
+    #[cfg(test)]
+    pub(crate) fn for_test(version: KeyVersion, destination: Destination) -> Self {
+        Self::grant(version, destination)
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     algorithm::{self, ContentEncryption},
-    policy::permit::UsePermit,
+    policy::permit::{Destination, ExportPermit, UsePermit},
 };
 
 const CONTENT: ContentEncryption = ContentEncryption::A256Gcm;
@@ -37,6 +37,7 @@ where
     for (key, algorithm) in (1..).zip(&algorithms) {
         making(&vault, version(key, 1), *algorithm).await;
         using(&vault, version(key, 1), *algorithm).await;
+        bringing(&vault, KeyVersion::new(KeyId::from_bits(key), 3), *algorithm).await;
     }
     strangers(&vault).await;
     let before = vault.versions().await.unwrap();
@@ -75,6 +76,32 @@ async fn making(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {
     }
     let second = vault.generate(KeyVersion::new(version.key, 2), algorithm).await.unwrap();
     assert_ne!(second.fingerprint, held.fingerprint, "two versions are two keys");
+}
+
+/// Material that comes from elsewhere, and goes there where the vault lets it.
+async fn bringing(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {
+    let ids = ManualIds::seeded(31);
+    let serving = algorithm::serve(algorithm);
+    let (mine, other) = (serving.test_secret(algorithm, &ids).unwrap(), serving.test_secret(algorithm, &ids).unwrap());
+    let copy = |secret: &SecretBytes| SecretBytes::new(secret.expose().to_vec());
+    let short = SecretBytes::new(mine.expose()[..mine.len() - 1].to_vec());
+    let (mine_again, distinct) = (copy(&mine), mine.expose() != other.expose());
+    assert_eq!(refusal(vault.import(version, algorithm, short).await), "malformed_key");
+    assert_eq!(refusal(vault.held(version).await), "key_version_not_held", "nothing is kept of what was refused");
+    let held = vault.import(version, algorithm, mine).await.unwrap();
+    assert_eq!((held.version, held.algorithm), (version, algorithm));
+    assert_eq!(vault.import(version, algorithm, copy(&mine_again)).await.unwrap(), held, "the same again changes nothing");
+    if distinct {
+        assert_eq!(refusal(vault.import(version, algorithm, other).await), "key_version_other_material");
+    }
+    using(vault, version, algorithm).await;
+    match vault.export(ExportPermit::for_test(version, Destination::Backup)).await {
+        Ok(exported) => {
+            assert_eq!(exported.held, held);
+            assert!(exported.material.expose() == mine_again.expose());
+        }
+        Err(error) => assert_eq!(error.code(), "key_version_not_extractable"),
+    }
 }
 
 async fn using(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {

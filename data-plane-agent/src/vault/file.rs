@@ -26,14 +26,14 @@ use schema::{catalogue::Algorithm, clock::Ids, id::KeyVersion, key::Operation, n
 pub use self::unlock::Unlock;
 use self::{store::Store, unlock::RootKey};
 use super::{
-    Description, Held, Vault, VaultError,
+    Description, Exported, Held, Vault, VaultError,
     public::{OPENING, SEALING},
     secret::{ContentKey, SecretBytes},
     spend,
 };
 use crate::{
     algorithm::{self, ContentEncryption, LoadedKey, SealedContent, WrappedKey, legacy::KeyTransport},
-    policy::permit::UsePermit,
+    policy::permit::{ExportPermit, UsePermit},
 };
 
 /// The file vault. Cheap to clone; clones share the keys.
@@ -133,14 +133,18 @@ fn read_version(store: &Store, root: &RootKey, version: KeyVersion) -> Result<Lo
 
 impl Inner {
     fn generate(&self, version: KeyVersion, algorithm: Algorithm) -> Result<Loaded, VaultError> {
-        let serving = algorithm::serve(algorithm);
-        let secret = serving.generate(algorithm, self.ids.as_ref())?;
-        let key = serving.load(algorithm, &secret)?;
+        let secret = algorithm::serve(algorithm).generate(algorithm, self.ids.as_ref())?;
+        self.keep(version, algorithm, &secret)
+    }
+
+    /// Tests the material, stores it, and reads it back.
+    fn keep(&self, version: KeyVersion, algorithm: Algorithm, secret: &SecretBytes) -> Result<Loaded, VaultError> {
+        let key = algorithm::serve(algorithm).load(algorithm, secret)?;
         algorithm::pairwise(key.as_ref(), self.ids.as_ref())?;
         let public_key = key.public_key().map(<[u8]>::to_vec);
-        let fingerprint = algorithm::fingerprint(algorithm, public_key.as_deref(), &secret);
+        let fingerprint = algorithm::fingerprint(algorithm, public_key.as_deref(), secret);
         let held = Held { version, algorithm, fingerprint, public_key };
-        self.store.write_version(&self.root, &held, &secret, self.ids.as_ref())?;
+        self.store.write_version(&self.root, &held, secret, self.ids.as_ref())?;
         read_version(&self.store, &self.root, version)
     }
 }
@@ -169,6 +173,35 @@ impl Vault for FileVault {
         let held = loaded.held.clone();
         self.0.keys.write().unwrap_or_else(PoisonError::into_inner).loaded.insert(version, loaded);
         Ok(held)
+    }
+
+    async fn import(&self, version: KeyVersion, algorithm: Algorithm, material: SecretBytes) -> Result<Arc<Held>, VaultError> {
+        let _guard = self.0.changing.lock().await;
+        match self.loaded(version) {
+            Ok(loaded) if loaded.held.algorithm != algorithm => {
+                return Err(VaultError::OtherAlgorithm { version, held: loaded.held.algorithm, asked: algorithm });
+            }
+            Ok(loaded) => {
+                let key = algorithm::serve(algorithm).load(algorithm, &material)?;
+                let same = algorithm::fingerprint(algorithm, key.public_key(), &material) == loaded.held.fingerprint;
+                return if same { Ok(loaded.held.clone()) } else { Err(VaultError::OtherMaterial(version)) };
+            }
+            Err(VaultError::NotHeld(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let inner = self.0.clone();
+        let loaded = Arc::new(blocking(move || inner.keep(version, algorithm, &material)).await?);
+        let held = loaded.held.clone();
+        self.0.keys.write().unwrap_or_else(PoisonError::into_inner).loaded.insert(version, loaded);
+        Ok(held)
+    }
+
+    async fn export(&self, permit: ExportPermit) -> Result<Exported, VaultError> {
+        let version = permit.version();
+        let held = self.loaded(version)?.held.clone();
+        let inner = self.0.clone();
+        let (_, material) = blocking(move || inner.store.read_version(&inner.root, version)).await?;
+        Ok(Exported { held, material })
     }
 
     async fn versions(&self) -> Result<Vec<Arc<Held>>, VaultError> {

@@ -20,7 +20,7 @@ use schema::{catalogue::Algorithm, encoding::Digest, id::KeyVersion, key::Operat
 use self::secret::{ContentKey, SecretBytes};
 use crate::{
     algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey, legacy::KeyTransport},
-    policy::permit::UsePermit,
+    policy::permit::{ExportPermit, UsePermit},
 };
 
 /// What a vault is and what it can do.
@@ -49,6 +49,14 @@ pub struct Held {
     pub public_key: Option<Vec<u8>>,
 }
 
+/// Material on its way out of a vault.
+pub struct Exported {
+    /// What it is.
+    pub held: Arc<Held>,
+    /// The secret as the algorithm keeps it.
+    pub material: SecretBytes,
+}
+
 /// A place for key material. Methods are safe to call from async code; work that takes long is moved off the calling
 /// thread by the vault.
 #[async_trait]
@@ -59,6 +67,15 @@ pub trait Vault: Send + Sync + 'static {
     /// Makes the material of a version, stores it durably, reads it back and tests it before reporting. A version that is
     /// there already is reported as it is (a retry after a crash); a destroyed one is refused.
     async fn generate(&self, version: KeyVersion, algorithm: Algorithm) -> Result<Arc<Held>, VaultError>;
+
+    /// Takes in material that was made elsewhere: a secret as the algorithm keeps it (`Implementation::generate`). Stored,
+    /// read back and tested like one that was made here. The same material again changes nothing; other material under a
+    /// version that is here is refused, and so is a version that was destroyed.
+    async fn import(&self, version: KeyVersion, algorithm: Algorithm, material: SecretBytes) -> Result<Arc<Held>, VaultError>;
+
+    /// Hands out the material of a version, to be sealed at once for where the permit says it goes. A vault that never
+    /// lets material out answers [`VaultError::NotExtractable`].
+    async fn export(&self, permit: ExportPermit) -> Result<Exported, VaultError>;
 
     /// Every version it holds, in order.
     async fn versions(&self) -> Result<Vec<Arc<Held>>, VaultError>;
@@ -147,6 +164,12 @@ pub enum VaultError {
         /// What was asked for.
         asked: Algorithm,
     },
+    /// The version is there with other material.
+    #[error("{0} is held with other material; the material first seen for a version is the only one it ever has")]
+    OtherMaterial(KeyVersion),
+    /// The material never leaves this vault.
+    #[error("{0} cannot leave this vault: its material is not extractable")]
+    NotExtractable(KeyVersion),
     /// The permit is for another operation.
     #[error("a permit to {permitted} does not allow to {asked}")]
     OtherOperation {
@@ -208,6 +231,8 @@ impl VaultError {
             Self::NotHeld(_) => "key_version_not_held",
             Self::Destroyed(_) => "key_version_destroyed",
             Self::OtherAlgorithm { .. } => "key_version_other_algorithm",
+            Self::OtherMaterial(_) => "key_version_other_material",
+            Self::NotExtractable(_) => "key_version_not_extractable",
             Self::OtherOperation { .. } => "permit_other_operation",
             Self::Algorithm(AlgorithmError::NotGenuine { .. }) => "not_genuine",
             Self::Algorithm(AlgorithmError::NotServed { .. }) => "operation_not_served",
