@@ -20,7 +20,7 @@ use trust::statement::{
 
 use super::{
     facts::{Facts, KeyFacts, PolicyFacts, Revoked},
-    templates,
+    templates::{self, Outside},
 };
 
 /// The version of the Cedar language our policies are written in.
@@ -47,8 +47,12 @@ pub struct Published {
 /// Compiles everything.
 pub fn compile(facts: &Facts, published: &Published) -> Content {
     let placed = projects_at_sites(facts);
+    let outside = templates::outside(facts);
+    for left_out in outside.values() {
+        tracing::warn!(key = %left_out, "a key does not fit its template: agents are not told of it until a wider one is published");
+    }
     let states: BTreeMap<_, _> =
-        facts.sites.keys().map(|site| (*site, state(facts, *site, placed.get(site), published.states.get(site)))).collect();
+        facts.sites.keys().map(|site| (*site, state(facts, *site, placed.get(site), &outside, published.states.get(site)))).collect();
     let mut resumptions = resumptions(facts, published, &states);
     let projects = placed.values().flatten().copied().collect::<BTreeSet<_>>();
     let scopes = std::iter::once(Scope::Tenant)
@@ -135,7 +139,14 @@ fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions:
     }
 }
 
-fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, last: Option<&State>) -> State {
+/// Keys outside their template are left out, not what restricts them: agents would refuse the whole set for one such key.
+fn state(
+    facts: &Facts,
+    site: SiteId,
+    projects: Option<&BTreeSet<ProjectId>>,
+    outside: &BTreeMap<KeyId, Outside>,
+    last: Option<&State>,
+) -> State {
     let keys: BTreeMap<_, _> = facts.keys.iter().filter(|(_, key)| key.definition.placement.contains(&site)).collect();
     let agents: BTreeMap<_, _> = facts.agents.iter().filter(|(_, agent)| agent.site == site).collect();
     let here = |project: &ProjectId| projects.is_some_and(|projects| projects.contains(project));
@@ -170,11 +181,12 @@ fn state(facts: &Facts, site: SiteId, projects: Option<&BTreeSet<ProjectId>>, la
         head: Head { site: Some(site), ..blank_head(Kind::State, facts.tenant) },
         templated: keys
             .iter()
+            .filter(|(id, _)| !outside.contains_key(id))
             .filter_map(|(id, key)| {
                 Some((**id, TemplatedKey { template: key.template.clone()?, definition: following_its_template(key, facts) }))
             })
             .collect(),
-        keys: keys.iter().map(|(id, key)| (**id, seen_from(site, key, facts))).collect(),
+        keys: keys.iter().filter(|(id, _)| !outside.contains_key(id)).map(|(id, key)| (**id, seen_from(site, key, facts))).collect(),
         roster: agents
             .iter()
             .map(|(id, agent)| (**id, RosterSlot { entry: agent.roster_entry.clone(), vouches: agent.vouches.clone() }))
@@ -553,37 +565,60 @@ mod tests {
 
     #[test]
     fn keys_of_a_template_stand_in_state_and_not_in_policy() {
-        let mut facts = facts();
-        facts.keys.get_mut(&KEY).unwrap().template = Some("any".parse().unwrap());
+        let facts = templated(|_| {});
         let content = compile(&facts, &Published::default());
         assert!(content.policies[&Scope::Project(PROJECT)].keys.is_empty());
         assert_eq!(content.states[&SITE].templated[&KEY].template.as_str(), "any");
     }
 
-    #[test]
-    fn a_key_goes_on_following_its_template() {
+    /// The key was made from a template, which was changed since.
+    fn templated(change: impl FnOnce(&mut KeyTemplate)) -> Facts {
         let mut facts = facts();
-        let definition = facts.keys[&KEY].definition.clone();
-        let rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(3600) };
-        let template = KeyTemplate {
+        let definition = &facts.keys[&KEY].definition;
+        let mut template = KeyTemplate {
             project: PROJECT,
             algorithms: vec![definition.algorithm],
             purposes: vec![definition.purpose],
             placement: definition.placement.clone(),
             labels: BTreeMap::new(),
             durabilities: vec![definition.durability],
-            exportable: false,
-            rotation: rotation.clone(),
+            exportable: definition.exportable,
+            rotation: Default::default(),
             limits: Default::default(),
             max_keys: None,
         };
+        change(&mut template);
         let templates = BTreeMap::from([("any".parse().unwrap(), template)]);
         let scope = Scope::Project(PROJECT);
         facts.policies.push(PolicyFacts { scope, cedar: BTreeMap::new(), templates, vouching: None, offline: None });
         facts.keys.get_mut(&KEY).unwrap().template = Some("any".parse().unwrap());
-        assert_ne!(definition.rotation, rotation);
+        facts
+    }
+
+    #[test]
+    fn a_key_goes_on_following_its_template() {
+        let rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(3600) };
+        let facts = templated(|template| template.rotation = rotation.clone());
+        assert_ne!(facts.keys[&KEY].definition.rotation, rotation);
         let content = compile(&facts, &Published::default());
         assert_eq!(content.states[&SITE].templated[&KEY].definition.rotation, rotation);
+    }
+
+    #[test]
+    fn a_key_that_slipped_out_of_its_template_is_left_out_and_stays_restricted() {
+        let mut facts = templated(|template| template.durabilities.clear());
+        facts.keys.get_mut(&KEY).unwrap().suspended = true;
+        let suspended = [Subject::Key(KEY)];
+        let mut before = templated(|_| {});
+        before.keys.get_mut(&KEY).unwrap().suspended = true;
+        let before = compile(&before, &Published::default());
+        let published = Published { policies: before.policies, states: before.states };
+
+        let content = compile(&facts, &published);
+        let state = &content.states[&SITE];
+        assert!(state.templated.is_empty() && state.keys.is_empty(), "one key that does not fit stops nobody else");
+        assert_eq!(state.suspensions, suspended);
+        assert!(content.policies.values().all(|policy| policy.resumptions.is_empty()), "leaving it out lifts nothing");
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub fn left_outside(before: &Facts, after: &Facts) -> Vec<Outside> {
     outside(after).into_iter().filter(|(key, _)| !already.contains(key)).map(|(_, outside)| outside).collect()
 }
 
-fn outside(facts: &Facts) -> BTreeMap<KeyId, Outside> {
+/// Every key that does not fit the template it was made from.
+pub fn outside(facts: &Facts) -> BTreeMap<KeyId, Outside> {
     let documents = facts.policies.iter().map(|document| (document.scope, &document.templates));
     // Agents count the keys of their own site, in the order of ids.
     let mut made = BTreeMap::<_, u64>::new();
