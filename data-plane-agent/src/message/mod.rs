@@ -191,6 +191,8 @@ pub(crate) async fn unwrap(
 mod every_algorithm;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod rfc_examples;
 
 #[cfg(test)]
 pub(crate) mod tests {
