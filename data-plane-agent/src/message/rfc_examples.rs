@@ -72,7 +72,7 @@ async fn jws_with_ed25519() {
 /// RFC 7520, section 4.4.
 #[tokio::test]
 async fn hmac_of_a_jws() {
-    let (world, algorithm) = with("HMAC-SHA-256", "hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FMG-Onbc6mxCcYg").await;
+    let (world, algorithm) = with("HMAC-SHA-256", "hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg").await;
     let signed = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjAxOGMwYWU1LTRkOWItNDcxYi1iZmQ2LWVlZjMxNGJjNzAzNyJ9.\
                   SXTigJlzIGEgZGFuZ2Vyb3VzIGJ1c2luZXNzLCBGcm9kbywgZ29pbmcgb3V0IHlvdXIgZG9vci4gWW91IHN0ZXAgb250byB0aGUgcm9h\
                   ZCwgYW5kIGlmIHlvdSBkb24ndCBrZWVwIHlvdXIgZmVldCwgdGhlcmXigJlzIG5vIGtub3dpbmcgd2hlcmUgeW91IG1pZ2h0IGJlIHN3\
