@@ -70,6 +70,7 @@ use crate::{
     policies::Policy,
     projects::Project,
     receipts::{ingest::Ingest, rows::ReceiptRows},
+    relay::{rows::RelayRows, service::Relay},
     sealing::{Keyring, SealingError, SealingKey, Secret, Secrets},
     sites::Site,
     tenants::Tenant,
@@ -500,6 +501,7 @@ struct Parts {
     enrolment: Enrolment,
     reports: Reports,
     receipts: ReceiptRows,
+    relay: RelayRows,
     heartbeats: Heartbeats,
 }
 
@@ -512,7 +514,8 @@ impl Parts {
         let enrolment = Enrolment::new(handler.clone(), views.clone(), statements.clone(), authority, settings, clock.clone(), ids.clone());
         let reports = Reports::new(handler.clone(), database.clone(), keyring.clone(), clock.clone(), ids.clone());
         let receipts = ReceiptRows::new(database.clone(), keyring.clone());
-        Self { statements, enrolment, reports, receipts, heartbeats }
+        let relay = RelayRows::new(database.clone(), keyring.clone());
+        Self { statements, enrolment, reports, receipts, relay, heartbeats }
     }
 
     fn reactors(&self, ground: &Ground, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
@@ -535,6 +538,7 @@ impl Parts {
             enrolment: self.enrolment.clone(),
             reports: self.reports.clone(),
             leases: Leases::new(handler.clone(), self.statements.clone(), clock.clone(), ids.clone()),
+            relay: Relay::new(handler.clone(), self.relay.clone(), clock.clone(), ids.clone()),
             ingest: Ingest::new(handler.clone(), self.receipts.clone(), clock.clone(), ids.clone()),
         };
         AgentApi::new(parts, clock.clone(), stopping.clone())

@@ -18,6 +18,7 @@ pub mod http;
 pub mod naming;
 pub mod pki;
 pub mod receipts;
+pub mod relay;
 pub mod sealing;
 
 // The domains, each in the same shape: command, refusal, aggregate.

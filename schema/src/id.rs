@@ -165,6 +165,10 @@ ids! {
     IncarnationId = "inc";
     /// One sealed file.
     FileId = "fil";
+    /// One vault: agents that share it say the same.
+    VaultId = "vlt";
+    /// One short-lived key of an agent that material is sealed to on its way.
+    PrekeyId = "prk";
 }
 
 /// A key and one of its numbered versions: `key_…/3`. Also the JOSE `kid`.

@@ -23,12 +23,13 @@ use reqwest::StatusCode;
 use schema::{
     clock::{Clock, SystemClock, SystemIds, Timestamp, new_id},
     encoding::{Base64, Digest},
-    id::{AgentId, CallerId, IncarnationId, KeyId, KeyVersion},
+    id::{AgentId, CallerId, IncarnationId, KeyId, KeyVersion, PrekeyId, VaultId},
     key::{Operation, Origin, VersionState},
     wire::agent::{
         EnrolRequest, EnrolResponse, EnrolmentToken, Intent, OutcomeResult, Receipt, ReceiptAnswer, ReceiptBatch, ReceiptBatchHead,
         ReceiptBody, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, chain, chain_start, path,
     },
+    wire::relay::{RelayAnswer, RelayAsk, Waiting},
 };
 use serde_json::{Value, json};
 use service::{
@@ -39,8 +40,9 @@ use service::{
 };
 use trust::{
     accept::{AcceptedSet, Confirmed, Identity, accept},
-    document::{self, HolderReport, HolderStatus, SelfTestReport, VersionRecord},
+    document::{self, AgentVouch, HolderReport, HolderStatus, Prekey, SelfTestReport, Transfer, TransferHead, VersionRecord},
     pair::Pair,
+    seal::PrekeySecret,
     statement::{Scope, policy::Policy, state::Subject},
     time::Moment,
 };
@@ -290,7 +292,8 @@ impl Agent {
         let EnrolmentToken { tenant, site, agent, .. } = self.applicant.file;
         let (issued, algorithm, origin) = (SystemClock.now(), "A256KW+A256GCM".parse().unwrap(), Origin::Generated);
         let record = VersionRecord { tenant, site, version, algorithm, origin, fingerprint, public_key: None, generator: agent, issued };
-        let ready = HolderReport { tenant, site, version, fingerprint, holder: agent, status: HolderStatus::Ready, issued };
+        let (holder, vault, status) = (agent, VaultId::from_bits(agent.bits()), HolderStatus::Ready);
+        let ready = HolderReport { tenant, site, version, fingerprint, holder, vault, status, issued };
         (document::sign(&record, &self.applicant.pair), document::sign(&ready, &self.applicant.pair))
     }
 
@@ -314,6 +317,39 @@ impl Agent {
         let (first_seq, count) = (receipts[0].seq, receipts.len() as u64);
         let head = ReceiptBatchHead { tenant, site, agent, incarnation, first_seq, count, previous, last };
         ReceiptBatch { incarnation, first_seq, previous, entries, head: document::sign(&head, &self.applicant.pair) }
+    }
+
+    async fn relay(&self, ask: &RelayAsk) -> Result<RelayAnswer, (StatusCode, String)> {
+        answer(self.http.post(self.url(path::RELAY)).json(ask)).await
+    }
+
+    /// A prekey of this agent (of another one, when `of` says so), signed by it.
+    fn prekey(&self, id: u128, of: AgentId, life: Duration) -> Base64 {
+        let EnrolmentToken { tenant, site, .. } = self.applicant.file;
+        let public_key = PrekeySecret::generate(&SystemIds).unwrap().public_key().into();
+        let issued = SystemClock.now();
+        let prekey = Prekey { tenant, site, agent: of, id: PrekeyId::from_bits(id), public_key, not_after: issued.plus(life), issued };
+        document::sign(&prekey, &self.applicant.pair)
+    }
+
+    /// What this agent sends of a version it made: whatever is inside, the relay cannot tell.
+    fn transfer(&self, version: KeyVersion, to: AgentId, prekey: u128, change: impl FnOnce(&mut TransferHead)) -> Base64 {
+        let EnrolmentToken { tenant, site, agent, .. } = self.applicant.file;
+        let mut head = TransferHead {
+            tenant,
+            site,
+            version,
+            algorithm: "A256KW+A256GCM".parse().unwrap(),
+            origin: Origin::Generated,
+            fingerprint: Digest::of(version.to_string().as_bytes()),
+            sender: agent,
+            recipient: to,
+            prekey: PrekeyId::from_bits(prekey),
+            issued: SystemClock.now(),
+        };
+        change(&mut head);
+        let transfer = Transfer { head, encapsulated: vec![1; 1120].into(), ciphertext: vec![2; 48].into() };
+        document::sign(&transfer, &self.applicant.pair)
     }
 
     async fn ship(&self, batch: &ReceiptBatch) -> Result<ReceiptAnswer, (StatusCode, String)> {
@@ -510,6 +546,95 @@ async fn a_long_poll_waits_and_wakes() {
     let (news, elapsed) = tokio::join!(agent.sync(20), stop);
     assert!(!news.unwrap());
     assert!(elapsed < Duration::from_secs(4), "stopped after {elapsed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_keeps_what_its_bringer_signed_for_agents_at_work_until_it_is_fetched() {
+    let world = World::start().await;
+    let mut first = Applicant::new(world.invite(3600).await).enrol().await;
+    let version = KeyVersion::new(world.create_key("card-data").await, 1);
+    first.generate(version).await;
+    let second = Applicant::new(world.invite(3600).await).enrol().await;
+    let (me, other) = (first.id(), second.id());
+    let hour = Duration::from_secs(3600);
+    // Nobody has vouched for the second one: it gets nothing, and nothing is sent to it.
+    let shown = RelayAsk { prekeys: vec![second.prekey(7, other, hour)], ..RelayAsk::default() };
+    refused(403, "agent_not_rostered", second.relay(&shown).await);
+    let codes = |answer: RelayAnswer| answer.refused.into_iter().map(|refused| refused.code).collect::<Vec<_>>();
+    let send = async |transfers: Vec<Base64>| first.relay(&RelayAsk { transfers, ..RelayAsk::default() }).await;
+    assert_eq!(codes(send(vec![first.transfer(version, other, 7, |_| {})]).await.unwrap()), ["transfer_recipient_not_at_work"]);
+
+    let EnrolmentToken { tenant, site, .. } = first.applicant.file;
+    let vouch = AgentVouch { tenant, site, agent: other, keyid: second.applicant.pair.keyid(), issued: SystemClock.now() };
+    let report = Report { vouches: vec![document::sign(&vouch, &first.applicant.pair)], ..first.blank_report() };
+    assert_eq!(first.report(&report).await.unwrap(), ReportAnswer::default());
+
+    // Prekeys: its own, of its site, of a sensible life.
+    let odd = vec![
+        second.prekey(8, me, hour),
+        first.prekey(8, other, hour),
+        second.prekey(8, other, Duration::from_secs(40 * 86_400)),
+        shown.prekeys[0].clone(),
+    ];
+    let answer = second.relay(&RelayAsk { prekeys: odd, ..RelayAsk::default() }).await.unwrap();
+    assert_eq!(codes(answer), ["prekey_of_another_agent", "document_not_genuine", "prekey_ended"]);
+    let answer = first.relay(&RelayAsk::default()).await.unwrap();
+    assert_eq!((answer.prekeys, answer.waiting.len()), (shown.prekeys.clone(), 0));
+
+    // Transfers: its own, to somebody who waits, of what it has.
+    let good = first.transfer(version, other, 7, |_| {});
+    let odd = vec![
+        first.transfer(version, other, 9, |_| {}),
+        first.transfer(version, AgentId::from_bits(9), 7, |_| {}),
+        first.transfer(version, other, 7, |head| head.sender = other),
+        first.transfer(version, other, 7, |head| head.site = schema::id::SiteId::from_bits(9)),
+        first.transfer(version, other, 7, |head| head.fingerprint = Digest([9; 32])),
+        first.transfer(KeyVersion::new(version.key, 2), other, 7, |_| {}),
+        second.transfer(version, other, 7, |_| {}),
+        good.clone(),
+    ];
+    let expected = [
+        "prekey_unknown",
+        "transfer_recipient_not_at_work",
+        "transfer_of_another_agent",
+        "document_of_another_site",
+        "fingerprint_is_final",
+        "version_not_found",
+        "document_not_genuine",
+    ];
+    assert_eq!(codes(send(odd).await.unwrap()), expected);
+    refused(400, "relay_request_too_large", send(vec![good.clone(); 101]).await);
+    let many = RelayAsk { prekeys: vec![shown.prekeys[0].clone(); 5], ..RelayAsk::default() };
+    refused(400, "relay_request_too_large", first.relay(&many).await);
+
+    // Sent twice it waits once; it is given again until its recipient is done with it.
+    let waiting = send(vec![first.transfer(version, other, 7, |_| {})]).await.unwrap().waiting;
+    assert_eq!(waiting, [Waiting { recipient: other, prekey: PrekeyId::from_bits(7), version }]);
+    for _ in 0..2 {
+        assert_eq!(second.relay(&shown).await.unwrap().transfers, std::slice::from_ref(&good));
+    }
+    // Somebody else is not done with it for the recipient.
+    let done = vec![Digest::of(good.as_slice())];
+    first.relay(&RelayAsk { done: done.clone(), ..RelayAsk::default() }).await.unwrap();
+    let answer = second.relay(&RelayAsk { done, ..shown.clone() }).await.unwrap();
+    assert!(answer.transfers.is_empty());
+    // Withdrawn with its prekey.
+    send(vec![good.clone()]).await.unwrap();
+    assert_eq!(second.relay(&shown).await.unwrap().transfers.len(), 1);
+    second.relay(&RelayAsk::default()).await.unwrap();
+    let answer = first.relay(&RelayAsk::default()).await.unwrap();
+    assert_eq!((answer.prekeys.len(), answer.waiting.len()), (0, 0));
+    // Forgotten at its end, whoever asks next.
+    second.relay(&shown).await.unwrap();
+    send(vec![good]).await.unwrap();
+    world.clock.advance(Duration::from_secs(3700));
+    assert_eq!(first.relay(&RelayAsk::default()).await.unwrap().waiting, []);
+    let sent = world.query("{ events(first: 50, type: \"MaterialSent\") { nodes { id } } }", json!({})).await;
+    assert_eq!(sent["events"]["nodes"].as_array().unwrap().len(), 1);
+
+    let input = json!({ "agent": other.to_string(), "reason": "KEY_COMPROMISE" });
+    world.mutate("revokeAgent", "RevokeAgentInput", input, "agent { state }").await;
+    refused(403, "agent_revoked", second.relay(&shown).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,13 +2,15 @@
 //!
 //! Same DSSE envelope as statements, with types and contexts of their own.
 
+mod movement;
+
 use std::collections::BTreeMap;
 
 use schema::{
     catalogue::Algorithm,
     clock::Timestamp,
     encoding::{Base64, Digest, u64_string},
-    id::{AgentId, KeyVersion, SiteId, TenantId},
+    id::{AgentId, KeyVersion, SiteId, TenantId, VaultId},
     key::Origin,
     ranges::LimitKind,
     wire::agent::ReceiptBatchHead,
@@ -20,6 +22,8 @@ use crate::{
     pair::{InvalidPair, Pair, PublicPair, Signers},
     statement::lease::Share,
 };
+
+pub use movement::{Prekey, Transfer, TransferHead};
 
 /// A document's DSSE payload type and ML-DSA context.
 pub trait Document: Serialize + for<'de> Deserialize<'de> + Clone + PartialEq + std::fmt::Debug {
@@ -118,6 +122,8 @@ pub struct HolderReport {
     pub fingerprint: Digest,
     /// Who holds it.
     pub holder: AgentId,
+    /// In which vault: agents that share one are one home.
+    pub vault: VaultId,
     /// What is reported.
     pub status: HolderStatus,
     /// When.

@@ -1,7 +1,8 @@
 //! Why either side of Freehold believes the other: statements, signatures, acceptance. No I/O.
 //!
 //! - [`statement`]: what is said: root, policy, state, heartbeat, lease; one file each.
-//! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports.
+//! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports, prekeys, transfers.
+//! - [`movement`]: who is sent material, and whose is taken; [`seal`]: how it is sealed on its way.
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
 //! - [`dsse`]: the envelope all of it is signed in.
 //! - [`mod@accept`]: the ordered checks that make a set of statements believed, and what the set then says.
@@ -12,7 +13,9 @@ pub mod accept;
 pub mod document;
 pub mod dsse;
 mod json;
+pub mod movement;
 pub mod pair;
+pub mod seal;
 pub mod statement;
 #[cfg(feature = "testing")]
 pub mod testing;

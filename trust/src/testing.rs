@@ -7,7 +7,7 @@ use schema::{
     catalogue::Algorithm,
     clock::{ManualIds, Timestamp},
     encoding::{Base64, Digest},
-    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
+    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId, VaultId},
     key::{Durability, Origin, Purpose, VersionState},
     name::Name,
     wire::agent::StatementSet,
@@ -247,7 +247,8 @@ impl World {
     /// What the agent says of a version it holds.
     pub fn report(&self, number: u32, fingerprint: Digest) -> HolderReport {
         let version = KeyVersion::new(KEY, number);
-        HolderReport { tenant: TENANT, site: SITE, version, fingerprint, holder: AGENT, status: HolderStatus::Ready, issued: START }
+        let (holder, vault, status) = (AGENT, VaultId::from_bits(1), HolderStatus::Ready);
+        HolderReport { tenant: TENANT, site: SITE, version, fingerprint, holder, vault, status, issued: START }
     }
 
     /// Puts the other agent into the roster with these vouches.

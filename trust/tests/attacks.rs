@@ -5,6 +5,7 @@ mod attacks {
     mod composite;
     mod external;
     mod lease;
+    mod movement;
     mod rotation;
 }
 

@@ -7,19 +7,23 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use proptest::prelude::*;
 use schema::{
-    clock::Timestamp,
+    clock::{ManualIds, Timestamp},
     composite::VerificationRule,
     encoding::{Base64, Digest},
-    id::{CompositeId, IncarnationId, KeyId, KeyVersion},
+    id::{CompositeId, IncarnationId, KeyId, KeyVersion, PrekeyId},
     key::{Durability, Origin, Purpose},
     ranges::Ranges,
     wire::agent::{ReceiptBatchHead, StatementSet},
 };
 use trust::{
     accept::{Confirmed, accept},
-    document::{self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, RosterEntry, SelfTestReport, VersionRecord},
+    document::{
+        self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, Prekey, RosterEntry, SelfTestReport, Transfer, TransferHead,
+        VersionRecord,
+    },
     dsse,
     pair::{Pair, Signers},
+    seal::{self, PrekeySecret},
     statement::{
         Head, Pin, Statement,
         heartbeat::Heartbeat,
@@ -28,7 +32,7 @@ use trust::{
         root::Root,
         state::State,
     },
-    testing::{AGENT, KEY, PROJECT, SITE, START, TENANT, World, definition, fingerprint, policy},
+    testing::{AGENT, KEY, OTHER_AGENT, PROJECT, SITE, START, TENANT, World, definition, fingerprint, policy},
 };
 
 fn directory() -> PathBuf {
@@ -72,6 +76,8 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("agent-vouch.v1.json", document(document::sign(&world.vouch(), &world.agent))),
         ("version-record.v1.json", document(document::sign(&world.record(1, fingerprint(1)), &world.agent))),
         ("holder-report.v1.json", document(document::sign(&world.report(1, fingerprint(1)), &world.agent))),
+        ("prekey.v1.json", document(document::sign(&example_prekey().0, &world.agent))),
+        ("transfer.v1.json", document(document::sign(&example_transfer(), &world.other_agent))),
         ("lease.v1.json", document(world.lease(3, example_lease))),
         ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
         ("self-test-report.v1.json", document(document::sign(&tested, &world.agent))),
@@ -119,6 +125,39 @@ fn with_a_composite() -> Vec<u8> {
     policy.composites.insert(CompositeId::from_bits(40), composite);
     policy.head.requires.push(COMPOSITE_KEYS.to_owned());
     world.set().policies[1].0.clone()
+}
+
+fn example_prekey() -> (Prekey, PrekeySecret) {
+    let secret = PrekeySecret::generate(&ManualIds::seeded(31)).unwrap();
+    let (id, not_after) = (PrekeyId::from_bits(8), START.plus(std::time::Duration::from_secs(3600)));
+    let public_key = secret.public_key().into();
+    (Prekey { tenant: TENANT, site: SITE, agent: AGENT, id, public_key, not_after, issued: START }, secret)
+}
+
+fn example_transfer() -> Transfer {
+    let head = TransferHead {
+        tenant: TENANT,
+        site: SITE,
+        version: KeyVersion::new(KEY, 1),
+        algorithm: definition().algorithm,
+        origin: Origin::Generated,
+        fingerprint: fingerprint(1),
+        sender: OTHER_AGENT,
+        recipient: AGENT,
+        prekey: example_prekey().0.id,
+        issued: START,
+    };
+    let public_key = example_prekey().0.public_key;
+    let (encapsulated, ciphertext) = seal::seal(&head, public_key.as_slice(), b"material", &ManualIds::seeded(32)).unwrap();
+    Transfer { head, encapsulated: encapsulated.into(), ciphertext: ciphertext.into() }
+}
+
+#[test]
+fn what_was_sealed_once_opens_for_ever() {
+    let bytes = std::fs::read(directory().join("transfer.v1.json")).unwrap();
+    let transfer: Transfer = dsse::peek_document(&bytes).unwrap();
+    let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
+    assert_eq!(*opened.unwrap(), b"material");
 }
 
 fn example_lease(lease: &mut Lease) {
@@ -181,6 +220,8 @@ fn every_file_is_read_and_none_is_missing() {
             "agent-vouch.v1.json" => signed::<AgentVouch>(&bytes, &world.agent),
             "version-record.v1.json" => signed::<VersionRecord>(&bytes, &world.agent),
             "holder-report.v1.json" => signed::<HolderReport>(&bytes, &world.agent),
+            "prekey.v1.json" => signed::<Prekey>(&bytes, &world.agent),
+            "transfer.v1.json" => signed::<Transfer>(&bytes, &world.other_agent),
             "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),
             "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),
             "self-test-report.v1.json" => signed::<SelfTestReport>(&bytes, &world.agent),

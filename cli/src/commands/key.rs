@@ -372,7 +372,9 @@ impl Key {
                 return output::list(session.output, LIST, &rows);
             }
             Self::Show { key, as_of } => {
-                let value = client.one(KEY, "Key", json!({ "reference": key, "asOf": as_of }), &format!("key '{key}'")).await?;
+                let value = client
+                    .one(KEY, "Key", json!({ "reference": key, "asOf": as_of, "past": as_of.is_some() }), &format!("key '{key}'"))
+                    .await?;
                 return show(session, value);
             }
             Self::Algorithms => {
@@ -562,23 +564,37 @@ fn budget_lines(version: &Value) -> Vec<String> {
 
 fn version_line(version: &Value, external: bool) -> String {
     let text = |name: &str| output::cell(version.get(name));
-    let holders: Vec<String> = version["holders"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|holder| {
-            format!(
-                "{} desired {} reported {}",
-                output::cell(holder.get("agentId")),
-                output::cell(holder.get("desired")),
-                output::cell(holder.get("reported"))
-            )
-        })
-        .collect();
+    let holders: Vec<String> = version["holders"].as_array().into_iter().flatten().map(holder_line).collect();
     let holders = match holders.is_empty() {
-        false => holders.join("; "),
-        true if external => "with the partner".to_owned(),
-        true => "no holder yet".to_owned(),
+        false => holders.join("\n"),
+        true if external => "  with the partner".to_owned(),
+        true => "  no holder yet".to_owned(),
     };
-    format!("{} {} since {}: {holders}", text("number"), text("state"), text("activatedAt"))
+    format!("{} {} since {}\n{holders}", text("number"), text("state"), text("activatedAt"))
+}
+
+/// What one agent should have and what it has reported; of one that does not report any more, when it last did.
+fn holder_line(holder: &Value) -> String {
+    let text = |name: &str| output::cell(holder.get(name));
+    let agent = &holder["agent"];
+    let name = ["displayName", "host"].iter().find_map(|name| agent[*name].as_str().filter(|name| !name.is_empty()));
+    let mut line = format!("  {}", text("agentId"));
+    if let Some(name) = name {
+        line.push_str(&format!(" ({name})"));
+    }
+    line.push_str(&format!(": desired {}, reported {}", text("desired"), text("reported")));
+    if !holder["reportedAt"].is_null() {
+        line.push_str(&format!(" at {}", text("reportedAt")));
+    }
+    match agent["state"].as_str() {
+        None | Some("ROSTERED") => {}
+        Some(state) => line.push_str(&format!("; the agent is {state}")),
+    }
+    if holder["desired"] != holder["reported"] {
+        match agent["lastSeenAt"].as_str() {
+            Some(seen) => line.push_str(&format!("; last heard of at {seen}")),
+            None => line.push_str("; nothing was heard of it yet"),
+        }
+    }
+    line
 }

@@ -216,10 +216,10 @@ impl Reports {
             return refused("holder_report_of_another_agent", "an agent reports its own vault");
         }
         reporter.is_here(report.tenant, report.site)?;
-        let HolderReport { version, site, fingerprint, holder, .. } = report;
+        let HolderReport { version, site, fingerprint, holder, vault, .. } = report;
         let bytes = document.clone();
         let command = match report.status {
-            HolderStatus::Ready => KeyCommand::RecordReady(RecordReady { version, site, holder, fingerprint, report: bytes }),
+            HolderStatus::Ready => KeyCommand::RecordReady(RecordReady { version, site, holder, vault, fingerprint, report: bytes }),
             HolderStatus::Destroyed => KeyCommand::RecordDestroyed(RecordDestroyed { version, holder, fingerprint, report: bytes }),
         };
         let question = Question::new("reportHolder", "Key", version.key);

@@ -27,7 +27,7 @@ use crate::{
         permit::{Authorizer, Question},
     },
     agents::{
-        Agent,
+        Agent, AgentState,
         enrolment::Enrolment,
         graphql::AgentNode,
         report::{LastReport, ReportError, Reports},
@@ -423,6 +423,13 @@ impl Api {
         self.load::<Agent>(ids, as_of).await
     }
 
+    /// The agents of these sites and how far each is; those of many keys are one query.
+    pub async fn agents_at(&self, sites: &[SiteId], as_of: Option<Timestamp>) -> Result<Vec<(AgentId, AgentState)>, Fault> {
+        let wanted = sites.iter().map(|site| AgentsOf { site: *site, as_of }).collect::<Vec<_>>();
+        let found = self.loader.load_many(wanted).await.map_err(|error| fault("loading from the read model", &*error))?;
+        Ok(found.into_values().flatten().collect())
+    }
+
     async fn load<A: Shown>(&self, ids: &[A::Id], as_of: Option<Timestamp>) -> Result<Vec<A::Node>, Fault>
     where
         Loader: async_graphql::dataloader::Loader<Wanted<A>, Value = Seen<A>, Error = Arc<QueryError>>,
@@ -535,6 +542,32 @@ impl async_graphql::dataloader::Loader<ReportsOf> for Loader {
         let mut found = HashMap::new();
         for site in sites {
             found.insert(*site, Arc::new(self.reports.of_site(self.ctx.tenant, site.0).await.map_err(Arc::new)?));
+        }
+        Ok(found)
+    }
+}
+
+/// The agents of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct AgentsOf {
+    site: SiteId,
+    as_of: Option<Timestamp>,
+}
+
+impl async_graphql::dataloader::Loader<AgentsOf> for Loader {
+    type Value = Vec<(AgentId, AgentState)>;
+    type Error = Arc<QueryError>;
+
+    async fn load(&self, wanted: &[AgentsOf]) -> Result<HashMap<AgentsOf, Self::Value>, Self::Error> {
+        let mut found: HashMap<AgentsOf, Self::Value> = HashMap::new();
+        for (as_of, wanted) in by_time(wanted, |wanted| wanted.as_of) {
+            let sites: Vec<_> = wanted.iter().map(|wanted| wanted.site.to_string()).collect();
+            let views = self.views.by_term::<Agent>(self.ctx.tenant, "site", &sites, as_of.map(|time| time.0)).await.map_err(Arc::new)?;
+            for agent in views.into_iter().map(|view| view.state) {
+                if let (Some(state), Some(fixed)) = (agent.state(), &agent.fixed) {
+                    found.entry(AgentsOf { site: fixed.site, as_of }).or_default().push((fixed.id, state));
+                }
+            }
         }
         Ok(found)
     }

@@ -29,6 +29,7 @@ use schema::{
             ReportAnswer, path,
         },
         problem::Problem,
+        relay::{RelayAnswer, RelayAsk},
     },
 };
 use service::{
@@ -49,6 +50,7 @@ use crate::{
     leases::service::{LeaseError, Leases},
     pki::{identity::PeerCertificate, listener::RENEWAL_WINDOW},
     receipts::ingest::{Ingest, IngestError},
+    relay::service::{Relay, RelayError},
 };
 
 /// The longest that a long poll waits.
@@ -81,6 +83,8 @@ pub struct Parts {
     pub reports: Reports,
     /// What they may spend.
     pub leases: Leases,
+    /// What they have for each other.
+    pub relay: Relay,
     /// Their receipts.
     pub ingest: Ingest,
 }
@@ -92,6 +96,7 @@ pub struct AgentApi {
     enrolment: Enrolment,
     reports: Reports,
     leases: Leases,
+    relay: Relay,
     ingest: Ingest,
     clock: Arc<dyn Clock>,
     agents: DefaultKeyedRateLimiter<AgentId>,
@@ -104,7 +109,7 @@ pub struct AgentApi {
 impl AgentApi {
     /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
     pub fn new(parts: Parts, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
-        let Parts { handler, statements, enrolment, reports, leases, ingest } = parts;
+        let Parts { handler, statements, enrolment, reports, leases, relay, ingest } = parts;
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
             handler,
@@ -112,6 +117,7 @@ impl AgentApi {
             enrolment,
             reports,
             leases,
+            relay,
             ingest,
             clock,
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
@@ -133,6 +139,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(path::STATEMENTS, 0).route(web::get().to(statements)).default_service(web::to(wrong_method)))
         .service(resource(path::REPORT, LARGE_BODY_BYTES).route(web::post().to(report)).default_service(web::to(wrong_method)))
         .service(resource(path::LEASES, LARGE_BODY_BYTES).route(web::post().to(leases)).default_service(web::to(wrong_method)))
+        .service(resource(path::RELAY, LARGE_BODY_BYTES).route(web::post().to(relay)).default_service(web::to(wrong_method)))
         .service(resource(path::RECEIPTS, LARGE_BODY_BYTES).route(web::post().to(receipts)).default_service(web::to(wrong_method)))
         .default_service(web::to(not_found));
 }
@@ -201,6 +208,11 @@ async fn report(shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result
 async fn leases(shown: Shown, api: Data<AgentApi>, body: Json<LeaseAsk>) -> Result<Json<LeaseAnswer>, HttpProblem> {
     let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
     Ok(Json(api.leases.take(&peer.identity, &agent, &body).await.map_err(lease_problem)?))
+}
+
+async fn relay(shown: Shown, api: Data<AgentApi>, body: Json<RelayAsk>) -> Result<Json<RelayAnswer>, HttpProblem> {
+    let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
+    Ok(Json(api.relay.exchange(&peer.identity, &agent, &body).await.map_err(relay_problem)?))
 }
 
 async fn receipts(shown: Shown, api: Data<AgentApi>, body: Json<ReceiptBatch>) -> Result<Json<ReceiptAnswer>, HttpProblem> {
@@ -357,6 +369,12 @@ fn enrol_problem(error: EnrolError) -> HttpProblem {
         _ => 400,
     };
     Problem::new(status, code, "Enrolment refused", whole(&error)).into()
+}
+
+fn relay_problem(error: RelayError) -> HttpProblem {
+    let Some(code) = error.code() else { return fault(&error) };
+    let status = if code == "agent_not_rostered" { 403 } else { 400 };
+    Problem::new(status, code, "Not relayed", error.to_string()).into()
 }
 
 fn lease_problem(error: LeaseError) -> HttpProblem {

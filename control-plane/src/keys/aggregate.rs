@@ -216,7 +216,11 @@ impl Aggregate for Key {
                 self.versions.insert(event.number, Version { made: Some(made), ..Version::requested(None, at) });
             }
             KeyEvent::HolderReady(event) => self.version(event.number, |version| {
-                version.holders.entry(event.holder).or_default().ready = Some(Ready { report: event.report.clone(), at });
+                version.holders.entry(event.holder).or_default().ready =
+                    Some(Ready { vault: event.vault, report: event.report.clone(), at });
+            }),
+            KeyEvent::MaterialSent(event) => self.version(event.number, |version| {
+                version.holders.entry(event.recipient).or_default();
             }),
             KeyEvent::VersionActivated(event) => self.version(event.number, |version| {
                 version.become_state(VersionState::Active);

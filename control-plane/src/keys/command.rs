@@ -3,7 +3,7 @@
 use schema::{
     catalogue::Algorithm,
     encoding::{Base64, Digest},
-    id::{AgentId, KeyVersion, ProjectId, SiteId},
+    id::{AgentId, KeyVersion, ProjectId, SiteId, VaultId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
     rule::KeyTemplate,
@@ -82,6 +82,8 @@ pub enum KeyCommand {
     RecordVersion(Box<RecordVersion>),
     /// A holder has a version. The handler has verified the report.
     RecordReady(RecordReady),
+    /// A holder sends a version to another agent. The handler has verified that the holder sealed and signed it.
+    RecordSent(RecordSent),
     /// Let one version do nothing for now.
     SuspendVersion {
         /// The version.
@@ -261,6 +263,21 @@ pub struct RecordVersion {
     pub record: Base64,
 }
 
+/// What a verified transfer says of itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecordSent {
+    /// The version it names.
+    pub version: KeyVersion,
+    /// The site it names.
+    pub site: SiteId,
+    /// Who sealed and signed it.
+    pub sender: AgentId,
+    /// Whom it is for.
+    pub recipient: AgentId,
+    /// Identifies the material.
+    pub fingerprint: Digest,
+}
+
 /// What a verified ready report says, and its exact bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecordReady {
@@ -270,6 +287,8 @@ pub struct RecordReady {
     pub site: SiteId,
     /// Who signed it.
     pub holder: AgentId,
+    /// In which vault.
+    pub vault: VaultId,
     /// Identifies the material.
     pub fingerprint: Digest,
     /// The report: a DSSE envelope, exact bytes.

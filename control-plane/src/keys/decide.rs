@@ -6,7 +6,7 @@ use schema::{
     clock::Timestamp,
     event::key::{
         GeneratorAssigned, HolderReady, KeyCreated, KeyDeletionProtectionSet, KeyDescribed, KeyEvent, KeyLimitsSet, KeyMinimumVersionsSet,
-        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, PrimaryMoved, VersionActivated, VersionCompromised,
+        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, MaterialSent, PrimaryMoved, VersionActivated, VersionCompromised,
         VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
     },
     id::{AgentId, KeyVersion, SiteId},
@@ -14,7 +14,9 @@ use schema::{
     name::Labels,
 };
 
-use super::{CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordVersion, Template, Version, destruction, external};
+use super::{
+    CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordSent, RecordVersion, Template, Version, destruction, external,
+};
 
 /// The most labels of one key.
 const MAX_LABELS: usize = 64;
@@ -68,6 +70,7 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
         KeyCommand::AssignGenerator { number, generator, site } => assign(key, fixed, *number, (*generator, *site)),
         KeyCommand::RecordVersion(record) => record_version(key, fixed, record),
         KeyCommand::RecordReady(report) => record_ready(key, fixed, report),
+        KeyCommand::RecordSent(sent) => record_sent(key, fixed, sent),
         KeyCommand::SuspendVersion { number, reason } => {
             may_become(key, *number, VersionState::Suspended)?;
             Ok(vec![VersionSuspended { number: *number, reason: reason.clone() }.into()])
@@ -298,11 +301,33 @@ fn record_ready(key: &Key, fixed: &Fixed, report: &RecordReady) -> Decision {
     if version.holders.get(&report.holder).is_some_and(|holder| holder.ready.is_some()) {
         return Ok(Vec::new());
     }
-    let mut events = vec![HolderReady { number, holder: report.holder, report: report.report.clone() }.into()];
-    if version.state == VersionState::PreActivation && version.is_home_with(fixed.durability, Some(report.holder)) {
+    let mut events = vec![HolderReady { number, holder: report.holder, vault: report.vault, report: report.report.clone() }.into()];
+    if version.state == VersionState::PreActivation && version.is_home_with(fixed.durability, Some((report.holder, report.vault))) {
         events.extend(activate(key, number));
     }
     Ok(events)
+}
+
+/// Whoever was sent a copy is asked for it when the version is destroyed, also if nothing was heard of it since.
+fn record_sent(key: &Key, fixed: &Fixed, sent: &RecordSent) -> Decision {
+    external::not_external(fixed)?;
+    let (number, version) = find_named(key, fixed, sent.version)?;
+    let made = version.made.as_ref().ok_or(KeyRefusal::NotMade { number })?;
+    if !fixed.placement.contains(&sent.site) {
+        return Err(KeyRefusal::NotPlacedThere);
+    }
+    if sent.fingerprint != made.fingerprint {
+        return Err(KeyRefusal::FingerprintIsFinal { number });
+    }
+    if version.state == VersionState::Destroyed {
+        return Err(KeyRefusal::Destroyed { number });
+    }
+    if version.holders.get(&sent.sender).is_none_or(|holder| holder.gone.is_some()) {
+        return Err(KeyRefusal::NotAHolder { agent: sent.sender });
+    }
+    changed(!version.holders.contains_key(&sent.recipient), || {
+        MaterialSent { number, sender: sent.sender, recipient: sent.recipient }.into()
+    })
 }
 
 /// The version has its homes: it becomes active, and primary when it is the newest to do so.

@@ -82,21 +82,24 @@ pub(super) fn record(key: &Key, fixed: &Fixed, report: &RecordDestroyed) -> Deci
 
 pub(super) fn attest(key: &Key, number: u32, holder: AgentId, attestation: &Text) -> Decision {
     let gone = HolderAttestedLost { number, holder, attestation: attestation.clone() };
-    leaves(find(key, number)?, number, holder, gone.into())
+    let version = find(key, number)?;
+    if !version.holders.contains_key(&holder) {
+        return Err(KeyRefusal::NotAHolder { agent: holder });
+    }
+    leaves(version, number, holder, gone.into())
 }
 
-/// One holder no longer has it; the last one completes the destruction.
+/// An agent no longer has it, or has a tombstone and never had it: the last of those that had it completes the destruction.
 fn leaves(version: &Version, number: u32, agent: AgentId, gone: KeyEvent) -> Decision {
     if version.destruction.as_ref().is_none_or(|destruction| destruction.begun.is_none()) {
         return Err(KeyRefusal::DestructionNotBegun { number });
     }
-    match version.holders.get(&agent) {
-        None => return Err(KeyRefusal::NotAHolder { agent }),
-        Some(holder) if holder.gone.is_some() => return Ok(Vec::new()),
-        Some(_) => {}
+    if version.holders.get(&agent).is_some_and(|holder| holder.gone.is_some()) {
+        return Ok(Vec::new());
     }
     let mut events = vec![gone];
-    if version.holders_left().all(|holder| holder == agent) {
+    let completed = version.destruction.as_ref().is_some_and(|destruction| destruction.completed.is_some());
+    if !completed && version.holders_left().all(|holder| holder == agent) {
         events.push(VersionDestroyed { number }.into());
     }
     Ok(events)

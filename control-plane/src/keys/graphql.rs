@@ -5,7 +5,7 @@ use schema::key;
 
 use super::{Gone, Holder, Key, Version};
 use crate::{
-    agents::graphql::AgentNode,
+    agents::{AgentState, graphql::AgentNode},
     graphql::{
         algorithms::AlgorithmNode,
         api::{Api, Filter, Seen, Shown},
@@ -38,7 +38,7 @@ pub enum KeyState {
 /// What a holder has, or should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 pub enum HolderState {
-    /// Nothing yet.
+    /// Nothing, or nothing yet. Desired of agents that were revoked: what they still have is out of reach.
     Absent,
     /// The material, tested.
     Ready,
@@ -111,8 +111,11 @@ impl Shown for Key {
         let Seen { id, revision, state, as_of } = seen;
         let whole = state.state().into();
         let fixed = state.fixed?;
-        let versions =
-            state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, as_of))).collect();
+        let versions = state
+            .versions
+            .iter()
+            .map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, &fixed, as_of)))
+            .collect();
         Some(KeyNode {
             id: id.to_string().into(),
             project_id: fixed.project.to_string().into(),
@@ -182,8 +185,6 @@ pub struct KeyVersionNode {
     pub fingerprint: Option<String>,
     /// The public key as the algorithm's standard encodes it, base64url.
     pub public_key: Option<String>,
-    /// What every holder should have, and what it has reported.
-    pub holders: Vec<KeyHolder>,
     /// Why it was revoked.
     pub revocation_reason: Option<RevocationReason>,
     /// It will be destroyed, not before this, unless somebody cancels it.
@@ -199,25 +200,29 @@ pub struct KeyVersionNode {
     #[graphql(skip)]
     generator: Option<schema::id::AgentId>,
     #[graphql(skip)]
+    holders: std::collections::BTreeMap<schema::id::AgentId, Holder>,
+    #[graphql(skip)]
+    destroyed: bool,
+    /// Where every agent at work should have it; empty of a partner's key.
+    #[graphql(skip)]
+    homes: Vec<schema::id::SiteId>,
+    #[graphql(skip)]
     as_of: Option<Timestamp>,
 }
 
 impl KeyVersionNode {
-    fn of(key: schema::id::KeyId, number: u32, version: &Version, (limits, as_of): (&key::Limits, Option<Timestamp>)) -> Self {
-        let destroyed = version.state == key::VersionState::Destroyed;
-        let mut holders: Vec<_> =
-            version.holders.iter().map(|(agent, holder)| KeyHolder::of(*agent, Some(holder), destroyed, as_of)).collect();
-        // The generator is to have it from the moment it was chosen.
-        if let Some(generator) = version.generator.filter(|generator| !version.holders.contains_key(generator)) {
-            holders.push(KeyHolder::of(generator, None, destroyed, as_of));
-        }
+    fn of(
+        key: schema::id::KeyId,
+        number: u32,
+        version: &Version,
+        (limits, fixed, as_of): (&key::Limits, &super::Fixed, Option<Timestamp>),
+    ) -> Self {
         Self {
             id: schema::id::KeyVersion::new(key, number).to_string().into(),
             number,
             state: version.state.into(),
             fingerprint: version.made.as_ref().map(|made| made.fingerprint.to_string()),
             public_key: version.made.as_ref().and_then(|made| made.public_key.as_ref()).map(ToString::to_string),
-            holders,
             revocation_reason: version.revoked.as_ref().map(|revoked| revoked.reason.into()),
             destruction_due_at: version.destruction.as_ref().map(|destruction| Timestamp(destruction.due)),
             created_at: Timestamp(version.requested),
@@ -225,6 +230,9 @@ impl KeyVersionNode {
             version: schema::id::KeyVersion::new(key, number),
             limits: limits.clone(),
             generator: version.generator,
+            holders: version.holders.clone(),
+            destroyed: version.state == key::VersionState::Destroyed,
+            homes: if fixed.origin == key::Origin::External { Vec::new() } else { fixed.placement.clone() },
             as_of,
         }
     }
@@ -232,6 +240,24 @@ impl KeyVersionNode {
 
 #[ComplexObject]
 impl KeyVersionNode {
+    /// What every holder should have, and what it has reported: whoever has or had it, and every agent at work at the key's
+    /// sites.
+    async fn holders(&self, ctx: &Context<'_>) -> Result<Vec<KeyHolder>> {
+        let of_sites: std::collections::BTreeMap<_, _> = Api::of(ctx)?.agents_at(&self.homes, self.as_of).await?.into_iter().collect();
+        let desired = |agent: &schema::id::AgentId| match of_sites.get(agent) {
+            _ if self.destroyed => HolderState::Destroyed,
+            Some(AgentState::Revoked) => HolderState::Absent,
+            _ => HolderState::Ready,
+        };
+        let mut agents: std::collections::BTreeSet<_> = self.holders.keys().copied().collect();
+        if !self.destroyed {
+            // The generator is to have it from the moment it was chosen.
+            agents.extend(self.generator);
+            agents.extend(of_sites.iter().filter(|(_, state)| **state == AgentState::Rostered).map(|(agent, _)| *agent));
+        }
+        Ok(agents.into_iter().map(|agent| KeyHolder::of(agent, self.holders.get(&agent), desired(&agent), self.as_of)).collect())
+    }
+
     /// How far its limits on uses and bytes are used up; empty when it has none.
     #[graphql(complexity = "2 * child_complexity")]
     async fn budgets(&self, ctx: &Context<'_>) -> Result<Vec<BudgetNode>> {
@@ -263,6 +289,8 @@ pub struct KeyHolder {
     pub reported: HolderState,
     /// When it reported that.
     pub reported_at: Option<Timestamp>,
+    /// The vault that has it, `vlt_…`: agents that share one are one home. Absent until it was reported ready.
+    pub vault_id: Option<ID>,
     #[graphql(skip)]
     holder: schema::id::AgentId,
     #[graphql(skip)]
@@ -270,7 +298,7 @@ pub struct KeyHolder {
 }
 
 impl KeyHolder {
-    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, destroyed: bool, as_of: Option<Timestamp>) -> Self {
+    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, desired: HolderState, as_of: Option<Timestamp>) -> Self {
         let (reported, at) = match holder {
             Some(Holder { gone: Some(Gone::Destroyed { at, .. }), .. }) => (HolderState::Destroyed, Some(*at)),
             Some(Holder { gone: Some(Gone::AttestedLost { at, .. }), .. }) => (HolderState::Lost, Some(*at)),
@@ -279,9 +307,10 @@ impl KeyHolder {
         };
         Self {
             agent_id: agent.to_string().into(),
-            desired: if destroyed { HolderState::Destroyed } else { HolderState::Ready },
+            desired,
             reported,
             reported_at: at.map(Timestamp),
+            vault_id: holder.and_then(|holder| holder.ready.as_ref()).map(|ready| ready.vault.to_string().into()),
             holder: agent,
             as_of,
         }

@@ -60,6 +60,6 @@ refusals! {
         NotDue { due: Timestamp } = "destruction_not_due", "the destruction may begin from {due} on";
         DestructionNotBegun { number: u32 } = "destruction_not_begun", "version {number} was not to be destroyed yet; if its holder has lost it all the same, revoke the version";
         Destroyed { number: u32 } = "version_destroyed", "version {number} is destroyed, or about to be";
-        NotAHolder { agent: AgentId } = "not_a_holder" at "holder", "{agent} never reported that it has this version";
+        NotAHolder { agent: AgentId } = "not_a_holder" at "holder", "{agent} never had this version, as far as anybody has reported";
     }
 }

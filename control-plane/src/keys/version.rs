@@ -1,11 +1,11 @@
 //! One version of a key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
-    id::AgentId,
+    id::{AgentId, VaultId},
     key::{Durability, RevocationReason, VersionState},
     name::Text,
 };
@@ -63,6 +63,8 @@ pub struct Holder {
 /// A ready report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
+    /// The vault that has the version: agents that share one are one home.
+    pub vault: VaultId,
     /// A DSSE envelope, exact bytes.
     pub report: Base64,
     /// When it came.
@@ -145,11 +147,15 @@ impl Version {
         self.holders.iter().filter(|(_, holder)| holder.gone.is_none()).map(|(agent, _)| *agent)
     }
 
-    /// Whether it has the homes its durability demands, one more holder counted in.
-    pub(super) fn is_home_with(&self, durability: Durability, one_more: Option<AgentId>) -> bool {
-        let ready = |(agent, holder): (&AgentId, &Holder)| (holder.ready.is_some() && holder.gone.is_none()).then_some(*agent);
-        let homes: std::collections::BTreeSet<_> = self.holders.iter().filter_map(ready).chain(one_more).collect();
-        let generator_is_home = self.generator.is_some_and(|generator| homes.contains(&generator));
+    /// Whether it has the homes its durability demands, one more holder counted in. A home is a vault: what agents share is
+    /// one.
+    pub(super) fn is_home_with(&self, durability: Durability, one_more: Option<(AgentId, VaultId)>) -> bool {
+        let ready = |(agent, holder): (&AgentId, &Holder)| {
+            holder.ready.as_ref().filter(|_| holder.gone.is_none()).map(|ready| (*agent, ready.vault))
+        };
+        let holders: BTreeMap<AgentId, VaultId> = self.holders.iter().filter_map(ready).chain(one_more).collect();
+        let homes: BTreeSet<VaultId> = holders.values().copied().collect();
+        let generator_is_home = self.generator.is_some_and(|generator| holders.contains_key(&generator));
         match durability {
             Durability::SingleCopy => self.made.is_some() && generator_is_home,
             Durability::TwoHolders => self.made.is_some() && homes.len() >= 2,

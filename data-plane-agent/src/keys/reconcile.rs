@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::{
     clock::Clock,
     encoding::{Base64, Digest},
-    id::KeyVersion,
+    id::{KeyVersion, VaultId},
     key::{Origin, VersionState},
 };
 use trust::{
@@ -45,14 +45,26 @@ struct Round<'a> {
     vault: &'a dyn Vault,
     pair: &'a Pair,
     clock: &'a dyn Clock,
+    home: VaultId,
 }
 
 impl Reconciler {
     /// Does what the set asks, and gives what the control plane does not know yet. What fails is logged and tried again the
     /// next time.
     pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock) -> Documents {
-        let round = Round { in_force, vault, pair, clock };
         let mut documents = Documents::default();
+        let home = match crate::vault::identity::of(vault).await {
+            Ok(home) => home,
+            Err(error) => {
+                metrics::counter!("freehold_reconcile_failures_total").increment(1);
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the vault does not say which one it is: nothing is reported of it"
+                );
+                return documents;
+            }
+        };
+        let round = Round { in_force, vault, pair, clock, home };
         // Of a partner's key there is nothing to make, hold or wipe.
         for key in in_force.keys().filter(|key| !key.definition.is_external()) {
             for (number, entry) in &key.versions {
@@ -147,8 +159,8 @@ impl Reconciler {
         };
         self.say(version, said, || {
             let InForce { tenant, site, agent, .. } = round.in_force;
-            let (tenant, site, holder, issued) = (*tenant, *site, *agent, round.clock.now());
-            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, status, issued }, &[round.pair])
+            let (tenant, site, holder, vault, issued) = (*tenant, *site, *agent, round.home, round.clock.now());
+            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, vault, status, issued }, &[round.pair])
         })
     }
 

@@ -4,11 +4,13 @@
 //! - [`secret`]: bytes that do not print or copy, and a hardened process.
 //! - [`public`]: what needs only the public key of a version.
 //! - [`file`]: keys sealed in a directory, used in the agent's memory.
+//! - [`identity`]: which vault it is: agents that share one say the same.
 //! - [`conformance`]: what every vault must do, as one suite of tests.
 
 #[cfg(test)]
 pub mod conformance;
 pub mod file;
+pub mod identity;
 pub mod public;
 pub mod secret;
 
@@ -141,7 +143,7 @@ pub trait Vault: Send + Sync + 'static {
     async fn derive(&self, permit: UsePermit, salt: &[u8], info: &[u8], length_bytes: usize) -> Result<SecretBytes, VaultError>;
 
     /// A 256-bit secret of the agent itself (not a customer's key), made at its first use: for example the key of the
-    /// HMACs in receipts.
+    /// HMACs in receipts. Agents that share the vault get the same one.
     async fn named_secret(&self, name: &Name) -> Result<SecretBytes, VaultError>;
 }
 

@@ -5,7 +5,7 @@ use crate::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     events,
-    id::{AgentId, ProjectId, SiteId},
+    id::{AgentId, ProjectId, SiteId, VaultId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
 };
@@ -128,8 +128,19 @@ events! {
             number: u32,
             /// The holder.
             holder: AgentId,
+            /// Its vault: agents that share one are one home.
+            vault: VaultId,
             /// Its signed report: a DSSE envelope, exact bytes.
             report: Base64,
+        },
+        /// A holder sent a version, sealed, to another agent: a copy may be there from now on.
+        MaterialSent 1 {
+            /// The version.
+            number: u32,
+            /// Who sent it.
+            sender: AgentId,
+            /// Whom to.
+            recipient: AgentId,
         },
         /// A version has the homes its durability demands.
         VersionActivated 1 {

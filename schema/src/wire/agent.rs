@@ -27,6 +27,8 @@ pub mod path {
     pub const REPORT: &str = "/agent/v1/report";
     /// `POST` [`super::LeaseAsk`] -> [`super::LeaseAnswer`].
     pub const LEASES: &str = "/agent/v1/leases";
+    /// `POST` [`crate::wire::relay::RelayAsk`] -> [`crate::wire::relay::RelayAnswer`].
+    pub const RELAY: &str = "/agent/v1/relay";
     /// `POST` [`super::ReceiptBatch`] -> [`super::ReceiptAnswer`].
     pub const RECEIPTS: &str = "/agent/v1/receipts";
 }
@@ -123,7 +125,7 @@ pub const MAX_DOCUMENTS: usize = 1_000;
 pub const MAX_ENTRIES: usize = 5_000;
 
 /// Reads a list and keeps no more than one entry above the limit: enough to see that it is too long.
-fn at_most<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(super) fn at_most<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct AtMost<const MAX: usize, T>(PhantomData<T>);
 
     impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {

@@ -1,7 +1,8 @@
-//! Requests and answers: [`agent`] between agent and control plane, [`operation`] between application and agent, [`health`] of an agent,
+//! Requests and answers: [`agent`] between agent and control plane, [`relay`] between agents through it, [`operation`] between application and agent, [`health`] of an agent,
 //! [`problem`] for every error over HTTP.
 
 pub mod agent;
 pub mod health;
 pub mod operation;
 pub mod problem;
+pub mod relay;

@@ -218,6 +218,7 @@ fn proofs(
     }
     let what = "ready report";
     let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
+    let mut homes = BTreeSet::new();
     for (agent, report) in &entry.ready {
         let report: HolderReport = by_agent(report.as_slice(), what, version, *agent, rules)?;
         if (report.tenant, report.site, report.version, report.holder) != (rules.identity.tenant, rules.identity.site, version, *agent) {
@@ -229,10 +230,11 @@ fn proofs(
         if report.fingerprint != record.fingerprint {
             return Err(Rejection::SecondFingerprint { version, held: record.fingerprint, found: report.fingerprint });
         }
+        homes.insert(report.vault);
     }
     let needed = if definition.durability == Durability::TwoHolders { 2 } else { 1 };
-    if entry.state == VersionState::Active && entry.ready.len() < needed {
-        return Err(Rejection::NotReady { version, ready: entry.ready.len(), needed });
+    if entry.state == VersionState::Active && homes.len() < needed {
+        return Err(Rejection::NotReady { version, ready: homes.len(), needed });
     }
     Ok(Some(record.fingerprint))
 }

@@ -265,14 +265,14 @@ pub enum Rejection {
     /// Check 9: a version is in use without a version record.
     #[error("the version {0} is in use but its generator has signed no version record")]
     RecordMissing(KeyVersion),
-    /// Check 9: a version is in use but too few holders signed that they have it.
-    #[error("the version {version} is in use but {ready} of {needed} holders have reported it ready")]
+    /// Check 9: a version is in use but too few vaults have it, as their holders signed.
+    #[error("the version {version} is in use but {ready} of {needed} vaults have it, as their holders reported")]
     NotReady {
         /// The version.
         version: KeyVersion,
-        /// Holders that did.
+        /// Vaults that have it.
         ready: usize,
-        /// Holders needed.
+        /// Vaults needed.
         needed: usize,
     },
     /// Check 9: a record or report that is not what it should be.

@@ -67,6 +67,26 @@ fn a_holder_that_is_gone_is_attested_lost() {
 }
 
 #[test]
+fn whoever_was_sent_a_copy_is_waited_for_also_if_nothing_was_heard_of_it_since() {
+    let present = after(active(), [sent(1, ALICE, CAROL), schedule(None)]).later(DEFAULT_WAIT);
+    let present = after(present, [BEGIN, destroyed(1, ALICE)]);
+    assert_eq!(present.state().versions[&1].holders_left().collect::<Vec<_>>(), [CAROL]);
+    let (_, events) = present.when(&lost(CAROL)).then_accepted();
+    assert_eq!(names(&events), ["HolderAttestedLost", "VersionDestroyed"]);
+}
+
+#[test]
+fn who_never_had_it_reports_a_tombstone_and_holds_nothing_up() {
+    let (present, events) = begun().when(&destroyed(1, CAROL)).then_accepted();
+    assert_eq!(names(&events), ["HolderDestroyed"]);
+    let (present, events) = after(present, [destroyed(1, ALICE)]).when(&destroyed(1, BOB)).then_accepted();
+    assert_eq!(names(&events), ["HolderDestroyed", "VersionDestroyed"]);
+    // A latecomer's tombstone does not end it twice.
+    let (_, events) = present.when(&destroyed(1, AgentId::from_bits(9))).then_accepted();
+    assert_eq!(names(&events), ["HolderDestroyed"]);
+}
+
+#[test]
 fn a_generator_that_never_reported_ready_still_has_it() {
     let present = after(key(), [create(|_| ()), made(1, |_| ()), schedule(None)]).later(DEFAULT_WAIT);
     let (present, events) = present.when(&BEGIN).then_accepted();

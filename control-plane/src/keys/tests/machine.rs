@@ -30,6 +30,7 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
             record.fingerprint = print.unwrap_or(record.fingerprint);
         })),
         8 => (number.clone(), agent()).prop_map(|(number, holder)| ready(number, holder)),
+        2 => (number.clone(), agent(), agent()).prop_map(|(number, sender, recipient)| sent(number, sender, recipient)),
         2 => number.clone().prop_map(|number| KeyCommand::SuspendVersion { number, reason: None }),
         2 => number.clone().prop_map(|number| KeyCommand::ResumeVersion { number, reason: None }),
         1 => number.clone().prop_map(|number| KeyCommand::DeactivateVersion { number, reason: None }),

@@ -11,17 +11,18 @@ use std::time::Duration;
 use schema::{
     encoding::{Base64, Digest},
     event::key::KeyEvent,
-    id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId},
+    id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId, VaultId},
     key::{Durability, Limits, Origin, Purpose, RotationRule},
 };
 
-use super::{CreateKey, Key, KeyCommand, RecordDestroyed, RecordReady, RecordVersion};
+use super::{CreateKey, Key, KeyCommand, RecordDestroyed, RecordReady, RecordSent, RecordVersion};
 use crate::eventing::scenario::Scenario;
 
 const ID: KeyId = KeyId::from_bits(1);
 const SITE: SiteId = SiteId::from_bits(1);
 const ALICE: AgentId = AgentId::from_bits(1);
 const BOB: AgentId = AgentId::from_bits(2);
+const CAROL: AgentId = AgentId::from_bits(3);
 
 fn key() -> Scenario<Key> {
     Scenario::of(ID)
@@ -77,8 +78,17 @@ fn made(number: u32, change: impl FnOnce(&mut RecordVersion)) -> KeyCommand {
 }
 
 fn ready(number: u32, holder: AgentId) -> KeyCommand {
-    let version = KeyVersion::new(ID, number);
-    KeyCommand::RecordReady(RecordReady { version, site: SITE, holder, fingerprint: fingerprint(number), report: Base64(vec![2]) })
+    ready_in(number, holder, VaultId::from_bits(holder.bits()))
+}
+
+fn ready_in(number: u32, holder: AgentId, vault: VaultId) -> KeyCommand {
+    let (version, fingerprint, report) = (KeyVersion::new(ID, number), fingerprint(number), Base64(vec![2]));
+    KeyCommand::RecordReady(RecordReady { version, site: SITE, holder, vault, fingerprint, report })
+}
+
+fn sent(number: u32, sender: AgentId, recipient: AgentId) -> KeyCommand {
+    let (version, fingerprint) = (KeyVersion::new(ID, number), fingerprint(number));
+    KeyCommand::RecordSent(RecordSent { version, site: SITE, sender, recipient, fingerprint })
 }
 
 fn destroyed(number: u32, holder: AgentId) -> KeyCommand {

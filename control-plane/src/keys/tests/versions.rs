@@ -2,7 +2,7 @@
 
 use schema::{
     encoding::{Base64, Digest},
-    id::{AgentId, KeyId, KeyVersion, SiteId},
+    id::{AgentId, KeyId, KeyVersion, SiteId, VaultId},
     key::{Durability, Origin, RevocationReason, RotationRule, VersionState},
 };
 
@@ -31,7 +31,12 @@ fn single_copy_needs_the_generator_and_two_holders_need_two() {
     let (present, events) = present.when(&ready(1, ALICE)).then_accepted();
     assert_eq!(names(&events), ["HolderReady"]);
     assert_eq!(present.state().state(), KeyState::Pending);
-    let (_, events) = present.when(&ready(1, ALICE)).then([]).when(&ready(1, BOB)).then_accepted();
+    // Who shares the first one's vault has the same copy, and is no second home.
+    let (present, events) =
+        present.when(&ready(1, ALICE)).then([]).when(&ready_in(1, CAROL, VaultId::from_bits(ALICE.bits()))).then_accepted();
+    assert_eq!(names(&events), ["HolderReady"]);
+    assert_eq!(present.state().state(), KeyState::Pending);
+    let (_, events) = present.when(&ready(1, BOB)).then_accepted();
     assert_eq!(names(&events), ["HolderReady", "VersionActivated", "PrimaryMoved"]);
 }
 
@@ -58,6 +63,7 @@ fn the_first_fingerprint_is_final() {
         version: KeyVersion::new(ID, 1),
         site: SITE,
         holder: BOB,
+        vault: VaultId::from_bits(2),
         fingerprint: Digest::of(b"other"),
         report: Base64(vec![2]),
     };
@@ -68,9 +74,30 @@ fn the_first_fingerprint_is_final() {
 fn holders_are_agents_of_the_key_s_sites() {
     let report = |holder: AgentId, site| {
         let version = KeyVersion::new(ID, 1);
-        KeyCommand::RecordReady(RecordReady { version, site, holder, fingerprint: fingerprint(1), report: Base64(vec![2]) })
+        KeyCommand::RecordReady(RecordReady {
+            version,
+            site,
+            holder,
+            vault: VaultId::from_bits(2),
+            fingerprint: fingerprint(1),
+            report: Base64(vec![2]),
+        })
     };
     active().when(&report(BOB, SiteId::from_bits(2))).then_refused("key_not_placed_at_site");
+}
+
+#[test]
+fn material_is_sent_by_holders_of_what_was_made_and_recorded_once() {
+    key().when(&create(|_| ())).then_accepted().0.when(&sent(1, ALICE, BOB)).then_refused("version_not_made");
+    active().when(&sent(1, BOB, CAROL)).then_refused("not_a_holder").when(&sent(2, ALICE, BOB)).then_refused("version_not_found");
+    let (present, events) = active().when(&sent(1, ALICE, BOB)).then_accepted();
+    assert_eq!(names(&events), ["MaterialSent"]);
+    assert!(present.state().versions[&1].holders[&BOB].ready.is_none());
+    let present = present.when(&sent(1, ALICE, BOB)).then([]).when(&sent(1, ALICE, ALICE)).then([]);
+    let (present, events) = present.when(&ready(1, BOB)).then_accepted();
+    assert_eq!(names(&events), ["HolderReady"]);
+    // What was received may be sent on.
+    present.when(&sent(1, BOB, CAROL)).then_accepted();
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! One exchange between an agent and the relay.
+
+use std::{error::Error, sync::Arc};
+
+use schema::{
+    clock::{Clock, Ids, Timestamp},
+    encoding::Base64,
+    wire::{
+        agent::RefusedDocument,
+        relay::{MAX_DONE, MAX_PREKEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+    },
+};
+use trust::{
+    document::{Document, Prekey, Transfer},
+    dsse::{EnvelopeError, open_document},
+    pair::{PublicPair, Signers},
+    seal::PREKEY_PUBLIC_BYTES,
+};
+
+use super::rows::{RelayRows, RelayRowsError, Relayed};
+use crate::{
+    access::permit::Question,
+    agents::{Agent, enrolment::agent_context},
+    eventing::handler::{CommandError, Handler, Options},
+    keys::{Key, KeyCommand, RecordSent},
+    pki::identity::AgentIdentity,
+};
+
+/// The longest life of a prekey that the relay keeps: air-gapped sites fetch by file, days later.
+const LONGEST_PREKEY: std::time::Duration = std::time::Duration::from_secs(31 * 86_400);
+/// The most transfers that wait for one agent.
+const MAX_WAITING: u64 = 20_000;
+
+/// Why an exchange came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The agent may do nothing for now.
+    #[error("an agent receives and sends material once somebody has vouched for it, and while it is not suspended")]
+    NotAtWork,
+    /// Too much at once.
+    #[error("{list} has more than {max} entries; send the rest in the next request")]
+    TooMany {
+        /// Which list.
+        list: &'static str,
+        /// The most.
+        max: usize,
+    },
+    /// The table.
+    #[error(transparent)]
+    Rows(#[from] RelayRowsError),
+    /// What is stored does not read.
+    #[error("what is stored of the agent is damaged")]
+    Damaged,
+    /// A command came to nothing because of a fault.
+    #[error("recording that material was sent failed")]
+    Fault(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl RelayError {
+    /// A stable code; none for faults.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAtWork => Some("agent_not_rostered"),
+            Self::TooMany { .. } => Some("relay_request_too_large"),
+            Self::Rows(_) | Self::Damaged | Self::Fault(_) => None,
+        }
+    }
+}
+
+/// Why one document is not relayed.
+enum Turned {
+    Refused { code: &'static str, detail: String },
+    Fault(RelayError),
+}
+
+impl From<RelayRowsError> for Turned {
+    fn from(error: RelayRowsError) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl From<EnvelopeError> for Turned {
+    fn from(error: EnvelopeError) -> Self {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::Refused { code: "document_not_genuine", detail: format!("{error}{cause}") }
+    }
+}
+
+fn refused<T>(code: &'static str, detail: &str) -> Result<T, Turned> {
+    Err(Turned::Refused { code, detail: detail.to_owned() })
+}
+
+/// Relays.
+#[derive(Clone)]
+pub struct Relay {
+    handler: Handler,
+    rows: RelayRows,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+/// Who asks.
+struct Asker<'a> {
+    identity: &'a AgentIdentity,
+    signers: Signers,
+    now: Timestamp,
+}
+
+impl Relay {
+    /// Puts the parts together.
+    pub fn new(handler: Handler, rows: RelayRows, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { handler, rows, clock, ids }
+    }
+
+    /// Takes what an agent has for others, and gives what others have for it. Anything may be asked again.
+    pub async fn exchange(&self, identity: &AgentIdentity, agent: &Agent, ask: &RelayAsk) -> Result<RelayAnswer, RelayError> {
+        if !agent.is_at_work() {
+            return Err(RelayError::NotAtWork);
+        }
+        let lists = [
+            ("prekeys", ask.prekeys.len(), MAX_PREKEYS),
+            ("transfers", ask.transfers.len(), MAX_TRANSFERS),
+            ("done", ask.done.len(), MAX_DONE),
+        ];
+        if let Some((list, _, max)) = lists.into_iter().find(|(_, length, max)| length > max) {
+            return Err(RelayError::TooMany { list, max });
+        }
+        let enrolment = agent.enrolment.as_ref().ok_or(RelayError::Damaged)?;
+        let pair = PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).map_err(|_| RelayError::Damaged)?;
+        let asker = Asker { identity, signers: Signers::one(pair), now: self.clock.now() };
+        let (tenant, me) = (identity.tenant, identity.agent);
+        let mut answer = RelayAnswer::default();
+
+        self.rows.sweep(tenant, asker.now).await?;
+        let (mut prekeys, mut shown) = (Vec::new(), Vec::new());
+        for (index, bytes) in ask.prekeys.iter().enumerate() {
+            match asker.prekey(bytes) {
+                Ok(prekey) => {
+                    shown.push(prekey.prekey);
+                    prekeys.push(prekey);
+                }
+                turned => note(&mut answer, "prekeys", index, turned.map(drop))?,
+            }
+        }
+        self.rows.keep_only(tenant, me, &shown).await?;
+        self.rows.forget(tenant, me, &ask.done).await?;
+        for prekey in &prekeys {
+            self.rows.keep(tenant, prekey, asker.now).await?;
+        }
+        for (index, bytes) in ask.transfers.iter().enumerate() {
+            let taken = self.transfer(&asker, bytes).await;
+            note(&mut answer, "transfers", index, taken)?;
+        }
+        answer.prekeys = self.rows.prekeys(tenant, identity.site, me).await?;
+        answer.transfers = self.rows.transfers(tenant, me).await?;
+        answer.waiting = self.rows.waiting(tenant, identity.site, me).await?;
+        Ok(answer)
+    }
+
+    /// Records that material is on its way to somebody, then keeps it for them.
+    async fn transfer(&self, asker: &Asker<'_>, bytes: &Base64) -> Result<(), Turned> {
+        let transfer: Transfer = asker.open(bytes)?;
+        let head = transfer.head;
+        if head.sender != asker.identity.agent {
+            return refused("transfer_of_another_agent", "an agent sends what it sealed itself");
+        }
+        asker.is_here(head.tenant, head.site)?;
+        let tenant = asker.identity.tenant;
+        let loaded = self.handler.load::<Agent>(tenant, head.recipient).await.map_err(|error| fault(Box::new(error)))?;
+        let at_work = loaded.state.is_at_work() && loaded.state.fixed.as_ref().is_some_and(|fixed| fixed.site == head.site);
+        if !at_work {
+            return refused("transfer_recipient_not_at_work", "the recipient is no agent at work at this site");
+        }
+        let Some(expires) = self.rows.prekey_end(tenant, head.recipient, head.prekey).await? else {
+            return refused("prekey_unknown", "the recipient shows no such prekey, or no longer");
+        };
+        let waiting = Waiting { recipient: head.recipient, prekey: head.prekey, version: head.version };
+        let (same, all) = self.rows.waits(tenant, waiting, head.sender).await?;
+        if same {
+            return Ok(());
+        }
+        if all >= MAX_WAITING {
+            return refused("relay_full", "too much waits for this recipient: it has to fetch some first");
+        }
+        let sent = RecordSent {
+            version: head.version,
+            site: head.site,
+            sender: head.sender,
+            recipient: head.recipient,
+            fingerprint: head.fingerprint,
+        };
+        let context = agent_context(asker.identity, &*self.ids, asker.now);
+        let question = Question::new("relayMaterial", "Key", head.version.key);
+        let recorded =
+            self.handler.handle::<Key>(&context, question, head.version.key, Options::default(), KeyCommand::RecordSent(sent)).await;
+        recorded.map_err(|error: CommandError<_>| match error.code() {
+            Some(code) => Turned::Refused { code, detail: error.to_string() },
+            None => fault(Box::new(error)),
+        })?;
+        let material = Some((head.sender, head.version));
+        let relayed = Relayed { recipient: head.recipient, site: head.site, prekey: head.prekey, material, expires, bytes: bytes.clone() };
+        Ok(self.rows.keep(tenant, &relayed, asker.now).await?)
+    }
+}
+
+fn fault(error: Box<dyn Error + Send + Sync>) -> Turned {
+    Turned::Fault(RelayError::Fault(error))
+}
+
+fn note(answer: &mut RelayAnswer, list: &str, index: usize, outcome: Result<(), Turned>) -> Result<(), RelayError> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(Turned::Fault(error)) => Err(error),
+        Err(Turned::Refused { code, detail }) => {
+            answer.refused.push(RefusedDocument { list: list.to_owned(), index, code: code.to_owned(), detail });
+            Ok(())
+        }
+    }
+}
+
+impl Asker<'_> {
+    /// Reads a document that the asker's own pair must have signed.
+    fn open<D: Document>(&self, bytes: &Base64) -> Result<D, Turned> {
+        Ok(open_document::<D>(bytes.as_slice(), &self.signers, 1)?.payload)
+    }
+
+    fn prekey(&self, bytes: &Base64) -> Result<Relayed, Turned> {
+        let prekey: Prekey = self.open(bytes)?;
+        if prekey.agent != self.identity.agent {
+            return refused("prekey_of_another_agent", "an agent shows its own prekeys");
+        }
+        self.is_here(prekey.tenant, prekey.site)?;
+        if prekey.not_after < self.now || prekey.not_after > self.now.plus(LONGEST_PREKEY) {
+            return refused("prekey_ended", "a prekey is good for a month at most, and must not have ended");
+        }
+        if prekey.public_key.as_slice().len() != PREKEY_PUBLIC_BYTES {
+            return refused("prekey_malformed", "the public key is none of MLKEM768-X25519");
+        }
+        let (recipient, site, expires) = (prekey.agent, prekey.site, prekey.not_after);
+        Ok(Relayed { recipient, site, prekey: prekey.id, material: None, expires, bytes: bytes.clone() })
+    }
+
+    fn is_here(&self, tenant: schema::id::TenantId, site: schema::id::SiteId) -> Result<(), Turned> {
+        if tenant == self.identity.tenant && site == self.identity.site {
+            return Ok(());
+        }
+        refused("document_of_another_site", "the document names another tenant or site than the agent's own")
+    }
+}

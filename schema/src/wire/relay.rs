@@ -1,0 +1,55 @@
+//! Material on its way between agents, as the control plane relays it: sealed and signed documents that it cannot open. Who is
+//! sent anything, agents decide; the relay only keeps what one of them has for another, for as long as the other waits.
+
+use serde::{Deserialize, Serialize};
+
+use super::agent::{RefusedDocument, at_most};
+use crate::{
+    encoding::{Base64, Digest},
+    id::{AgentId, KeyVersion, PrekeyId},
+};
+
+/// The most prekeys that an agent shows at a time: the one that is good, and those whose ends are near.
+pub const MAX_PREKEYS: usize = 4;
+/// The most transfers of one request or answer: the rest follows in the next.
+pub const MAX_TRANSFERS: usize = 100;
+/// The most transfers that are reported done at a time.
+pub const MAX_DONE: usize = 1_000;
+
+/// What an agent has for others, and what it needs of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RelayAsk {
+    /// Every live prekey of the agent (`trust::document::Prekey`), exact bytes. What waits for another one is dropped.
+    #[serde(deserialize_with = "at_most::<MAX_PREKEYS, _, _>")]
+    pub prekeys: Vec<Base64>,
+    /// Material for others (`trust::document::Transfer`), exact bytes.
+    #[serde(deserialize_with = "at_most::<MAX_TRANSFERS, _, _>")]
+    pub transfers: Vec<Base64>,
+    /// Transfers that were for it and need not be kept: taken, or of no use. SHA-256 of their bytes.
+    #[serde(deserialize_with = "at_most::<MAX_DONE, _, _>")]
+    pub done: Vec<Digest>,
+}
+
+/// What others have for the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RelayAnswer {
+    /// Prekeys of the other agents of its site.
+    pub prekeys: Vec<Base64>,
+    /// Transfers that are for it, the oldest first.
+    pub transfers: Vec<Base64>,
+    /// What waits for others already, whoever sent it: nobody needs to send it again.
+    pub waiting: Vec<Waiting>,
+    /// Documents that were not taken: `prekeys` or `transfers`.
+    pub refused: Vec<RefusedDocument>,
+}
+
+/// A transfer that waits for its recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Whom it is for.
+    pub recipient: AgentId,
+    /// The prekey it is sealed to.
+    pub prekey: PrekeyId,
+    /// What it is.
+    pub version: KeyVersion,
+}
