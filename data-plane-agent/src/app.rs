@@ -189,7 +189,7 @@ impl App {
             }
             None => tracing::warn!("this agent has not enrolled: run freehold-agent enrol, then start it again"),
         }
-        let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO));
+        let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), config.server.shutdown_notice.0));
         let mut measuring = JoinSet::new();
         measuring.spawn(metrics.keep_folding());
         measuring.spawn(measure(current.clone(), agent_clock, journal.clone()));

@@ -18,6 +18,7 @@ use data_plane_agent::{
         enrol::{self, EnrolParts, read_enrolment_file},
         vouch,
     },
+    keys::errands::{self, Answer, Errand, MovementFile},
     rest::{
         openapi, self_test,
         tokens::{self, CallerReference},
@@ -30,6 +31,7 @@ use schema::{
     clock::{SystemClock, SystemIds},
     encoding::Digest,
     id::AgentId,
+    token::{Token, TokenKind},
     wire::{
         health::{SelfTestAnswer, SelfTestResult},
         operation::path,
@@ -81,6 +83,9 @@ enum Command {
     /// Register applications with this agent: their tokens are made here and known nowhere else.
     #[command(subcommand)]
     Caller(CallerCommand),
+    /// Move key material between agents by hand, for sites that are connected to nothing; connected agents do it by themselves.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Say what the running agent enforces.
     Status,
     /// Test every algorithm now: known answers, pairwise tests, fast against reference implementation.
@@ -114,10 +119,46 @@ enum CallerCommand {
         #[arg(long, value_name = "FILE")]
         token_file: PathBuf,
     },
+    /// Let a caller use here the token that another agent of the site made for it, so that it may use either agent.
+    Accept {
+        /// The caller: `clr_…`, or `project/name`.
+        caller: CallerReference,
+        /// The file with the token, readable by its owner only.
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+    },
     /// List the callers that have tokens here. Tokens themselves are not kept.
     List,
     /// Forget the tokens of a caller: they stop working within a second.
     Remove(RemoveCaller),
+}
+
+/// All of these ask the agent that runs on this host.
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Write a prekey into a file: other agents of the site seal to it what this one lacks. It is good for a week.
+    Request {
+        /// The file to write; it holds nothing secret, but must reach the other agent unchanged (which it will check).
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Seal everything that another agent of the site lacks and this vault has, into a file for it alone.
+    Export {
+        /// The agent that the file is for: `agt_…`.
+        #[arg(long, value_name = "AGENT")]
+        to: AgentId,
+        /// The file that `freehold-agent keys request` wrote there.
+        #[arg(long, value_name = "FILE")]
+        prekey: PathBuf,
+        /// The file to write: nobody else can open it.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Take what another agent sealed for this one. What is not believed is refused, and said.
+    Import {
+        /// The file that `freehold-agent keys export` wrote.
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -153,6 +194,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             say(&format!("{agent} is confirmed. The running agent vouches for it with its next report, in a minute or two.\n"))
         }
         Command::Caller(command) => caller(&config()?, command),
+        Command::Keys(command) => keys(&config()?, command),
         Command::Status => say(&(serde_json::to_string_pretty(&ask::<serde_json::Value>(&config()?, Method::GET, path::STATUS)?)? + "\n")),
         Command::SelfTest { here: true } => {
             told(&self_test::answer(&SelfTests::new(serve_algorithm, Arc::new(SystemClock), Arc::new(SystemIds)).run()))
@@ -239,6 +281,15 @@ fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
                 token_file.display()
             ))
         }
+        CallerCommand::Accept { caller, token_file } => {
+            let text = service::files::read_secret_line(&token_file)?;
+            let token = std::str::from_utf8(&text).ok().and_then(|text| Token::parse(TokenKind::Caller, text).ok());
+            let Some(token) = token else {
+                bail!("{} holds no token of a caller: see freehold-agent caller add", token_file.display());
+            };
+            tokens::accept(&file, caller.clone(), &token, &SystemClock)?;
+            say(&format!("{caller} may use the same token here; this agent keeps its digest only.\n"))
+        }
         CallerCommand::List => {
             let entries = tokens::list(&file)?;
             if entries.is_empty() && std::io::stdout().is_terminal() {
@@ -251,6 +302,46 @@ fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
             0 => bail!("{caller} has no such token here: see freehold-agent caller list"),
             count => say(&format!("{count} token{} of {caller} forgotten.\n", if count == 1 { "" } else { "s" })),
         },
+    }
+}
+
+fn keys(config: &Config, command: KeysCommand) -> anyhow::Result<()> {
+    let ask = |errand: &Errand| errands::ask(&config.data_dir, errand, &SystemIds);
+    let write = |out: &Path, errand: &Errand| -> anyhow::Result<MovementFile> {
+        if out.exists() {
+            bail!("{} is there already: name a new file, or move the old one away", out.display());
+        }
+        let Answer::File { file } = ask(errand)? else { bail!("the agent answered something else: is it of the same version?") };
+        service::files::write_atomic(out, &serde_json::to_vec_pretty(&file)?, OWNER_ONLY)?;
+        Ok(file)
+    };
+    match command {
+        KeysCommand::Request { out } => {
+            write(&out, &Errand::Prekey)?;
+            say(&format!("{} is good for a week: take it to an agent that has what is missing here.\n", out.display()))
+        }
+        KeysCommand::Export { to, prekey, out } => {
+            let prekeys = MovementFile::read(&prekey)?.prekeys;
+            let file = write(&out, &Errand::Seal { recipient: to, prekeys })?;
+            let count = file.transfers.len();
+            say(&format!(
+                "{count} key version{} for {to} in {}; nobody else can open it.\n",
+                if count == 1 { "" } else { "s" },
+                out.display()
+            ))
+        }
+        KeysCommand::Import { file } => {
+            let transfers = MovementFile::read(&file)?.transfers;
+            let Answer::Taken { versions, refused } = ask(&Errand::Take { transfers })? else {
+                bail!("the agent answered something else: is it of the same version?")
+            };
+            say(&versions.iter().map(|version| format!("taken    {version}\n")).collect::<String>())?;
+            say(&refused.iter().map(|(code, detail)| format!("REFUSED  {detail} ({code})\n")).collect::<String>())?;
+            match refused.len() {
+                0 => Ok(()),
+                count => bail!("{count} of {} were refused", count + versions.len()),
+            }
+        }
     }
 }
 

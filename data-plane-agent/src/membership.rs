@@ -26,6 +26,8 @@ use crate::{
         client::{Connection, ControlClient},
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
         lease::LeaseKeeper,
+        prekeys::Prekeys,
+        relay::Movement,
         report::{Documents, Reporter, Work},
         sync::{StatementSync, SyncParts},
         time::AgentClock,
@@ -35,7 +37,11 @@ use crate::{
         durable::DurableJournal,
         ship::{Sender, Shipper},
     },
-    keys::reconcile::Reconciler,
+    keys::{
+        errands::Errands,
+        movement::{Mover, MoverParts},
+        reconcile::Reconciler,
+    },
     policy::current::Current,
     selftest::{SelfTests, Tested},
     vault::Vault,
@@ -50,6 +56,7 @@ pub struct Membership {
     stored: StoredIdentity,
     certificate: StoredCertificate,
     keys: Arc<AgentKeys>,
+    prekeys: Prekeys,
 }
 
 /// What the agent brings into the conversation.
@@ -83,7 +90,8 @@ impl Membership {
     pub async fn load(directory: &ControlDirectory, vault: &dyn Vault) -> Result<Option<Self>, KeepError> {
         let (Some(stored), Some(certificate)) = (directory.identity()?, directory.certificate()?) else { return Ok(None) };
         let keys = Arc::new(directory.keys(&stored, vault).await?);
-        Ok(Some(Self { stored, certificate, keys }))
+        let prekeys = Prekeys::open(directory.clone(), stored.identity.clone(), vault).await?;
+        Ok(Some(Self { stored, certificate, keys, prekeys }))
     }
 
     /// Who the agent is.
@@ -93,7 +101,7 @@ impl Membership {
 
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
-        let Self { stored, certificate, keys } = self;
+        let Self { stored, certificate, keys, prekeys } = self;
         let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, tests } = parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
@@ -123,8 +131,17 @@ impl Membership {
             budgets,
             identity: stored.identity.clone(),
             pair: pair.clone(),
-            clock: agent_clock,
+            clock: agent_clock.clone(),
             ids: ids.clone(),
+        };
+        let arrived = watch::Sender::new(0);
+        let mover = MoverParts { vault: vault.clone(), pair: pair.clone(), clock: agent_clock.clone(), ids: ids.clone(), prekeys };
+        let movement = Movement {
+            accepted: sync.follow(),
+            connection: connection.clone(),
+            mover: Mover::new(mover),
+            errands: Errands::open(&config.data_dir, agent_clock.clone()),
+            arrived: arrived.clone(),
         };
         let (enforced, rejections) = (current.clone(), current.clone());
         let reporter = Reporter {
@@ -134,6 +151,7 @@ impl Membership {
             rejection: Box::new(move || rejections.rejection()),
             vault: vault.description().kind.to_owned(),
             tested: tests.follow(),
+            arrived: arrived.subscribe(),
             work: ReportWork {
                 current,
                 vault,
@@ -162,6 +180,7 @@ impl Membership {
         };
         tasks.spawn(sync.run(stopping.clone()));
         tasks.spawn(reporter.run(stopping.clone()));
+        tasks.spawn(movement.run(stopping.clone()));
         tasks.spawn(leases.run(stopping.clone()));
         tasks.spawn(shipper.run(stopping.clone()));
         tasks.spawn(renewal.run(certificate, stopping.clone()));

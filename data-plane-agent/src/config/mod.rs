@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigError, LogConfig, OutgoingConfig, Size, TlsConfig};
+use service::config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig};
 
 use crate::journal::durable::JournalConfig;
 
@@ -49,6 +49,9 @@ pub struct ServerConfig {
     pub tls: TlsConfig,
     /// Names and addresses that a development certificate is made for, beside localhost.
     pub names: Vec<String>,
+    /// How long the agent goes on serving after it was asked to stop, while `/readyz` says no: as long as load balancers take
+    /// to notice. Clients that list several agents need none.
+    pub shutdown_notice: Period,
 }
 
 impl Default for ServerConfig {
@@ -60,6 +63,7 @@ impl Default for ServerConfig {
             workers: None,
             tls: TlsConfig::default(),
             names: Vec::new(),
+            shutdown_notice: Period(std::time::Duration::ZERO),
         }
     }
 }

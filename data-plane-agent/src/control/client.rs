@@ -17,6 +17,7 @@ use schema::wire::{
         StatementSet, path,
     },
     problem::Problem,
+    relay::{RelayAnswer, RelayAsk},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use service::{
@@ -159,6 +160,11 @@ impl ControlClient {
     /// Asks for a lease.
     pub async fn lease(&self, ask: &LeaseAsk) -> Result<LeaseAnswer, CallError> {
         self.post(path::LEASES, ask).await
+    }
+
+    /// Gives the relay what is for others, and fetches what others have for this agent.
+    pub async fn relay(&self, ask: &RelayAsk) -> Result<RelayAnswer, CallError> {
+        self.post(path::RELAY, ask).await
     }
 
     /// Sends receipts.

@@ -7,6 +7,8 @@
 //! statements.json    the accepted set: exact bytes, and what must never be forgotten
 //! granting.json      the set before it whose policies go on granting, while those of the accepted set cannot be used
 //! budgets.json       the lease, what was spent of it and of all before, the request that waits for its answer
+//! prekeys.json       short-lived keys that material for this agent is sealed to, sealed
+//! errands/           what commands beside the running agent ask of it, and its answers
 //! time.json          the last signed time
 //! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin
 //! ```
@@ -101,8 +103,9 @@ pub struct StoredIdentity {
     sealed_tls_key: Sealed,
 }
 
+/// A secret of the agent, sealed under a secret of its vault.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Sealed {
+pub(super) struct Sealed {
     nonce: Base64,
     sealed: Base64,
 }
@@ -202,7 +205,7 @@ impl ControlDirectory {
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
-        ["certificate.json", "statements.json", "granting.json", "budgets.json", "identity.json"]
+        ["certificate.json", "statements.json", "granting.json", "budgets.json", "prekeys.json", "identity.json"]
             .into_iter()
             .try_for_each(|name| self.remove(name))
     }
@@ -244,7 +247,7 @@ impl ControlDirectory {
         Ok(AgentKeys { pair, tls_key_pem: Zeroizing::new(pem.to_owned()) })
     }
 
-    fn seal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, secret: &[u8], ids: &dyn Ids) -> Result<Sealed, KeepError> {
+    pub(super) fn seal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, secret: &[u8], ids: &dyn Ids) -> Result<Sealed, KeepError> {
         let nonce = random::<NONCE_BYTES>(ids);
         let mut sealed = Zeroizing::new(secret.to_vec());
         let tag = key.seal(nonce, &associated(what, agent), &mut sealed);
@@ -252,7 +255,7 @@ impl ControlDirectory {
         Ok(Sealed { nonce: nonce.into(), sealed: [sealed.as_slice(), &tag].concat().into() })
     }
 
-    fn unseal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeepError> {
+    pub(super) fn unseal(&self, key: &Aes256Gcm, what: &str, agent: AgentId, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeepError> {
         let damaged = || KeepError::Sealed { path: self.0.join("identity.json") };
         let nonce: [u8; NONCE_BYTES] = sealed.nonce.as_slice().try_into().map_err(|_| damaged())?;
         let length = sealed.sealed.as_slice().len().checked_sub(TAG_BYTES).ok_or_else(damaged)?;
@@ -262,7 +265,7 @@ impl ControlDirectory {
         Ok(opened)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, KeepError> {
+    pub(super) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, KeepError> {
         let Some(bytes) = self.read_bytes(name)? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|source| KeepError::Damaged {
             path: self.0.join(name),
@@ -280,7 +283,7 @@ impl ControlDirectory {
         }
     }
 
-    fn remove(&self, name: &str) -> Result<(), KeepError> {
+    pub(super) fn remove(&self, name: &str) -> Result<(), KeepError> {
         let path = self.0.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KeepError::Read { path, source: error }),
@@ -288,7 +291,7 @@ impl ControlDirectory {
         }
     }
 
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), KeepError> {
+    pub(super) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), KeepError> {
         let path = self.0.join(name);
         let bytes =
             serde_json::to_vec_pretty(value).map_err(|source| KeepError::Damaged { path: path.clone(), advice: advice(name), source })?;
@@ -337,7 +340,7 @@ pub(super) fn signing_request(key: &KeyPair, agent: AgentId) -> Result<String, K
 }
 
 #[allow(clippy::expect_used, reason = "a name of our own, covered by a test")]
-async fn sealing_key(vault: &dyn Vault) -> Result<Aes256Gcm, KeepError> {
+pub(super) async fn sealing_key(vault: &dyn Vault) -> Result<Aes256Gcm, KeepError> {
     let name: Name = "agent-identity".parse().expect("this is a name");
     let secret = vault.named_secret(&name).await?;
     let bytes: &[u8; 32] =

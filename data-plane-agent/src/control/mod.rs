@@ -8,6 +8,8 @@
 //! - [`lease`]: asks for leases of budgets.
 //! - [`vouch`]: says that a newcomer of the site is genuine.
 //! - [`certificate`]: renews the certificate in time.
+//! - [`prekeys`]: keys that others seal material for this agent to.
+//! - [`relay`]: the exchange of material with the other agents of the site.
 //! - [`report`]: says what the agent made, holds and enforces.
 
 pub mod certificate;
@@ -15,6 +17,8 @@ pub mod client;
 pub mod directory;
 pub mod enrol;
 pub mod lease;
+pub mod prekeys;
+pub mod relay;
 pub mod report;
 pub mod sync;
 pub mod time;

@@ -63,12 +63,15 @@ pub struct Reporter<W> {
     pub vault: String,
     /// Counts the rounds of self-tests (`SelfTests::follow`).
     pub tested: watch::Receiver<u64>,
+    /// Counts arrivals of material from other agents.
+    pub arrived: watch::Receiver<u64>,
     /// Randomness, for pauses.
     pub ids: Arc<dyn Ids>,
 }
 
 impl<W: Work> Reporter<W> {
-    /// Reports after each accepted set and each round of self-tests, and now and then, until `stopping` is cancelled.
+    /// Reports after each accepted set, each round of self-tests and each arrival of material, and now and then, until
+    /// `stopping` is cancelled.
     pub async fn run(mut self, stopping: CancellationToken) {
         let (first, longest) = PAUSES;
         let mut backoff = Backoff::new(first, longest);
@@ -76,6 +79,7 @@ impl<W: Work> Reporter<W> {
             // Whatever changes from here on is looked at again.
             self.accepted.borrow_and_update();
             self.tested.borrow_and_update();
+            self.arrived.borrow_and_update();
             let reported = tokio::select! {
                 () = stopping.cancelled() => return,
                 reported = self.once() => reported,
@@ -95,6 +99,7 @@ impl<W: Work> Reporter<W> {
                 () = stopping.cancelled() => return,
                 changed = self.accepted.changed() => if changed.is_err() { return },
                 changed = self.tested.changed() => if changed.is_err() { return },
+                changed = self.arrived.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -4,6 +4,7 @@
 //! - [`in_force`]: a set as requests see it; `restricted`: what a newer one takes away whose policies cannot be used.
 //! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`]. [`once`]: the same for a batch.
 //! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
+//! - [`movement`]: whether material may leave for another agent's vault.
 //! - `looks`, `kept`: what policies look at in a request, and decisions that need not be made again.
 
 pub mod current;
@@ -14,6 +15,7 @@ pub mod explain;
 pub mod in_force;
 mod kept;
 mod looks;
+pub mod movement;
 pub mod once;
 pub mod permit;
 pub mod refusal;

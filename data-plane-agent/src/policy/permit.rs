@@ -99,7 +99,6 @@ pub struct ExportPermit {
 
 impl ExportPermit {
     /// Allows one version to leave once. Only the deciding module may call this.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the first decision that lets material out comes with moving it"))]
     pub(in crate::policy) fn grant(version: KeyVersion, destination: Destination) -> Self {
         Self { version, destination }
     }

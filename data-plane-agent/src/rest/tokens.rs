@@ -123,6 +123,19 @@ pub fn add(path: &Path, caller: CallerReference, clock: &dyn Clock, ids: &dyn Id
     Ok(token)
 }
 
+/// Keeps the digest of a token that another agent of the site made, so that the caller may use either. The same one again
+/// changes nothing.
+pub fn accept(path: &Path, caller: CallerReference, token: &Token, clock: &dyn Clock) -> Result<(), TokensError> {
+    let mut file = read(path)?;
+    let digest = token.digest();
+    if file.tokens.iter().any(|entry| entry.digest == digest && entry.caller == caller) {
+        return Ok(());
+    }
+    file.tokens.retain(|entry| entry.digest != digest);
+    file.tokens.push(Entry { caller, digest, added: clock.now() });
+    write(path, &file)
+}
+
 /// Every token.
 pub fn list(path: &Path) -> Result<Vec<Entry>, TokensError> {
     Ok(read(path)?.tokens)
@@ -234,6 +247,23 @@ mod tests {
         assert_eq!(tokens.caller(&second.digest()), Some(caller.clone()));
         assert_eq!(remove(&path, &caller, None).unwrap(), 1);
         assert!(list(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_token_of_one_agent_works_at_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (directory.path().join("one.json"), directory.path().join("other.json"));
+        let (clock, ids) = (ManualClock::at(Timestamp::default()), ManualIds::seeded(1));
+        let caller: CallerReference = "billing/checkout".parse().unwrap();
+        let token = add(&one, caller.clone(), &clock, &ids).unwrap();
+        for _ in 0..2 {
+            accept(&other, caller.clone(), &token, &clock).unwrap();
+            assert_eq!(list(&other).unwrap(), list(&one).unwrap());
+        }
+        // A token is one caller's.
+        let another: CallerReference = "billing/other".parse().unwrap();
+        accept(&other, another.clone(), &token, &clock).unwrap();
+        assert_eq!(list(&other).unwrap().iter().map(|entry| &entry.caller).collect::<Vec<_>>(), [&another]);
     }
 
     #[test]

@@ -1,0 +1,375 @@
+//! Material on its way between the vaults of a site. What this vault lacks is waited for under a prekey; what others lack and
+//! this vault has is sealed to theirs. Whom to believe, the accepted set says; the relay only carries.
+//!
+//! Everything here may be done again: a crash at any point leaves something that is asked for, sent or taken the next time.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use schema::{
+    clock::{Clock, Ids, Timestamp},
+    encoding::{Base64, Digest},
+    id::{AgentId, KeyVersion, PrekeyId},
+    wire::relay::{MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+};
+use trust::{
+    accept::AcceptedSet,
+    document::Prekey,
+    movement::{MovementRefusal, Received, accept_prekey, accept_transfer, lacking, movable, recipients, seal_transfer},
+    pair::Pair,
+};
+
+use crate::{
+    algorithm,
+    control::{
+        client::CallError,
+        prekeys::{Means, PrekeyError, Prekeys},
+        time::AgentClock,
+    },
+    policy::movement::{StaysHere, hand_over},
+    vault::{Exported, Vault, VaultError, secret::SecretBytes},
+};
+
+/// What was sent is sent again when nothing came of it for so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Whoever carries documents between the agents of a site.
+#[async_trait]
+pub trait Relay: Send + Sync {
+    /// Gives it what is for others, and fetches what others have for this agent.
+    async fn exchange(&self, ask: &RelayAsk) -> Result<RelayAnswer, CallError>;
+}
+
+/// Why a round came to nothing. What concerns one version only is logged, and the round goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The relay.
+    #[error("the relay was not reached")]
+    Relay(#[from] CallError),
+    /// Prekeys.
+    #[error(transparent)]
+    Prekeys(#[from] PrekeyError),
+}
+
+impl MoveError {
+    /// When it may be tried again, if the control plane said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Relay(error) => error.retry_after(),
+            Self::Prekeys(_) => None,
+        }
+    }
+}
+
+/// Why one transfer was not taken. [`NotTaken::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It is not what it should be.
+    #[error(transparent)]
+    Refused(#[from] MovementRefusal),
+    /// The vault does not take it.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl NotTaken {
+    /// A stable name.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Vault(error) => error.code(),
+        }
+    }
+
+    /// Whether the same transfer may be taken another time: the vault failed, not the transfer.
+    fn passes(&self) -> bool {
+        matches!(self, Self::Vault(error) if !matches!(error, VaultError::Destroyed(_) | VaultError::OtherMaterial(_) | VaultError::OtherAlgorithm { .. } | VaultError::Algorithm(_)))
+    }
+}
+
+/// Why one version was not sealed for somebody.
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error(transparent)]
+    Stays(#[from] StaysHere),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error("sealing failed")]
+    Seal(#[from] trust::seal::SealError),
+    #[error("the vault holds other material than the version's record says")]
+    OtherMaterial,
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Versions that were taken in.
+    pub taken: usize,
+    /// Transfers that were sent.
+    pub sent: usize,
+    /// Whether this agent, or another one that this one can help, still waits for something.
+    pub waiting: bool,
+}
+
+/// What moving needs.
+pub struct MoverParts {
+    /// The vault.
+    pub vault: Arc<dyn Vault>,
+    /// Signs transfers and prekeys.
+    pub pair: Arc<Pair>,
+    /// Agent time.
+    pub clock: Arc<AgentClock>,
+    /// Randomness.
+    pub ids: Arc<dyn Ids>,
+    /// The prekeys of this agent.
+    pub prekeys: Prekeys,
+}
+
+/// Sends and takes.
+pub struct Mover {
+    parts: MoverParts,
+    /// When something was sent last.
+    sent: BTreeMap<Waiting, Timestamp>,
+    /// What does not leave this vault; said once.
+    stay: BTreeSet<KeyVersion>,
+}
+
+impl Mover {
+    /// Puts the parts together.
+    pub fn new(parts: MoverParts) -> Self {
+        Self { parts, sent: BTreeMap::new(), stay: BTreeSet::new() }
+    }
+
+    /// Randomness, for pauses.
+    pub fn ids(&self) -> &Arc<dyn Ids> {
+        &self.parts.ids
+    }
+
+    /// One round: shows what this agent waits for, takes what came, sends what others lack.
+    pub async fn round(&mut self, set: &AcceptedSet, relay: &dyn Relay) -> Result<Outcome, MoveError> {
+        let missing = self.missing(set).await;
+        let had = !self.parts.prekeys.shown().is_empty();
+        self.tend(!missing.is_empty()).await?;
+        let wanted = self.wanted(set).await;
+        if missing.is_empty() && wanted.is_empty() && !had {
+            return Ok(Outcome::default());
+        }
+        let answer = self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), ..RelayAsk::default() }).await?;
+        let (taken, mut done) = self.take_all(set, &answer.transfers).await;
+        let missing = if taken > 0 { self.missing(set).await } else { missing };
+        if taken > 0 {
+            // What is of no use any more is erased here before it is withdrawn there.
+            self.tend(!missing.is_empty()).await?;
+        }
+        let prekeys = self.prekeys_of_others(set, &answer.prekeys);
+        let transfers = self.seal_all(set, &prekeys, &wanted, &answer.waiting).await;
+        let sent = transfers.len();
+        let mut transfers = transfers.into_iter().peekable();
+        while transfers.peek().is_some() || !done.is_empty() {
+            let transfers = transfers.by_ref().take(MAX_TRANSFERS).collect();
+            let done = std::mem::take(&mut done);
+            self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, done }).await?;
+        }
+        Ok(Outcome { taken, sent, waiting: !missing.is_empty() || !wanted.is_empty() })
+    }
+
+    /// Takes transfers, from wherever they came; gives how many versions came in, and which transfers are of no further use.
+    pub async fn take_all(&mut self, set: &AcceptedSet, transfers: &[Base64]) -> (usize, Vec<Digest>) {
+        let (mut taken, mut done) = (0, Vec::new());
+        for bytes in transfers {
+            match self.take(set, bytes.as_slice()).await {
+                Ok(version) => {
+                    tracing::info!(%version, "a key version was received");
+                    taken += 1;
+                }
+                Err(error) => {
+                    metrics::counter!("freehold_transfers_refused_total", "code" => error.code()).increment(1);
+                    tracing::warn!(
+                        code = error.code(),
+                        error = &error as &dyn std::error::Error,
+                        "material that was sent to this agent was not taken"
+                    );
+                    if error.passes() {
+                        continue;
+                    }
+                }
+            }
+            done.push(Digest::of(bytes.as_slice()));
+        }
+        (taken, done)
+    }
+
+    /// Takes one transfer.
+    pub async fn take(&mut self, set: &AcceptedSet, bytes: &[u8]) -> Result<KeyVersion, NotTaken> {
+        let received = accept_transfer(set, bytes, self.parts.prekeys.own(), self.parts.clock.now())?;
+        let Received { head, material } = &received;
+        let secret = SecretBytes::new(material.to_vec());
+        let key = algorithm::serve(head.algorithm).load(head.algorithm, &secret).map_err(VaultError::from)?;
+        // The material itself, not what is said of it.
+        received.check(algorithm::fingerprint(head.algorithm, key.public_key(), &secret))?;
+        self.parts.vault.import(head.version, head.algorithm, secret).await?;
+        self.parts.prekeys.used(head.prekey);
+        Ok(head.version)
+    }
+
+    /// Every version that the owner of this prekey lacks and this vault has, sealed to it. For a file.
+    pub async fn seal_for(&mut self, set: &AcceptedSet, prekey: &[u8]) -> Result<(Prekey, Vec<Base64>), MovementRefusal> {
+        let prekey = accept_prekey(set, prekey, self.parts.clock.now())?;
+        let mut transfers = Vec::new();
+        for version in lacking(set, prekey.agent) {
+            if self.has(set, version).await {
+                transfers.extend(self.seal_one(set, version, &prekey).await);
+            }
+        }
+        Ok((prekey, transfers))
+    }
+
+    /// A prekey that travels as a file.
+    pub async fn prekey_for_file(&mut self) -> Result<Base64, PrekeyError> {
+        let MoverParts { vault, pair, clock, ids, prekeys } = &mut self.parts;
+        prekeys.filed(&Means { vault: &**vault, pair, ids: &**ids, now: clock.now() }).await
+    }
+
+    /// Makes, renews and erases prekeys as needed.
+    pub async fn tend(&mut self, waiting: bool) -> Result<(), PrekeyError> {
+        let MoverParts { vault, pair, clock, ids, prekeys } = &mut self.parts;
+        prekeys.tend(waiting, &Means { vault: &**vault, pair, ids: &**ids, now: clock.now() }).await
+    }
+
+    /// The versions that should be in this vault and are not.
+    pub async fn missing(&self, set: &AcceptedSet) -> Vec<KeyVersion> {
+        let mut missing = Vec::new();
+        for version in lacking(set, set.identity().agent) {
+            match self.parts.vault.held(version).await {
+                Err(VaultError::NotHeld(_)) => missing.push(version),
+                // What is here and not yet reported, or was destroyed here, is not waited for.
+                Ok(_) | Err(VaultError::Destroyed(_)) => {}
+                Err(error) => {
+                    tracing::error!(%version, error = &error as &dyn std::error::Error, "the vault does not say whether it has a version")
+                }
+            }
+        }
+        missing
+    }
+
+    /// What the other agents of the site lack and this vault has.
+    async fn wanted(&self, set: &AcceptedSet) -> Vec<(AgentId, KeyVersion)> {
+        let mut wanted = Vec::new();
+        let mut held = BTreeMap::new();
+        for agent in recipients(set) {
+            for version in lacking(set, agent) {
+                if self.stay.contains(&version) {
+                    continue;
+                }
+                let here = match held.get(&version) {
+                    Some(here) => *here,
+                    None => self.has(set, version).await,
+                };
+                held.insert(version, here);
+                if here {
+                    wanted.push((agent, version));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Whether this vault has the material that the version's record names.
+    async fn has(&self, set: &AcceptedSet, version: KeyVersion) -> bool {
+        let held = self.parts.vault.held(version).await;
+        matches!((held, movable(set, version)), (Ok(held), Ok(movable)) if held.fingerprint == movable.fingerprint)
+    }
+
+    fn prekeys_of_others(&self, set: &AcceptedSet, documents: &[Base64]) -> Vec<Prekey> {
+        let now = self.parts.clock.now();
+        let accepted = documents.iter().filter_map(|bytes| {
+            let accepted = accept_prekey(set, bytes.as_slice(), now);
+            accepted.inspect_err(|refusal| tracing::debug!(code = refusal.code(), %refusal, "a prekey is not sealed to")).ok()
+        });
+        accepted.collect()
+    }
+
+    async fn seal_all(
+        &mut self,
+        set: &AcceptedSet,
+        prekeys: &[Prekey],
+        wanted: &[(AgentId, KeyVersion)],
+        waiting: &[Waiting],
+    ) -> Vec<Base64> {
+        let now = self.parts.clock.now();
+        self.sent.retain(|_, at| now < at.plus(AGAIN_AFTER));
+        let waiting: BTreeSet<&Waiting> = waiting.iter().collect();
+        let mut transfers = Vec::new();
+        for (agent, version) in wanted {
+            // Of several, the one that lasts.
+            let Some(prekey) = prekeys.iter().filter(|prekey| prekey.agent == *agent).max_by_key(|prekey| prekey.not_after) else {
+                continue;
+            };
+            let sending = Waiting { recipient: *agent, prekey: prekey.id, version: *version };
+            if waiting.contains(&sending) || self.sent.contains_key(&sending) {
+                continue;
+            }
+            if let Some(transfer) = self.seal_one(set, *version, prekey).await {
+                transfers.push(transfer);
+                self.sent.insert(sending, now);
+            }
+        }
+        transfers
+    }
+
+    async fn seal_one(&mut self, set: &AcceptedSet, version: KeyVersion, prekey: &Prekey) -> Option<Base64> {
+        match self.seal(set, version, prekey).await {
+            Ok(transfer) => {
+                tracing::info!(%version, recipient = %prekey.agent, "a key version was sealed for another agent");
+                Some(transfer)
+            }
+            Err(NotSent::Vault(VaultError::NotExtractable(_))) => {
+                self.stay.insert(version);
+                tracing::warn!(%version, "a key version does not leave this vault: the other agents of the site must share the vault, or do without");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%version, recipient = %prekey.agent, error = &error as &dyn std::error::Error, "a key version was not sent");
+                None
+            }
+        }
+    }
+
+    async fn seal(&self, set: &AcceptedSet, version: KeyVersion, prekey: &Prekey) -> Result<Base64, NotSent> {
+        let (permit, movable) = hand_over(set, version, prekey, self.parts.clock.moment())?;
+        let Exported { held, material } = self.parts.vault.export(permit).await?;
+        if held.fingerprint != movable.fingerprint {
+            return Err(NotSent::OtherMaterial);
+        }
+        let by = (&*self.parts.pair, &*self.parts.ids, self.parts.clock.now());
+        Ok(Base64(seal_transfer(set, (version, movable), prekey, material.expose(), by)?))
+    }
+
+    async fn exchange(&self, relay: &dyn Relay, ask: RelayAsk) -> Result<RelayAnswer, CallError> {
+        let answer = relay.exchange(&ask).await?;
+        for refused in &answer.refused {
+            tracing::warn!(list = refused.list, code = refused.code, detail = refused.detail, "the relay refused a document");
+        }
+        Ok(answer)
+    }
+}
+
+/// The newest prekey of an agent among documents that came as a file.
+pub fn prekey_of(documents: &[Base64], set: &AcceptedSet, agent: AgentId, now: Timestamp) -> Result<Base64, MovementRefusal> {
+    let mut refusal = MovementRefusal::PrekeyUnknown(PrekeyId::from_bits(0));
+    for document in documents {
+        match accept_prekey(set, document.as_slice(), now) {
+            Ok(prekey) if prekey.agent == agent => return Ok(document.clone()),
+            Ok(prekey) => refusal = MovementRefusal::OtherRecipient(prekey.agent),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
