@@ -60,9 +60,9 @@ pub struct Global {
     /// File with the API token
     #[arg(long, global = true, env = "FREEHOLD_TOKEN_FILE", value_name = "FILE", help_heading = "Connection")]
     pub token_file: Option<PathBuf>,
-    /// URL of the agent, e.g. https://127.0.0.1:7410
-    #[arg(long, global = true, env = "FREEHOLD_AGENT", value_name = "URL", help_heading = "Connection")]
-    pub agent: Option<String>,
+    /// URL of the agent, e.g. https://127.0.0.1:7410; may be repeated: when one is not there, the next is asked
+    #[arg(long, global = true, env = "FREEHOLD_AGENT", value_name = "URL", value_delimiter = ',', help_heading = "Connection")]
+    pub agent: Vec<String>,
     /// File with the certificate authority of the agent, PEM
     #[arg(long, global = true, env = "FREEHOLD_AGENT_CA_FILE", value_name = "FILE", help_heading = "Connection")]
     pub agent_ca_file: Option<PathBuf>,

@@ -13,6 +13,7 @@ mod http;
 pub mod output;
 pub mod profile;
 mod secret;
+mod upload;
 
 use std::process::ExitCode;
 

@@ -43,10 +43,10 @@ pub struct Profile {
     #[arg(long, env = "FREEHOLD_TOKEN_FILE", value_name = "FILE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// URL of the agent, e.g. https://127.0.0.1:7410
-    #[arg(long, env = "FREEHOLD_AGENT", value_name = "URL")]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
+    /// URL of the agent, e.g. https://127.0.0.1:7410; may be repeated: when one is not there, the next is asked
+    #[arg(long, env = "FREEHOLD_AGENT", value_name = "URL", value_delimiter = ',')]
+    #[serde(default, with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
+    pub agent: Vec<String>,
     /// File with the certificate authority of the agent, PEM
     #[arg(long, env = "FREEHOLD_AGENT_CA_FILE", value_name = "FILE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +55,32 @@ pub struct Profile {
     #[arg(long, env = "FREEHOLD_CALLER_TOKEN_FILE", value_name = "FILE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_token_file: Option<PathBuf>,
+}
+
+/// One text as it is, several as a list.
+mod one_or_more {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        Ok(match OneOrMore::deserialize(deserializer)? {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::More(more) => more,
+        })
+    }
+
+    pub(super) fn serialize<S: Serializer>(texts: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        match texts {
+            [one] => one.serialize(serializer),
+            more => more.serialize(serializer),
+        }
+    }
 }
 
 impl Profile {
@@ -66,7 +92,7 @@ impl Profile {
             ca_file: self.ca_file.or(other.ca_file),
             proxy: self.proxy.or(other.proxy),
             token_file: self.token_file.or(other.token_file),
-            agent: self.agent.or(other.agent),
+            agent: if self.agent.is_empty() { other.agent } else { self.agent },
             agent_ca_file: self.agent_ca_file.or(other.agent_ca_file),
             caller_token_file: self.caller_token_file.or(other.caller_token_file),
         }

@@ -18,6 +18,7 @@ use actix_web::{
     Error,
     body::{BodySize, BoxBody, MessageBody},
     dev::{Server, ServiceRequest, ServiceResponse},
+    http::ConnectionType,
     middleware::Next,
     web::{self, Bytes},
 };
@@ -66,6 +67,9 @@ pub struct InFlight(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     count: AtomicUsize,
+    /// It was asked to stop: connections end with the answer they carry.
+    leaving: AtomicBool,
+    /// Nothing new is begun.
     draining: AtomicBool,
 }
 
@@ -122,10 +126,15 @@ pub async fn counted<B: MessageBody + 'static>(request: ServiceRequest, next: Ne
     };
     if in_flight.0.draining.load(Ordering::Acquire) {
         let detail = "this server is shutting down; send the request again, over a new connection";
-        return Ok(request.into_response(problem::response(Problem::new(503, "shutting_down", "Shutting down", detail))));
+        let mut turned_away = request.into_response(problem::response(Problem::new(503, "shutting_down", "Shutting down", detail)));
+        close(&mut turned_away);
+        return Ok(turned_away);
     }
     let counted = in_flight.enter();
-    let answered = next.call(request).await?;
+    let mut answered = next.call(request).await?;
+    if in_flight.0.leaving.load(Ordering::Acquire) {
+        close(&mut answered);
+    }
     Ok(answered.map_body(|_, body| match body.size() {
         BodySize::None => body.boxed(),
         BodySize::Sized(_) | BodySize::Stream => match body.boxed().try_into_bytes() {
@@ -133,6 +142,11 @@ pub async fn counted<B: MessageBody + 'static>(request: ServiceRequest, next: Ne
             Err(body) => CountedBody { body, _counted: counted }.boxed(),
         },
     }))
+}
+
+/// Tells an HTTP/1.1 client that no further request goes over this connection, and closes it.
+fn close<B>(answer: &mut ServiceResponse<B>) {
+    answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
 }
 
 /// Runs a server until `stopping` is cancelled, then lets requests in flight finish, and ends about a second after the
@@ -145,6 +159,7 @@ pub async fn serve(server: Server, in_flight: InFlight, stopping: CancellationTo
         ended = &mut serving => return ended,
         () = stopping.cancelled() => {}
     }
+    in_flight.0.leaving.store(true, Ordering::Release);
     tokio::select! {
         ended = &mut serving => return ended,
         () = tokio::time::sleep(notice) => {}
@@ -191,6 +206,10 @@ mod tests {
     }
 
     fn start() -> World {
+        start_with(Duration::ZERO)
+    }
+
+    fn start_with(notice: Duration) -> World {
         let directory = tempfile::tempdir().unwrap();
         let (certificate, _) = development(directory.path());
         let listener = bind("127.0.0.1:0", "test").unwrap();
@@ -201,7 +220,7 @@ mod tests {
         let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(20);
         let server = server.listen_rustls_0_23(listener, server_config(certificate, None).unwrap()).unwrap().run();
         let stopping = CancellationToken::new();
-        let serving = actix_web::rt::spawn(serve(server, in_flight, stopping.clone(), Duration::ZERO));
+        let serving = actix_web::rt::spawn(serve(server, in_flight, stopping.clone(), notice));
         let files = directory.path().join("authority.pem");
         let authority = || reqwest::Certificate::from_pem(&std::fs::read(&files).unwrap()).unwrap();
         let client = || reqwest::Client::builder().no_proxy().tls_certs_only([authority()]);
@@ -247,5 +266,21 @@ mod tests {
         assert!(late.text().await.unwrap().contains("shutting_down"));
         world.serving.await.unwrap().unwrap();
         assert!(started.elapsed() < Duration::from_secs(3), "it took {:?}", started.elapsed());
+    }
+
+    #[actix_web::test]
+    async fn during_the_notice_work_goes_on_and_connections_end_with_their_answers() {
+        let world = start_with(Duration::from_millis(1500));
+        let url = format!("https://localhost:{}/1", world.address.port());
+        let kept = world.http1.get(&url).send().await.unwrap();
+        assert!(kept.headers().get("connection").is_none());
+        kept.bytes().await.unwrap();
+        world.stopping.cancel();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (late, new) = (world.http1.get(&url).send().await.unwrap(), world.http2.get(&url).send().await.unwrap());
+        assert_eq!((late.status().as_u16(), late.headers()["connection"].to_str().unwrap()), (200, "close"));
+        assert_eq!((new.status().as_u16(), new.headers().get("connection")), (200, None), "HTTP/2 has no such header");
+        assert_eq!((late.text().await.unwrap(), new.text().await.unwrap()), ("x".to_owned(), "x".to_owned()));
+        world.serving.await.unwrap().unwrap();
     }
 }

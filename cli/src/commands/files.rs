@@ -10,13 +10,13 @@ use std::{
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::io::{AsyncRead, AsyncWriteExt};
-use tokio_util::io::ReaderStream;
 
 use super::Session;
 use crate::{
     agent::context_header,
     error::{Error, Exit},
     output,
+    upload::Source,
 };
 
 /// Seal standard input or a file.
@@ -111,7 +111,7 @@ fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -
 /// A file or standard input on its way to the agent, and how far it is.
 pub struct Upload {
     /// The bytes.
-    pub body: reqwest::Body,
+    pub source: Source,
     /// How many, when that is known.
     pub length: Option<u64>,
     /// Shows how far it is.
@@ -130,15 +130,8 @@ impl Upload {
             None => (Box::new(standard(std::io::stdin())?), None),
         };
         let progress = progress(length, quiet);
-        let counted = {
-            let progress = progress.clone();
-            ReaderStream::with_capacity(reader, 256 * 1024).inspect(move |chunk| {
-                if let Ok(chunk) = chunk {
-                    progress.inc(chunk.len() as u64);
-                }
-            })
-        };
-        Ok(Self { body: reqwest::Body::wrap_stream(counted), length, progress })
+        let shown = progress.clone();
+        Ok(Self { source: Source::new(reader, move |bytes| shown.inc(bytes)), length, progress })
     }
 }
 
@@ -151,9 +144,9 @@ impl Transfer {
         {
             return Err(Error::usage(format!("{} exists already", target.display())).hint("name another file, or use --force"));
         }
-        let Upload { body, length, progress } = Upload::open(self.input.as_deref(), self.quiet).await?;
+        let Upload { source, length, progress } = Upload::open(self.input.as_deref(), self.quiet).await?;
         let context = context_header(&self.context.iter().cloned().collect())?;
-        let answer = agent.stream(path, &[("freehold-context", context), ("freehold-new-context", new_context)], body, length).await?;
+        let answer = agent.stream(path, &[("freehold-context", context), ("freehold-new-context", new_context)], &source, length).await?;
         let warnings: Vec<String> =
             answer.headers().get_all("freehold-warning").iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
         match &self.target {

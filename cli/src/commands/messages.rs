@@ -207,8 +207,8 @@ impl PublicKey {
 /// Sends a file of any size to be signed or verified.
 pub async fn stream(session: &Session, path: &str, signature: Option<String>, file: &Path, quiet: bool) -> Result<Value, Error> {
     let input = (file != Path::new("-")).then_some(file);
-    let Upload { body, length, progress } = Upload::open(input, quiet).await?;
-    let answer = session.agent()?.stream_for_json(path, &[("freehold-signature", signature)], body, length).await;
+    let Upload { source, length, progress } = Upload::open(input, quiet).await?;
+    let answer = session.agent()?.stream_for_json(path, &[("freehold-signature", signature)], &source, length).await;
     progress.finish_and_clear();
     answer
 }

@@ -79,8 +79,11 @@ impl Profile {
             Self::Show => {
                 let name = global.profile.as_ref().or(all.current.as_ref());
                 let stored = name.and_then(|name| all.profiles.get(name)).cloned().unwrap_or_default();
-                let value = serde_json::to_value(global.connection().or(stored))
+                let mut value = serde_json::to_value(global.connection().or(stored))
                     .map_err(|source| Error::fault("could not show the profile", source))?;
+                if let Some(agents) = value["agent"].as_array().filter(|_| global.output == output::Format::Table) {
+                    value["agent"] = json!(agents.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+                }
                 output::object(global.output, COLUMNS, &value)
             }
         }
@@ -96,5 +99,5 @@ fn known(all: &Profiles, name: &str) -> Result<(), Error> {
 }
 
 fn row(name: &str, profile: &profile::Profile, current: bool) -> Value {
-    json!({ "id": name, "current": current, "server": profile.server, "agent": profile.agent })
+    json!({ "id": name, "current": current, "server": profile.server, "agent": profile.agent.join(", ") })
 }
