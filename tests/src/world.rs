@@ -15,11 +15,12 @@ use data_plane_agent::{
     control::{
         directory::ControlDirectory,
         enrol::{EnrolParts, Enrolled, enrol},
+        vouch::confirm,
     },
     rest::tokens,
 };
 use schema::{
-    clock::{SystemClock, SystemIds},
+    clock::{Clock, SystemClock, SystemIds},
     id::CallerId,
     wire::agent::EnrolmentToken,
 };
@@ -30,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The system. Its project is `payments`, its site `fra`.
 pub struct World {
+    clock: Arc<dyn Clock>,
     folder: tempfile::TempDir,
     http: reqwest::Client,
     admin: String,
@@ -40,15 +42,20 @@ pub struct World {
 impl World {
     /// Starts the control plane.
     pub async fn start() -> Self {
+        Self::start_at(Arc::new(SystemClock)).await
+    }
+
+    /// The same, by this clock: also that of its agents.
+    pub async fn start_at(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = control_plane::config::Config { data_dir: folder.path().join("control-plane"), ..Default::default() };
         config.server.listen = "127.0.0.1:0".to_owned();
         config.server.plain_http = true;
         config.server.workers = Some(1);
         config.agents.listen = "127.0.0.1:0".to_owned();
-        let plane = ControlPlane::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.expect("a control plane");
+        let plane = ControlPlane::start(config, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
         let admin = std::fs::read_to_string(plane.operator_token_file()).expect("a token").trim().to_owned();
-        let mut world = Self { folder, http: reqwest::Client::new(), admin, plane };
+        let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };
         let made = world.mutate("createTenant", json!({ "name": "acme" }), "adminToken").await;
         world.admin = made["adminToken"].as_str().expect("a token").to_owned();
         secret_file(&world.path("admin.token"), world.admin.as_bytes());
@@ -149,13 +156,31 @@ impl World {
         let vault = open_vault(config, Arc::new(SystemIds)).await.expect("a vault");
         let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
         let (vault, outgoing) = (&vault, &config.control_plane.outgoing);
-        let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &SystemClock, ids: &SystemIds, host: "here" };
+        let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &*self.clock, ids: &SystemIds, host: "here" };
         enrol(&token, &parts).await.expect("an agent that joins")
     }
 
     /// Runs an agent.
     pub async fn agent(&self, config: &AgentConfig) -> RunningAgent {
-        Agent::start(config.clone(), Arc::new(SystemClock), Arc::new(SystemIds)).await.expect("an agent")
+        Agent::start(config.clone(), self.clock.clone(), Arc::new(SystemIds)).await.expect("an agent")
+    }
+
+    /// Invites an agent to the site, lets it join, and has a person beside the founder, which runs, vouch for it.
+    pub async fn enrol_beside(&self, founder: &AgentConfig, config: &AgentConfig, address: Option<SocketAddr>) -> Enrolled {
+        let newcomer = self.enrol_at(config, address).await;
+        let directory = ControlDirectory::open(&founder.data_dir).expect("a folder");
+        until(|| async { confirm(&directory, newcomer.agent, newcomer.keyid).map_err(|error| error.to_string()) }).await;
+        // The founder vouches with its next report: whatever is published next makes it report.
+        let name = format!("wake-{}", newcomer.agent.to_string().trim_start_matches("agt_"));
+        let caller = json!({ "project": "payments", "name": name, "kind": "TOKEN", "issuer": "fra" });
+        self.mutate("registerCaller", caller, "caller { id }").await;
+        let query = "query($id: ID!) { agent(id: $id) { state } }";
+        until(|| async {
+            let state = self.query(query, json!({ "id": newcomer.agent.to_string() })).await["agent"]["state"].clone();
+            if state == "ROSTERED" { Ok(()) } else { Err(state.to_string()) }
+        })
+        .await;
+        newcomer
     }
 
     /// A call to an agent that speaks plain HTTP.

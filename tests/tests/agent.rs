@@ -12,6 +12,7 @@ mod agent {
     mod families;
     mod killed;
     pub(crate) mod memory;
+    mod movement;
     mod operations;
     mod outage;
     pub(crate) mod process;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 /// A way to a listener that can be closed: connections on it break, and new ones come to nothing.
-async fn way(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+pub(crate) async fn way(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (open, watched) = watch::channel(true);
