@@ -3,6 +3,7 @@
 //! - [`statement`]: what is said: root, policy, state, heartbeat, lease; one file each.
 //! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports, prekeys, transfers.
 //! - [`movement`]: who is sent material, and whose is taken; [`seal`]: how it is sealed on its way.
+//! - [`recovery`]: the documents by which keys outlive a host: recovery keys, reports and heads of backups.
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
 //! - [`dsse`]: the envelope all of it is signed in.
 //! - [`mod@accept`]: the ordered checks that make a set of statements believed, and what the set then says.
@@ -15,6 +16,7 @@ pub mod dsse;
 mod json;
 pub mod movement;
 pub mod pair;
+pub mod recovery;
 pub mod seal;
 pub mod statement;
 #[cfg(feature = "testing")]

@@ -226,6 +226,7 @@ impl World {
             generator: Some(AGENT),
             record: Some(document::sign(&record, &self.agent)),
             ready: BTreeMap::from([(AGENT, document::sign(&self.report(number, fingerprint(number)), &self.agent))]),
+            backup: None,
         }
     }
 
@@ -352,6 +353,7 @@ pub fn policy(scope: Scope) -> Policy {
         vouching: VouchingRule::default(),
         offline: None,
         composites: BTreeMap::new(),
+        recovery: None,
         resumptions: Vec::new(),
         compromises: Vec::new(),
         destructions: Vec::new(),

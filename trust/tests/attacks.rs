@@ -6,6 +6,7 @@ mod attacks {
     mod external;
     mod lease;
     mod movement;
+    mod recovery;
     mod rotation;
 }
 
@@ -1018,6 +1019,7 @@ fn a_generator_that_was_revoked_leaves_what_it_made_before_and_makes_no_more() {
             generator: Some(OTHER_AGENT),
             record: Some(document::sign(&record, &world.other_agent)),
             ready: [(OTHER_AGENT, document::sign(&ready, &world.other_agent))].into(),
+            backup: None,
             ..world.version(number, VersionState::Active, START)
         };
         world.key().versions.insert(number, entry);
@@ -1047,6 +1049,7 @@ fn state_that_names_an_ineligible_generator() {
             generator: Some(generator),
             record: None,
             ready: BTreeMap::new(),
+            backup: None,
         };
         world.key().versions.insert(2, entry);
     };
@@ -1158,6 +1161,7 @@ fn roster_entry_without_vouch() {
         generator: Some(OTHER_AGENT),
         record: None,
         ready: BTreeMap::new(),
+        backup: None,
     };
     world.key().versions.insert(2, entry);
     refused_anew(&world, "ineligible_generator");
@@ -1202,7 +1206,7 @@ fn a_person_at_the_agent_may_vouch_and_only_for_the_pair_they_compared() {
     let mut world = World::new();
     world.join(vec![]);
     let confirm = |keyid| {
-        let confirmed = Confirmed { agents: [(OTHER_AGENT, keyid)].into(), epoch: None };
+        let confirmed = Confirmed { agents: [(OTHER_AGENT, keyid)].into(), ..Confirmed::default() };
         accept(None, &world.set(), &world.identity(), &confirmed, world.now()).unwrap()
     };
     let set = confirm(world.other_agent.keyid());

@@ -23,9 +23,10 @@ use trust::{
     },
     dsse,
     pair::{Pair, Signers},
+    recovery::{BackupHead, BackupReport, RECOVERY_PUBLIC_KEY_BYTES, RecoveryKey},
     seal::{self, PrekeySecret},
     statement::{
-        Head, Pin, Statement,
+        Head, Pin, Scope, Statement,
         heartbeat::Heartbeat,
         lease::{Lease, Leased, Share},
         policy::{COMPOSITE_KEYS, CompositeDefinition, EXTERNAL_KEYS, ExternalVersion, KeyDefinition, Policy},
@@ -82,7 +83,53 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
         ("self-test-report.v1.json", document(document::sign(&tested, &world.agent))),
         ("receipt-batch.v1.json", document(document::sign(&head, &world.agent))),
+        ("recovery-key.v1.json", document(document::sign(&example_recovery_key(), &world.agent))),
+        ("backup-report.v1.json", document(document::sign(&example_backup_report(), &world.agent))),
+        ("backup-head.v1.json", document(document::sign(&example_backup_head(), &world.agent))),
+        ("policy-site.v1.json", with_a_recovery_key()),
     ])
+}
+
+fn example_recovery_key() -> RecoveryKey {
+    let public_key = Base64(vec![7; RECOVERY_PUBLIC_KEY_BYTES]);
+    RecoveryKey { tenant: TENANT, site: SITE, number: 1, public_key, shares: 5, threshold: 3, agent: AGENT, issued: START }
+}
+
+fn example_backup_report() -> BackupReport {
+    BackupReport {
+        tenant: TENANT,
+        site: SITE,
+        version: KeyVersion::new(KEY, 1),
+        fingerprint: fingerprint(1),
+        holder: AGENT,
+        recovery_key: example_recovery_key().keyid(),
+        backup: fingerprint(3),
+        issued: START,
+    }
+}
+
+fn example_backup_head() -> BackupHead {
+    BackupHead {
+        tenant: TENANT,
+        site: SITE,
+        agent: AGENT,
+        created: START,
+        recovery_key: example_recovery_key().keyid(),
+        encapsulated: Base64(vec![8; 1120]),
+        encrypted_key: Base64(vec![9; 48]),
+        versions: 2,
+        tombstones: 1,
+        body: fingerprint(4),
+    }
+}
+
+/// A site's policy with its recovery key.
+fn with_a_recovery_key() -> Vec<u8> {
+    let mut world = World::new();
+    let site = Scope::Site(SITE);
+    let recovery = Some(document::sign(&example_recovery_key(), &world.agent));
+    world.policies = [(site, Policy { recovery, ..policy(site) })].into();
+    world.set().policies[0].0.clone()
 }
 
 /// A project's policy whose key is a partner's.
@@ -226,6 +273,10 @@ fn every_file_is_read_and_none_is_missing() {
             "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),
             "self-test-report.v1.json" => signed::<SelfTestReport>(&bytes, &world.agent),
             "receipt-batch.v1.json" => signed::<ReceiptBatchHead>(&bytes, &world.agent),
+            "policy-site.v1.json" => statement::<Policy>(&bytes, &world.policy_pairs),
+            "recovery-key.v1.json" => signed::<RecoveryKey>(&bytes, &world.agent),
+            "backup-report.v1.json" => signed::<BackupReport>(&bytes, &world.agent),
+            "backup-head.v1.json" => signed::<BackupHead>(&bytes, &world.agent),
             other => panic!("nobody reads {other}"),
         }
         seen += 1;

@@ -142,6 +142,19 @@ events! {
             /// Whom to.
             recipient: AgentId,
         },
+        /// A version is in a backup that is sealed to the site's recovery key.
+        VersionBackedUp 1 {
+            /// The version.
+            number: u32,
+            /// The holder that wrote the backup.
+            holder: AgentId,
+            /// The key id of the recovery key.
+            recovery_key: Digest,
+            /// SHA-256 of the backup.
+            backup: Digest,
+            /// The holder's signed report: a DSSE envelope, exact bytes.
+            report: Base64,
+        },
         /// A version has the homes its durability demands.
         VersionActivated 1 {
             /// The version.

@@ -1,7 +1,7 @@
 //! What is recorded of a site.
 
 use crate::{
-    encoding::Digest,
+    encoding::{Base64, Digest},
     events,
     id::AgentId,
     name::{Name, Text},
@@ -34,6 +34,22 @@ events! {
         SiteOfflineRuleSet 1 {
             /// The rule; none: the tenant's, or the defaults.
             rule: Option<OfflineRule>,
+        },
+        /// Backups of the site are sealed to this key from now on. Agents that know another one go on with that until a person
+        /// there has confirmed this one.
+        SiteRecoveryKeySet 1 {
+            /// Its number at the site, from 1 without gaps.
+            number: u32,
+            /// Its key id.
+            keyid: Digest,
+            /// How many shares of its private half there are.
+            shares: u8,
+            /// How many of them open a backup.
+            threshold: u8,
+            /// The agent it was made at.
+            agent: AgentId,
+            /// That agent's signed document: a DSSE envelope, exact bytes.
+            document: Base64,
         },
     }
 }

@@ -1,7 +1,7 @@
 //! Between agent and control plane: enrol, renew, sync, report, ship. JSON over mutual TLS; only enrolment comes without
 //! a client certificate. Statements and documents travel as the exact bytes of their DSSE envelopes.
 
-use std::{fmt, marker::PhantomData};
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -69,6 +69,10 @@ pub struct EnrolmentToken {
     /// The key id of the pair of the site's first agent, when there is one: whom a joiner believes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founder: Option<Digest>,
+    /// When no agent of the site is left: those that were, and the key ids of their pairs. What they signed, of versions and
+    /// backups, goes on counting.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<AgentId, Digest>,
     /// The secret, `fh_enrol_…`.
     pub token: String,
     /// After this it is worthless.
@@ -163,6 +167,12 @@ pub struct Report {
     /// Signed vouches for other agents of the site (`trust::document::AgentVouch`), exact bytes.
     #[serde(deserialize_with = "at_most::<MAX_DOCUMENTS, _, _>")]
     pub vouches: Vec<Base64>,
+    /// Signed reports of sealed backups (`trust::recovery::BackupReport`), exact bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_DOCUMENTS, _, _>")]
+    pub backup_reports: Vec<Base64>,
+    /// The recovery key that was made at this agent, signed (`trust::recovery::RecoveryKey`), exact bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<Base64>,
     /// The heartbeat it enforces.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     pub enforced_heartbeat: Option<u64>,
@@ -205,7 +215,7 @@ pub struct ReportAnswer {
 /// A document that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedDocument {
-    /// `version_records`, `holder_reports` or `vouches`.
+    /// `version_records`, `holder_reports`, `vouches`, `backup_reports`, `recovery_key` or `self_tests`.
     pub list: String,
     /// Its place, from 0.
     pub index: usize,

@@ -1,8 +1,9 @@
 //! Requests and answers: [`agent`] between agent and control plane, [`relay`] between agents through it, [`operation`] between application and agent, [`health`] of an agent,
-//! [`problem`] for every error over HTTP.
+//! [`recovery`] for backups of its vault, [`problem`] for every error over HTTP.
 
 pub mod agent;
 pub mod health;
 pub mod operation;
 pub mod problem;
+pub mod recovery;
 pub mod relay;

@@ -61,6 +61,8 @@ pub mod path {
     pub const STATUS: &str = "/v1/status";
     /// `POST` -> [`crate::wire::health::SelfTestAnswer`].
     pub const SELF_TEST: &str = "/v1/self-test";
+    /// `POST` -> [`crate::wire::recovery::BackupAnswer`].
+    pub const BACKUP: &str = "/v1/backup";
 }
 
 /// Headers of requests and answers.

@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{
     document::{self, Document, HolderReport, HolderStatus, VersionRecord},
+    dsse,
+    recovery::BackupReport,
     statement::{
         Scope,
         policy::{KeyDefinition, Policy},
@@ -236,7 +238,33 @@ fn proofs(
     if entry.state == VersionState::Active && homes.len() < needed {
         return Err(Rejection::NotReady { version, ready: homes.len(), needed });
     }
+    backup(version, entry, definition, record.fingerprint, rules)?;
     Ok(Some(record.fingerprint))
+}
+
+/// A version that is to be backed up before its first use was: a holder signed that it is.
+fn backup(
+    version: KeyVersion,
+    entry: &VersionEntry,
+    definition: &KeyDefinition,
+    fingerprint: Digest,
+    rules: &KeyRules<'_>,
+) -> Result<(), Rejection> {
+    let what = "backup report";
+    let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
+    let Some(bytes) = &entry.backup else {
+        let needed = definition.durability == Durability::SealedBackup && entry.state == VersionState::Active;
+        return if needed { Err(Rejection::NotBackedUp(version)) } else { Ok(()) };
+    };
+    let claimed: BackupReport = dsse::peek_document(bytes.as_slice()).map_err(|error| refused(&with_source(&error)))?;
+    let report: BackupReport = by_agent(bytes.as_slice(), what, version, claimed.holder, rules)?;
+    if (report.tenant, report.site, report.version) != (rules.identity.tenant, rules.identity.site, version) {
+        return Err(refused("it is of another tenant, site or version"));
+    }
+    if report.fingerprint != fingerprint {
+        return Err(Rejection::SecondFingerprint { version, held: fingerprint, found: report.fingerprint });
+    }
+    Ok(())
 }
 
 /// A document that any pair believed to be this agent's, now or earlier, signed.

@@ -10,7 +10,10 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::statement::{Scope, state::Subject};
+use crate::{
+    recovery::recovery_keyid,
+    statement::{Scope, state::Subject},
+};
 
 /// Everything that outlives the set it was seen in. Only grows, except that policy lifts restrictions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,8 +36,36 @@ pub struct Memory {
     /// Every pair ever believed to be an agent's, by key id.
     #[serde(with = "list")]
     pub pairs: BTreeMap<Digest, PairMemory>,
+    /// Pairs of agents that had left before this one came, by key id: believed only as to what they signed.
+    #[serde(default, with = "list", skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<Digest, PairMemory>,
     /// How many roster slots were ever used.
     pub slots_used: u32,
+    /// The recovery key that backups are sealed to: replaced only by one that a person here confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryMemory>,
+}
+
+/// The recovery key of the site, as it is believed here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryMemory {
+    /// Its number at the site.
+    pub number: u32,
+    /// Its public half, as HPKE with MLKEM768-X25519 encodes it.
+    pub public_key: Base64,
+    /// How many shares of its private half there are.
+    pub shares: u8,
+    /// How many of them open a backup.
+    pub threshold: u8,
+    /// The agent it was made at.
+    pub agent: AgentId,
+}
+
+impl RecoveryMemory {
+    /// Identifies it: what people compare.
+    pub fn keyid(&self) -> Digest {
+        recovery_keyid(self.public_key.as_slice())
+    }
 }
 
 /// A place where one statement follows another.

@@ -21,6 +21,7 @@ mod keys;
 mod lease;
 mod memory;
 mod read;
+mod recovery;
 mod rejection;
 mod restrictions;
 mod roots;
@@ -46,7 +47,7 @@ use self::{
 };
 pub use self::{
     lease::{AcceptedLease, LeaseMemory, accept_lease},
-    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, Restriction, Seen, Slot, VersionMemory},
+    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot, VersionMemory},
     rejection::Rejection,
     view::Held,
 };
@@ -83,8 +84,15 @@ pub struct Identity {
 pub struct Confirmed {
     /// Agents whose join code was compared, and the key id of the pair it stands for.
     pub agents: BTreeMap<AgentId, Digest>,
+    /// Agents that were revoked before this one came, and the key ids of their pairs, as its invitation named them: what they
+    /// signed of versions and backups goes on counting, and nothing else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<AgentId, Digest>,
     /// The epoch that may begin by recovery.
     pub epoch: Option<u64>,
+    /// The key id of the recovery key that backups may be sealed to instead of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Digest>,
 }
 
 /// A set of statements that is believed, as the exact bytes that came, and all that must never be forgotten.
@@ -100,6 +108,8 @@ pub struct AcceptedSet {
     definitions: BTreeMap<KeyId, KeyDefinition>,
     confirmations: Confirmations,
     roster: Roster,
+    /// The recovery key that the site tells of; what is believed stands in the memory.
+    recovery_told: Option<RecoveryMemory>,
     memory: Memory,
 }
 
@@ -120,7 +130,8 @@ pub fn accept(
 /// now decides what it still allows, not whether it was ever right.
 pub fn restore(bytes: &[u8], pinned: &Identity) -> Result<AcceptedSet, Rejection> {
     let cache: Cache = serde_json::from_slice(bytes).map_err(Rejection::Cache)?;
-    let confirmed = Confirmed { agents: BTreeMap::new(), epoch: cache.memory.seen.get(&Slot::Root).map(|seen| seen.order.epoch) };
+    let epoch = cache.memory.seen.get(&Slot::Root).map(|seen| seen.order.epoch);
+    let confirmed = Confirmed { epoch, ..Confirmed::default() };
     judge(None, &cache.statements, pinned, &confirmed, None, Some(cache.memory), cache.ahead.into_iter().collect())
 }
 
@@ -265,6 +276,7 @@ fn judge(
     let rules =
         roster::RosterRules { identity, confirmed, vouching: &vouching, tenant_signers: Some(policy_role).filter(|role| role.tenant_held) };
     let roster = roster::judge(state, &rules, &mut memory)?;
+    let recovery_told = recovery::judge(&by_scope, &rules, &roster, &mut memory)?;
     let mut told = by_scope.clone();
     told.extend(overtaken.iter().map(|(scope, policy)| (*scope, &policy.payload)));
     let rules = keys::KeyRules {
@@ -293,6 +305,7 @@ fn judge(
         definitions,
         confirmations,
         roster,
+        recovery_told,
         memory,
     })
 }

@@ -275,10 +275,19 @@ pub enum Rejection {
         /// Vaults needed.
         needed: usize,
     },
+    /// Check 9: a version whose durability is a sealed backup is in use, and nobody signed that it is in one.
+    #[error("the version {0} is in use, and no holder has reported that it is in a sealed backup")]
+    NotBackedUp(KeyVersion),
+    /// Check 9.
+    #[error("the site's recovery key does not hold: {detail}")]
+    RecoveryKey {
+        /// What is wrong.
+        detail: String,
+    },
     /// Check 9: a record or report that is not what it should be.
     #[error("the {what} of {version} does not hold: {detail}")]
     DocumentRefused {
-        /// `version record` or `ready report`.
+        /// `version record`, `ready report` or `backup report`.
         what: &'static str,
         /// The version.
         version: KeyVersion,
@@ -431,6 +440,8 @@ impl Rejection {
             Self::IneligibleGenerator { .. } => "ineligible_generator",
             Self::RecordMissing(_) => "record_missing",
             Self::NotReady { .. } => "not_ready",
+            Self::NotBackedUp(_) => "not_backed_up",
+            Self::RecoveryKey { .. } => "recovery_key_unsound",
             Self::DocumentRefused { .. } => "document_refused",
             Self::NotRostered { .. } => "not_rostered",
             Self::SecondFingerprint { .. } => "second_fingerprint",

@@ -26,6 +26,8 @@ pub(super) struct Roster {
     pub(super) believed: BTreeMap<AgentId, PublicPair>,
     pub(super) waiting: BTreeMap<AgentId, Digest>,
     past: BTreeMap<Digest, (AgentId, PublicPair)>,
+    /// Of agents that had left before this one came.
+    former: BTreeMap<AgentId, PublicPair>,
 }
 
 /// What a roster is judged by.
@@ -38,11 +40,11 @@ pub(super) struct RosterRules<'a> {
 }
 
 impl Roster {
-    /// Every pair that was ever believed to be this agent's, the current one among them.
+    /// Every pair that was ever believed to be this agent's, the current one among them: what they signed counts.
     pub(super) fn pairs_of(&self, agent: AgentId) -> impl Iterator<Item = &PublicPair> {
         let current = self.believed.get(&agent);
         let past = self.past.values().filter(move |(owner, pair)| *owner == agent && current != Some(pair));
-        current.into_iter().chain(past.map(|(_, pair)| pair))
+        current.into_iter().chain(past.map(|(_, pair)| pair)).chain(self.former.get(&agent))
     }
 }
 
@@ -83,6 +85,12 @@ pub(super) fn judge(state: &State, rules: &RosterRules<'_>, memory: &mut Memory)
         }
     }
     for (agent, (pair, _)) in &entries {
+        let keyid = pair.keyid();
+        if rules.confirmed.former.get(agent) == Some(&keyid) || memory.former.get(&keyid).is_some_and(|held| held.agent == *agent) {
+            let (ed25519, ml_dsa_65) = (pair.ed25519().as_slice().into(), pair.ml_dsa_65().into());
+            memory.former.insert(keyid, PairMemory { agent: *agent, ed25519, ml_dsa_65 });
+            roster.former.insert(*agent, pair.clone());
+        }
         if roster.believed.contains_key(agent) {
             let (ed25519, ml_dsa_65) = (pair.ed25519().as_slice().into(), pair.ml_dsa_65().into());
             memory.pairs.insert(pair.keyid(), PairMemory { agent: *agent, ed25519, ml_dsa_65 });

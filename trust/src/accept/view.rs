@@ -9,7 +9,7 @@ use schema::{
     key::{KeyReference, RevocationReason, VersionState},
 };
 
-use super::{AcceptedSet, Identity, Memory, Restriction, keys::settles};
+use super::{AcceptedSet, Identity, Memory, RecoveryMemory, Restriction, keys::settles};
 use crate::{
     pair::PublicPair,
     statement::{
@@ -190,6 +190,23 @@ impl AcceptedSet {
     /// Agents that wait for a vouch, and the key ids of their pairs.
     pub fn waiting_agents(&self) -> &BTreeMap<AgentId, Digest> {
         &self.roster.waiting
+    }
+
+    /// The key that backups are sealed to: the first that an agent of the site signed, until a person here confirms another.
+    pub fn recovery_key(&self) -> Option<&RecoveryMemory> {
+        self.memory.recovery.as_ref()
+    }
+
+    /// The recovery key that the site tells of, believed or not.
+    pub fn told_recovery_key(&self) -> Option<&RecoveryMemory> {
+        self.recovery_told.as_ref()
+    }
+
+    /// The recovery key that the site tells of, when it is not believed: nothing is sealed to it before a person here has
+    /// confirmed it. One that had its time does not wait.
+    pub fn waiting_recovery_key(&self) -> Option<&RecoveryMemory> {
+        let known = self.recovery_key();
+        self.told_recovery_key().filter(|told| known.is_none_or(|known| known.number < told.number))
     }
 
     /// What may go on without the control plane: the site's rule, else the tenant's, else the defaults.

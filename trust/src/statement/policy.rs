@@ -41,6 +41,10 @@ pub struct Policy {
     /// What may go on without the control plane; absent: the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline: Option<OfflineRule>,
+    /// The recovery key of the site (site scope): a signed `recovery::RecoveryKey`, exact bytes. Whether backups are sealed to
+    /// it, each agent decides by who signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Base64>,
     /// What may act again after a suspension or revocation.
     pub resumptions: Vec<Resumption>,
     /// Versions whose compromise is confirmed.

@@ -79,6 +79,9 @@ pub struct VersionEntry {
     pub record: Option<Base64>,
     /// Signed ready reports of its holders: DSSE envelopes, exact bytes.
     pub ready: BTreeMap<AgentId, Base64>,
+    /// A holder's signed report of a sealed backup (`recovery::BackupReport`): a DSSE envelope, exact bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Base64>,
 }
 
 /// An agent of the site, and why it is one.

@@ -16,7 +16,7 @@ fn public_key(seed: u8) -> ExternalVersion {
 }
 
 fn entry(state: VersionState, created: Timestamp) -> VersionEntry {
-    VersionEntry { state, created, activated: Some(created), generator: None, record: None, ready: BTreeMap::new() }
+    VersionEntry { state, created, activated: Some(created), generator: None, record: None, ready: BTreeMap::new(), backup: None }
 }
 
 /// A project with a partner's signing key in one version.
