@@ -77,9 +77,11 @@ pub enum Key {
         /// Where its material may be (id or name); may be repeated
         #[arg(long = "site", required = true)]
         sites: Vec<String>,
-        /// How many homes a version needs before it is used: single-copy, two-holders, sealed-backup
+        /// What a version needs before it is used: sealed-backup, two-holders, or single-copy (losing one vault loses the key)
+        ///
+        /// Without it: sealed-backup, where every site of the key has a recovery key (freehold-agent recovery init); else you are asked to choose.
         #[arg(long, value_parser = one_of::<Durability>)]
-        durability: String,
+        durability: Option<String>,
         /// What it is for, in words
         #[arg(long)]
         description: Option<String>,
@@ -570,7 +572,11 @@ fn version_line(version: &Value, external: bool) -> String {
         true if external => "  with the partner".to_owned(),
         true => "  no holder yet".to_owned(),
     };
-    format!("{} {} since {}\n{holders}", text("number"), text("state"), text("activatedAt"))
+    let backed_up = version["backups"].as_array().and_then(|backups| backups.first()).map_or_else(String::new, |backup| {
+        let key: String = output::cell(backup.get("recoveryKey")).chars().take(12).collect();
+        format!("\n  backed up by {}, sealed to {key}", output::cell(backup.get("agentId")))
+    });
+    format!("{} {} since {}\n{holders}{backed_up}", text("number"), text("state"), text("activatedAt"))
 }
 
 /// What one agent should have and what it has reported; of one that does not report any more, when it last did.

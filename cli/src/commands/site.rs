@@ -39,7 +39,24 @@ pub enum Site {
     },
 }
 
-const COLUMNS: &[output::Column] = &[("id", "/id"), ("name", "/name"), ("display name", "/displayName"), ("created", "/createdAt")];
+const COLUMNS: &[output::Column] = &[
+    ("id", "/id"),
+    ("name", "/name"),
+    ("display name", "/displayName"),
+    ("recovery key", "/recoveryKey/keyId"),
+    ("created", "/createdAt"),
+];
+
+const SHOW: &[output::Column] = &[
+    ("id", "/id"),
+    ("name", "/name"),
+    ("display name", "/displayName"),
+    ("recovery key", "/recoveryKey/keyId"),
+    ("shares", "/recoveryKey/shares"),
+    ("of which are needed", "/recoveryKey/threshold"),
+    ("made at", "/recoveryKey/agentId"),
+    ("created", "/createdAt"),
+];
 
 impl Site {
     /// Runs the command.
@@ -52,7 +69,7 @@ impl Site {
             }
             Self::Show { site } => {
                 let value = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
-                output::object(session.output, COLUMNS, &value)
+                output::object(session.output, SHOW, &value)
             }
             Self::Create { name, display_name, idempotency } => {
                 let input = json!({ "name": name, "displayName": display_name, "idempotencyKey": idempotency.idempotency_key });

@@ -1,6 +1,6 @@
 //! How an agent joins and keeps its certificate: the file it is given, its first request, its renewals.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
@@ -37,12 +37,14 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 const MAX_TEXT: usize = 255;
 
 /// What an invitation needs beforehand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
     /// SHA-256 of the payload of the tenant's current root: what the agent will pin.
     pub root: Digest,
     /// The key id of the pair of the site's founder; none when the agent will be the site's first.
     pub founder: Option<Digest>,
+    /// Agents of the site that were revoked, and the key ids of their pairs.
+    pub former: BTreeMap<AgentId, Digest>,
 }
 
 /// Why an agent did not join, or got no certificate.
@@ -148,8 +150,8 @@ impl Enrolment {
 
     /// What an invitation to a site needs: looked up before the command.
     pub async fn welcome(&self, tenant: TenantId, site: SiteId) -> Result<Welcome, EnrolError> {
-        let founder = founder(&self.agents_of(tenant, site).await?);
-        Ok(Welcome { root: self.statements.root(tenant).await?.sha256, founder })
+        let agents = self.agents_of(tenant, site).await?;
+        Ok(Welcome { root: self.statements.root(tenant).await?.sha256, founder: founder(&agents), former: former(&agents) })
     }
 
     /// The file an agent is given. Secret: it holds the token.
@@ -171,6 +173,7 @@ impl Enrolment {
             agent,
             root: welcome.root,
             founder: welcome.founder,
+            former: welcome.former.clone(),
             token: token.reveal().to_owned(),
             expires,
         }
@@ -315,4 +318,11 @@ pub fn agent_context(identity: &AgentIdentity, ids: &dyn Ids, now: Timestamp) ->
 fn founder(agents: &[Agent]) -> Option<Digest> {
     let at_work = agents.iter().filter(|agent| agent.rostered.is_some() && agent.revoked.is_none());
     at_work.min_by_key(|agent| agent.rostered).and_then(|agent| agent.enrolment.as_ref()).map(|enrolment| enrolment.keyid)
+}
+
+/// Agents that were of the site and were revoked: who joins now never saw them at work, and must know whose signatures stand
+/// under the versions they made.
+fn former(agents: &[Agent]) -> BTreeMap<AgentId, Digest> {
+    let revoked = agents.iter().filter(|agent| agent.rostered.is_some() && agent.revoked.is_some());
+    revoked.filter_map(|agent| Some((agent.fixed.as_ref()?.id, agent.enrolment.as_ref()?.keyid))).collect()
 }

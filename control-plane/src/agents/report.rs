@@ -14,6 +14,7 @@ use trust::{
     document::{AgentVouch, Document, HolderReport, HolderStatus, SelfTestReport, VersionRecord},
     dsse::{EnvelopeError, open_document, peek_document},
     pair::{PublicPair, Signers},
+    recovery::{BackupReport, RECOVERY_PUBLIC_KEY_BYTES, RecoveryKey},
 };
 
 use super::{Agent, AgentCommand, enrolment::agent_context};
@@ -24,9 +25,10 @@ use crate::{
         aggregate::Refusal,
         handler::{CommandError, Handler, Options},
     },
-    keys::{Key, KeyCommand, RecordDestroyed, RecordReady, RecordVersion},
+    keys::{Key, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordVersion},
     pki::identity::AgentIdentity,
     sealing::{Keyring, Place, SealingError},
+    sites::{Site, SiteCommand},
 };
 
 const TABLE: &str = "agent_reports";
@@ -133,6 +135,7 @@ impl Reports {
             ("version_records", report.version_records.len()),
             ("holder_reports", report.holder_reports.len()),
             ("vouches", report.vouches.len()),
+            ("backup_reports", report.backup_reports.len()),
         ] {
             if length > MAX_DOCUMENTS {
                 return Err(ReportError::TooMany { list });
@@ -163,6 +166,14 @@ impl Reports {
         for (index, document) in report.vouches.iter().enumerate() {
             let outcome = if at_work { self.vouch(&reporter, document).await } else { not_at_work() };
             note("vouches", index, outcome)?;
+        }
+        for (index, document) in report.backup_reports.iter().enumerate() {
+            let outcome = if at_work { self.backup_report(&reporter, document).await } else { not_at_work() };
+            note("backup_reports", index, outcome)?;
+        }
+        if let Some(document) = &report.recovery_key {
+            let outcome = if at_work { self.recovery_key(&reporter, document).await } else { not_at_work() };
+            note("recovery_key", 0, outcome)?;
         }
         // Also of an agent that is not at work: why it is not may stand in there.
         let self_tests = match report.self_tests.as_ref().map(|document| reporter.self_tests(document)) {
@@ -224,6 +235,36 @@ impl Reports {
         };
         let question = Question::new("reportHolder", "Key", version.key);
         self.handler.handle::<Key>(&reporter.ctx, question, version.key, Options::default(), command).await?;
+        Ok(())
+    }
+
+    async fn backup_report(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
+        let said: BackupReport = reporter.open(document)?;
+        if said.holder != reporter.identity.agent {
+            return refused("backup_report_of_another_agent", "an agent reports the backups it wrote itself");
+        }
+        reporter.is_here(said.tenant, said.site)?;
+        let BackupReport { version, site, holder, fingerprint, recovery_key, backup, .. } = said;
+        let report = document.clone();
+        let command = KeyCommand::RecordBackup(RecordBackup { version, site, holder, fingerprint, recovery_key, backup, report });
+        let question = Question::new("reportBackup", "Key", version.key);
+        self.handler.handle::<Key>(&reporter.ctx, question, version.key, Options::default(), command).await?;
+        Ok(())
+    }
+
+    async fn recovery_key(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
+        let key: RecoveryKey = reporter.open(document)?;
+        if key.agent != reporter.identity.agent {
+            return refused("recovery_key_of_another_agent", "an agent registers the recovery keys that were made at it");
+        }
+        reporter.is_here(key.tenant, key.site)?;
+        if key.public_key.as_slice().len() != RECOVERY_PUBLIC_KEY_BYTES {
+            return refused("recovery_key_malformed", "its public half is no MLKEM768-X25519 key");
+        }
+        let site = key.site;
+        let question = Question::new("setRecoveryKey", "Site", site);
+        let command = SiteCommand::SetRecoveryKey { key, document: document.clone() };
+        self.handler.handle::<Site>(&reporter.ctx, question, site, Options::default(), command).await?;
         Ok(())
     }
 
@@ -291,6 +332,8 @@ fn in_bounds(report: &Report) -> Report {
         version_records: Vec::new(),
         holder_reports: Vec::new(),
         vouches: Vec::new(),
+        backup_reports: Vec::new(),
+        recovery_key: None,
         enforced_heartbeat: report.enforced_heartbeat,
         enforced_state: report.enforced_state,
         epoch: report.epoch,
@@ -341,6 +384,8 @@ mod tests {
         let report = Report {
             version_records: vec![Base64::default()],
             holder_reports: Vec::new(),
+            backup_reports: Vec::new(),
+            recovery_key: None,
             vouches: Vec::new(),
             enforced_heartbeat: Some(7),
             enforced_state: None,

@@ -9,7 +9,7 @@ use schema::{
     clock::Timestamp,
     encoding::Base64,
     id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
-    key::VersionState,
+    key::{Durability, VersionState},
 };
 use trust::statement::{
     Head, Kind, Scope,
@@ -57,7 +57,7 @@ pub fn compile(facts: &Facts, published: &Published) -> Content {
     let projects = placed.values().flatten().copied().collect::<BTreeSet<_>>();
     let scopes = std::iter::once(Scope::Tenant)
         .chain(projects.into_iter().map(Scope::Project))
-        .chain(facts.sites.iter().filter(|(_, site)| site.offline.is_some()).map(|(id, _)| Scope::Site(*id)))
+        .chain(facts.sites.iter().filter(|(_, site)| site.offline.is_some() || site.recovery.is_some()).map(|(id, _)| Scope::Site(*id)))
         .chain(facts.policies.iter().map(|document| document.scope).filter(|scope| matches!(scope, Scope::Site(_))))
         // What was ever published stays: an agent that pinned a scope is told of its present, not left with its past.
         .chain(published.policies.keys().copied());
@@ -133,6 +133,7 @@ fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions:
         offline: site
             .and_then(|site| facts.sites.get(&site)?.offline.clone())
             .or_else(|| documents.iter().find_map(|document| document.offline.clone())),
+        recovery: site.and_then(|site| facts.sites.get(&site)?.recovery.clone()),
         resumptions,
         compromises: in_state(VersionState::Compromised),
         destructions: in_state(VersionState::Destroyed),
@@ -220,14 +221,20 @@ fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
     if key.definition.is_external() {
         return state;
     }
-    for version in state.versions.values_mut() {
+    let must_be_backed_up = key.definition.durability == Durability::SealedBackup;
+    for (number, version) in &mut state.versions {
         version.ready.retain(|holder, _| is_of_site(holder));
+        let backups = key.backups.get(number).map_or(&[][..], Vec::as_slice);
+        version.backup = backups.iter().find(|(holder, _)| is_of_site(holder)).map(|(_, report)| report.clone());
+        if must_be_backed_up && version.backup.is_none() && version.state == VersionState::Active {
+            (version.state, version.activated) = (VersionState::PreActivation, None);
+        }
         let was_made = version.record.is_some();
         let believed = |agent: &AgentId| if was_made { is_of_site(agent) } else { is_at_work(agent) };
         if version.generator.as_ref().is_some_and(believed) {
             continue;
         }
-        (version.generator, version.record, version.activated) = (None, None, None);
+        (version.generator, version.record, version.activated, version.backup) = (None, None, None, None);
         version.ready.clear();
         if matches!(version.state, VersionState::Active | VersionState::Deactivated) {
             version.state = VersionState::PreActivation;
@@ -342,7 +349,7 @@ impl Headed for State {
 mod tests {
     use schema::{
         id::CallerId,
-        key::{Durability, Origin, Purpose, RevocationReason, RotationRule},
+        key::{Origin, Purpose, RevocationReason, RotationRule},
         name::Labels,
         rule::{CallerKind, OfflineRule},
     };
@@ -365,8 +372,8 @@ mod tests {
         let mut facts = Facts::of(TenantId::from_bits(1));
         facts.projects.insert(PROJECT, ProjectFacts { suspended: false });
         facts.projects.insert(ProjectId::from_bits(2), ProjectFacts { suspended: false });
-        facts.sites.insert(SITE, SiteFacts { offline: None });
-        facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()) });
+        facts.sites.insert(SITE, SiteFacts { offline: None, recovery: None });
+        facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()), recovery: None });
         let agent =
             AgentFacts { site: SITE, roster_entry: Base64(vec![1]), vouches: vec![Vouch::Enrolment], suspended: false, revoked: None };
         facts.agents.insert(AGENT, agent);
@@ -404,9 +411,13 @@ mod tests {
             generator: Some(AGENT),
             record: Some(Base64(vec![4])),
             ready: [(AGENT, Base64(vec![2])), (AgentId::from_bits(9), Base64(vec![3]))].into(),
+            backup: None,
         };
         let state = KeyState { primary: 1, versions: [(1, entry)].into() };
-        facts.keys.insert(KEY, KeyFacts { definition, template: None, suspended: false, state, revoked_versions: BTreeMap::new() });
+        facts.keys.insert(
+            KEY,
+            KeyFacts { definition, template: None, suspended: false, state, revoked_versions: BTreeMap::new(), backups: BTreeMap::new() },
+        );
         facts
     }
 

@@ -65,6 +65,8 @@ pub struct ProjectFacts {
 pub struct SiteFacts {
     /// What goes on there without the control plane; none: the tenant's rule.
     pub offline: Option<OfflineRule>,
+    /// The signed recovery key, exact bytes.
+    pub recovery: Option<Base64>,
 }
 
 /// When and why something was revoked.
@@ -117,6 +119,8 @@ pub struct KeyFacts {
     pub state: KeyState,
     /// Versions that were revoked.
     pub revoked_versions: BTreeMap<u32, Revoked>,
+    /// Signed reports of the sealed backups of each version, by holder, the oldest first.
+    pub backups: BTreeMap<u32, Vec<(AgentId, Base64)>>,
 }
 
 /// A published policy document.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
+    encoding::Base64,
     id::{AgentId, CallerId, CompositeId, KeyId, ProjectId, SiteId, TenantId},
     key::Origin,
     name::Name,
@@ -73,7 +74,11 @@ fn project(project: &Project) -> Option<(ProjectId, ProjectFacts)> {
 }
 
 fn site(site: &Site) -> Option<(SiteId, SiteFacts)> {
-    Some((site.fixed.as_ref()?.id, SiteFacts { offline: site.offline.clone() }))
+    Some((site.fixed.as_ref()?.id, site_facts(site)))
+}
+
+fn site_facts(site: &Site) -> SiteFacts {
+    SiteFacts { offline: site.offline.clone(), recovery: site.recovery.as_ref().map(|recovery| recovery.document.clone()) }
 }
 
 /// An agent counts from its enrolment on, for ever.
@@ -135,8 +140,21 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
             versions: key.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
         },
         revoked_versions: key.versions.iter().filter_map(revoked).collect(),
+        backups: key
+            .versions
+            .iter()
+            .map(|(number, version)| (*number, backups(version)))
+            .filter(|(_, backups)| !backups.is_empty())
+            .collect(),
     };
     Some((fixed.id, facts))
+}
+
+/// Reports of the backups of a version, the oldest first.
+fn backups(version: &Version) -> Vec<(AgentId, Base64)> {
+    let mut backups: Vec<_> = version.backups.iter().collect();
+    backups.sort_by_key(|(_, backup)| backup.at);
+    backups.into_iter().map(|(holder, backup)| (*holder, backup.report.clone())).collect()
 }
 
 /// Names are looked up before a composite is made, not locked: one that lost its name to a key in that moment is left out,
@@ -178,6 +196,7 @@ fn version_entry(version: &Version) -> VersionEntry {
         generator: version.generator,
         record: version.made.as_ref().and_then(|made| made.record.clone()),
         ready: ready.filter_map(|(agent, holder)| Some((*agent, holder.ready.as_ref()?.report.clone()))).collect(),
+        backup: None, // chosen for each site: by a holder of its own
     }
 }
 

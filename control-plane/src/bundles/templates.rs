@@ -136,7 +136,8 @@ mod tests {
             };
             let state = KeyState { primary: 0, versions: BTreeMap::new() };
             let template = Some("cards".parse().unwrap());
-            let key = KeyFacts { definition, template, suspended: false, state, revoked_versions: BTreeMap::new() };
+            let key =
+                KeyFacts { definition, template, suspended: false, state, revoked_versions: BTreeMap::new(), backups: BTreeMap::new() };
             facts.keys.insert(KeyId::from_bits(number), key);
         }
         facts

@@ -12,7 +12,7 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Destruction, Gone, Holder, KeyCommand, KeyRefusal, Made, Ready, Revoked, Version};
+use super::{Backup, Destruction, Gone, Holder, KeyCommand, KeyRefusal, Made, Ready, Revoked, Version};
 use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
 
 words! {
@@ -221,6 +221,10 @@ impl Aggregate for Key {
             }),
             KeyEvent::MaterialSent(event) => self.version(event.number, |version| {
                 version.holders.entry(event.recipient).or_default();
+            }),
+            KeyEvent::VersionBackedUp(event) => self.version(event.number, |version| {
+                let (recovery_key, backup, report) = (event.recovery_key, event.backup, event.report.clone());
+                version.backups.insert(event.holder, Backup { recovery_key, backup, report, at });
             }),
             KeyEvent::VersionActivated(event) => self.version(event.number, |version| {
                 version.become_state(VersionState::Active);

@@ -98,6 +98,8 @@ pub enum KeyCommand {
         /// Why.
         reason: Option<Text>,
     },
+    /// A holder has put a version into a sealed backup. The handler has verified the report.
+    RecordBackup(RecordBackup),
     /// Let one version only open and verify.
     DeactivateVersion {
         /// The version.
@@ -170,8 +172,8 @@ pub struct CreateKey {
     pub placement: Vec<SiteId>,
     /// Labels, given to policy.
     pub labels: Labels,
-    /// How many homes a version needs.
-    pub durability: Durability,
+    /// How many homes a version needs; absent: a sealed backup, where every site of the key has a recovery key.
+    pub durability: Option<Durability>,
     /// Whether material may leave the vault, wrapped.
     pub exportable: bool,
     /// Where its material is made.
@@ -291,6 +293,25 @@ pub struct RecordReady {
     pub vault: VaultId,
     /// Identifies the material.
     pub fingerprint: Digest,
+    /// The report: a DSSE envelope, exact bytes.
+    pub report: Base64,
+}
+
+/// What a verified report of a sealed backup says, and its exact bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecordBackup {
+    /// The version it names.
+    pub version: KeyVersion,
+    /// The site it names.
+    pub site: SiteId,
+    /// Who signed it.
+    pub holder: AgentId,
+    /// Identifies the material.
+    pub fingerprint: Digest,
+    /// The key id of the recovery key that the backup is sealed to.
+    pub recovery_key: Digest,
+    /// SHA-256 of the backup.
+    pub backup: Digest,
     /// The report: a DSSE envelope, exact bytes.
     pub report: Base64,
 }

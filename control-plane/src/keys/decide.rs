@@ -6,8 +6,8 @@ use schema::{
     clock::Timestamp,
     event::key::{
         GeneratorAssigned, HolderReady, KeyCreated, KeyDeletionProtectionSet, KeyDescribed, KeyEvent, KeyLimitsSet, KeyMinimumVersionsSet,
-        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, MaterialSent, PrimaryMoved, VersionActivated, VersionCompromised,
-        VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
+        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, MaterialSent, PrimaryMoved, VersionActivated, VersionBackedUp,
+        VersionCompromised, VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
     },
     id::{AgentId, KeyVersion, SiteId},
     key::{Durability, Limits, MinimumVersions, Origin, RotationRule, VersionState},
@@ -15,7 +15,8 @@ use schema::{
 };
 
 use super::{
-    CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordReady, RecordSent, RecordVersion, Template, Version, destruction, external,
+    CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordBackup, RecordReady, RecordSent, RecordVersion, Template, Version, destruction,
+    external,
 };
 
 /// The most labels of one key.
@@ -71,6 +72,7 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
         KeyCommand::RecordVersion(record) => record_version(key, fixed, record),
         KeyCommand::RecordReady(report) => record_ready(key, fixed, report),
         KeyCommand::RecordSent(sent) => record_sent(key, fixed, sent),
+        KeyCommand::RecordBackup(report) => record_backup(key, fixed, report),
         KeyCommand::SuspendVersion { number, reason } => {
             may_become(key, *number, VersionState::Suspended)?;
             Ok(vec![VersionSuspended { number: *number, reason: reason.clone() }.into()])
@@ -116,18 +118,20 @@ fn create(create: &CreateKey) -> Decision {
     if algorithm.entry().status == Status::Legacy {
         return Err(KeyRefusal::LegacyAlgorithm { algorithm });
     }
-    if create.origin == Origin::External || create.durability == Durability::Elsewhere {
+    if create.origin == Origin::External || create.durability == Some(Durability::Elsewhere) {
         return Err(KeyRefusal::NeedsPublicKey);
     }
     check_placement(&create.placement)?;
-    if create.durability == Durability::SealedBackup && !create.sites_have_recovery_keys {
-        return Err(KeyRefusal::NoRecoveryKey);
-    }
+    let durability = match create.durability {
+        Some(Durability::SealedBackup) if !create.sites_have_recovery_keys => return Err(KeyRefusal::NoRecoveryKey),
+        None if !create.sites_have_recovery_keys => return Err(KeyRefusal::DurabilityMustBeChosen),
+        chosen => chosen.unwrap_or(Durability::SealedBackup),
+    };
     check_labels(&create.labels)?;
     check_limits(&create.limits)?;
     check_rotation(&create.rotation)?;
     if let Some(template) = &create.template {
-        check_template(create, template)?;
+        check_template(create, durability, template)?;
     }
     if let Some(generator) = create.generator {
         check_generator(&create.placement, &create.eligible_generators, generator)?;
@@ -140,7 +144,7 @@ fn create(create: &CreateKey) -> Decision {
         purpose,
         placement: create.placement.clone(),
         labels: create.labels.clone(),
-        durability: create.durability,
+        durability,
         exportable: create.exportable,
         origin: create.origin,
         eligible_generators: create.eligible_generators.clone(),
@@ -154,14 +158,14 @@ fn create(create: &CreateKey) -> Decision {
 }
 
 /// What a template fixes: agents would not believe a key that differs.
-fn check_template(create: &CreateKey, Template { rule, keys_made, .. }: &Template) -> Result<(), KeyRefusal> {
+fn check_template(create: &CreateKey, durability: Durability, Template { rule, keys_made, .. }: &Template) -> Result<(), KeyRefusal> {
     let checks = [
         (rule.project == create.project, "this project"),
         (rule.algorithms.contains(&create.algorithm), "this algorithm"),
         (rule.purposes.contains(&create.purpose), "this purpose"),
         (create.placement.iter().all(|site| rule.placement.contains(site)), "one of these sites"),
         (rule.labels == create.labels, "labels other than its own"),
-        (rule.durabilities.contains(&create.durability), "this durability"),
+        (rule.durabilities.contains(&durability), "this durability"),
         (rule.exportable || !create.exportable, "an exportable key"),
         (rule.rotation == create.rotation, "a rotation rule other than its own"),
         (rule.limits == create.limits, "limits other than its own"),
@@ -328,6 +332,36 @@ fn record_sent(key: &Key, fixed: &Fixed, sent: &RecordSent) -> Decision {
     changed(!version.holders.contains_key(&sent.recipient), || {
         MaterialSent { number, sender: sent.sender, recipient: sent.recipient }.into()
     })
+}
+
+/// A version is in a backup. One report of each holder and recovery key is kept: they are repeated until they are
+/// acknowledged, and a backup that is written again says nothing new.
+fn record_backup(key: &Key, fixed: &Fixed, report: &RecordBackup) -> Decision {
+    external::not_external(fixed)?;
+    let (number, version) = find_named(key, fixed, report.version)?;
+    let made = version.made.as_ref().ok_or(KeyRefusal::NotMade { number })?;
+    if !fixed.placement.contains(&report.site) {
+        return Err(KeyRefusal::NotPlacedThere);
+    }
+    if report.fingerprint != made.fingerprint {
+        return Err(KeyRefusal::FingerprintIsFinal { number });
+    }
+    if version.state == VersionState::Destroyed {
+        return Err(KeyRefusal::Destroyed { number });
+    }
+    if !version.holders.contains_key(&report.holder) {
+        return Err(KeyRefusal::NotAHolder { agent: report.holder });
+    }
+    if version.backups.get(&report.holder).is_some_and(|known| known.recovery_key == report.recovery_key) {
+        return Ok(Vec::new());
+    }
+    let RecordBackup { holder, recovery_key, backup, .. } = *report;
+    let mut events = vec![VersionBackedUp { number, holder, recovery_key, backup, report: report.report.clone() }.into()];
+    let backed_up = Version { backups: version.backups_with(report), ..version.clone() };
+    if version.state == VersionState::PreActivation && backed_up.is_home_with(fixed.durability, None) {
+        events.extend(activate(key, number));
+    }
+    Ok(events)
 }
 
 /// The version has its homes: it becomes active, and primary when it is the newest to do so.

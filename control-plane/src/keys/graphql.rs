@@ -3,7 +3,7 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use schema::key;
 
-use super::{Gone, Holder, Key, Version};
+use super::{Backup, Gone, Holder, Key, Version};
 use crate::{
     agents::{AgentState, graphql::AgentNode},
     graphql::{
@@ -185,6 +185,8 @@ pub struct KeyVersionNode {
     pub fingerprint: Option<String>,
     /// The public key as the algorithm's standard encodes it, base64url.
     pub public_key: Option<String>,
+    /// The sealed backups it is in.
+    pub backups: Vec<KeyBackup>,
     /// Why it was revoked.
     pub revocation_reason: Option<RevocationReason>,
     /// It will be destroyed, not before this, unless somebody cancels it.
@@ -223,6 +225,7 @@ impl KeyVersionNode {
             state: version.state.into(),
             fingerprint: version.made.as_ref().map(|made| made.fingerprint.to_string()),
             public_key: version.made.as_ref().and_then(|made| made.public_key.as_ref()).map(ToString::to_string),
+            backups: version.backups.iter().map(|(agent, backup)| KeyBackup::of(*agent, backup)).collect(),
             revocation_reason: version.revoked.as_ref().map(|revoked| revoked.reason.into()),
             destruction_due_at: version.destruction.as_ref().map(|destruction| Timestamp(destruction.due)),
             created_at: Timestamp(version.requested),
@@ -273,6 +276,30 @@ impl KeyVersionNode {
         match self.generator {
             Some(agent) => Api::of(ctx)?.load_agent(agent, self.as_of).await,
             None => Ok(None),
+        }
+    }
+}
+
+/// A sealed backup that a version is in.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct KeyBackup {
+    /// The agent that wrote it.
+    pub agent_id: ID,
+    /// The key id of the recovery key that opens it.
+    pub recovery_key: String,
+    /// SHA-256 of the backup, base64url.
+    pub sha256: String,
+    /// When it was reported.
+    pub reported_at: Timestamp,
+}
+
+impl KeyBackup {
+    fn of(agent: schema::id::AgentId, backup: &Backup) -> Self {
+        Self {
+            agent_id: agent.to_string().into(),
+            recovery_key: backup.recovery_key.to_string(),
+            sha256: backup.backup.to_string(),
+            reported_at: Timestamp(backup.at),
         }
     }
 }

@@ -25,7 +25,9 @@ pub mod upkeep;
 mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};
-pub use command::{CreateKey, KeyCommand, RecordDestroyed, RecordReady, RecordSent, RecordVersion, RegisterExternal, Template};
+pub use command::{
+    CreateKey, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordSent, RecordVersion, RegisterExternal, Template,
+};
 pub use destruction::{DEFAULT_WAIT, MAX_WAIT, MIN_WAIT};
 pub use refusal::KeyRefusal;
-pub use version::{Destruction, Gone, Holder, Made, Ready, Revoked, Version};
+pub use version::{Backup, Destruction, Gone, Holder, Made, Ready, Revoked, Version};

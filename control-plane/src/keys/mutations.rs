@@ -2,7 +2,13 @@
 
 use async_graphql::{Context, ID, InputObject, Object, Result};
 use aws_lc_rs::signature;
-use schema::{catalogue::Algorithm, encoding::Base64, id::KeyId, name::Name, public_key};
+use schema::{
+    catalogue::Algorithm,
+    encoding::Base64,
+    id::{KeyId, SiteId},
+    name::Name,
+    public_key,
+};
 
 use super::{CreateKey, Key, KeyCommand, RegisterExternal, Template, graphql::*, placement::choose_generator};
 use crate::{
@@ -16,6 +22,7 @@ use crate::{
         scalar::{Durability, KeyOrigin, KeyPurpose, LabelInput, RevocationReason, UInt64},
     },
     naming,
+    sites::Site,
 };
 
 payloads!(key: KeyNode =>
@@ -37,8 +44,8 @@ pub struct CreateKeyInput {
     purpose: KeyPurpose,
     /// Sites where its material may be, ids or names.
     placement: Vec<ID>,
-    /// How many homes a version needs.
-    durability: Durability,
+    /// How many homes a version needs; absent: a sealed backup, where every site of the key has a recovery key.
+    durability: Option<Durability>,
     /// Whether material may leave the vault, wrapped.
     #[graphql(default)]
     exportable: bool,
@@ -467,7 +474,7 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
         algorithm: field("algorithm", &input.algorithm)?,
         purpose: input.purpose.into(),
         labels: payload::labels(&input.labels)?,
-        durability: input.durability.into(),
+        durability: input.durability.map(Into::into),
         exportable: input.exportable,
         origin: input.origin.into(),
         deletion_protection: input.deletion_protection,
@@ -477,14 +484,23 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
         generator: generator(api, &placement, &eligible_generators).await?,
         name_is_an_alias: alias.is_some(),
         name_is_a_composite: composite.is_some(),
-        // No site has a recovery key yet: they come with sealed backups.
-        sites_have_recovery_keys: false,
+        sites_have_recovery_keys: sites_have_recovery_keys(api, &placement).await?,
         name,
         placement,
         eligible_generators,
     };
     let question = Question::new("createKey", "Key", id).within("Project", project);
     api.run::<Key>(id, KeyCommand::Create(Box::new(command)), question, input.common).await
+}
+
+/// Whether a sealed backup can be made wherever the key's material is.
+async fn sites_have_recovery_keys(api: &Api, placement: &[SiteId]) -> Result<bool, Stop> {
+    for site in placement {
+        if api.state::<Site>(*site, None).await?.is_none_or(|view| view.state.recovery.is_none()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn register_external(api: &Api, input: RegisterExternalKeyInput) -> Result<Done<KeyNode>, Stop> {

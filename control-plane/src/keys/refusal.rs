@@ -25,7 +25,8 @@ refusals! {
         PublicKeyKnown { number: u32 } = "public_key_already_registered" at "publicKey", "version {number} has this very public key; ask the partner for a new one";
         NoPlacement = "key_without_site" at "placement", "a key needs at least one site where its material may be";
         PlacementTwice = "key_site_twice" at "placement", "a site stands twice in the placement";
-        NoRecoveryKey = "no_recovery_key" at "durability", "sealed-backup needs a recovery key at every site of the key, and a site has none yet; choose two-holders, or single-copy if you accept that losing one vault loses the key";
+        DurabilityMustBeChosen = "durability_must_be_chosen" at "durability", "losing the host of an agent loses the keys that are nowhere else, and a site of this key has no recovery key to seal backups to: make one (freehold-agent recovery init on an agent of the site) and the key is backed up before its first use; or choose two-holders, where another agent of the site has a copy, or single-copy, if losing one vault may lose the key";
+        NoRecoveryKey = "no_recovery_key" at "durability", "sealed-backup needs a recovery key at every site of the key, and a site has none yet: make one (freehold-agent recovery init on an agent of the site), or choose two-holders, or single-copy if you accept that losing one vault loses the key";
         Limits = "limits_out_of_order" at "limits", "a soft limit must not be above its hard limit, and a hard limit must not be 0";
         Rotation = "rotation_rule_out_of_order" at "rotation", "everySeconds must be above 0 and not below minIntervalSeconds";
         TooManyLabels { max: usize } = "key_has_too_many_labels" at "labels", "a key has at most {max} labels";

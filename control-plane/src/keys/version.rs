@@ -11,7 +11,7 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::KeyRefusal;
+use super::{KeyRefusal, RecordBackup};
 
 /// One version: its state, who made it, who has it, and whether it is on its way out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Version {
     pub made: Option<Made>,
     /// The generator, and whoever reported it ready.
     pub holders: BTreeMap<AgentId, Holder>,
+    /// The sealed backups it is in, by the holder that wrote them.
+    #[serde(default)]
+    pub backups: BTreeMap<AgentId, Backup>,
     /// When it became active.
     pub activated: Option<Timestamp>,
     /// While it is suspended: the state it goes back to.
@@ -66,6 +69,19 @@ pub struct Ready {
     /// The vault that has the version: agents that share one are one home.
     pub vault: VaultId,
     /// A DSSE envelope, exact bytes.
+    pub report: Base64,
+    /// When it came.
+    pub at: Timestamp,
+}
+
+/// A sealed backup that a version is in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The key id of the recovery key that opens it.
+    pub recovery_key: Digest,
+    /// SHA-256 of the backup.
+    pub backup: Digest,
+    /// The holder's report: a DSSE envelope, exact bytes.
     pub report: Base64,
     /// When it came.
     pub at: Timestamp,
@@ -124,6 +140,7 @@ impl Version {
             generator,
             made: None,
             holders: BTreeMap::new(),
+            backups: BTreeMap::new(),
             activated: None,
             suspended_in: None,
             resumed: None,
@@ -159,11 +176,17 @@ impl Version {
         match durability {
             Durability::SingleCopy => self.made.is_some() && generator_is_home,
             Durability::TwoHolders => self.made.is_some() && homes.len() >= 2,
-            // No site has a recovery key, so no such key exists yet.
-            Durability::SealedBackup => false,
+            Durability::SealedBackup => self.made.is_some() && generator_is_home && !self.backups.is_empty(),
             // Nobody here has to have it.
             Durability::Elsewhere => self.made.is_some(),
         }
+    }
+
+    /// The backups it is in, one more counted in.
+    pub(super) fn backups_with(&self, report: &RecordBackup) -> BTreeMap<AgentId, Backup> {
+        let RecordBackup { recovery_key, backup, .. } = *report;
+        let one_more = Backup { recovery_key, backup, report: report.report.clone(), at: self.requested };
+        self.backups.clone().into_iter().chain([(report.holder, one_more)]).collect()
     }
 
     /// Refuses a transition that SP 800-57 does not know.

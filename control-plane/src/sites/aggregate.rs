@@ -2,13 +2,14 @@
 
 use schema::{
     clock::Timestamp,
-    encoding::Digest,
-    event::site::{SiteCreated, SiteEvent, SiteFounded, SiteOfflineRuleSet, SiteRenamed},
+    encoding::{Base64, Digest},
+    event::site::{SiteCreated, SiteEvent, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet, SiteRenamed},
     id::{AgentId, SiteId},
     name::{Name, Text},
     rule::OfflineRule,
 };
 use serde::{Deserialize, Serialize};
+use trust::recovery::RecoveryKey;
 
 use super::{SiteCommand, SiteRefusal};
 use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
@@ -24,6 +25,28 @@ pub struct Site {
     pub offline: Option<OfflineRule>,
     /// Its first agent.
     pub founder: Option<Founder>,
+    /// The key that its backups are sealed to.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
+}
+
+/// The key that backups of a site are sealed to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Its number at the site.
+    pub number: u32,
+    /// Its key id.
+    pub keyid: Digest,
+    /// How many shares of its private half there are.
+    pub shares: u8,
+    /// How many of them open a backup.
+    pub threshold: u8,
+    /// The agent it was made at.
+    pub agent: AgentId,
+    /// That agent's document: a DSSE envelope, exact bytes.
+    pub document: Base64,
+    /// When it came.
+    pub at: Timestamp,
 }
 
 /// The first agent of a site: whom those that join later believe first.
@@ -44,6 +67,26 @@ pub struct Fixed {
     pub name: Name,
     /// When it was created.
     pub created: Timestamp,
+}
+
+impl Site {
+    /// Agents repeat what they made until it is in force; of two that were made at the same time the first counts.
+    fn set_recovery_key(&self, key: &RecoveryKey, document: &Base64) -> Result<Vec<SiteEvent>, SiteRefusal> {
+        let keyid = key.keyid();
+        let known = self.recovery.as_ref();
+        if known.is_some_and(|known| known.keyid == keyid) {
+            return Ok(Vec::new());
+        }
+        let next = known.map_or(1, |known| known.number.saturating_add(1));
+        if key.number != next {
+            return Err(SiteRefusal::RecoveryKeyNumber { next });
+        }
+        let RecoveryKey { number, shares, threshold, agent, .. } = *key;
+        if threshold < 2 || threshold > shares {
+            return Err(SiteRefusal::RecoveryKeyShares);
+        }
+        Ok(vec![SiteRecoveryKeySet { number, keyid, shares, threshold, agent, document: document.clone() }.into()])
+    }
 }
 
 impl Aggregate for Site {
@@ -68,6 +111,7 @@ impl Aggregate for Site {
                 Some(founder) if founder.agent != *agent && Some(founder.agent) != *instead_of => Err(SiteRefusal::Founded),
                 _ => Ok(vec![SiteFounded { agent: *agent, keyid: *keyid }.into()]),
             },
+            (SiteCommand::SetRecoveryKey { key, document }, _) => self.set_recovery_key(key, document),
             (SiteCommand::SetOfflineRule { rule: Some(rule) }, _) if !rule.is_sound() => Err(SiteRefusal::OfflineRule),
             (SiteCommand::SetOfflineRule { rule }, _) if *rule == self.offline => Ok(Vec::new()),
             (SiteCommand::SetOfflineRule { rule }, _) => Ok(vec![SiteOfflineRuleSet { rule: rule.clone() }.into()]),
@@ -83,6 +127,17 @@ impl Aggregate for Site {
             SiteEvent::SiteRenamed(event) => self.display_name = event.display_name.clone(),
             SiteEvent::SiteFounded(event) => self.founder = Some(Founder { agent: event.agent, keyid: event.keyid }),
             SiteEvent::SiteOfflineRuleSet(event) => self.offline = event.rule.clone(),
+            SiteEvent::SiteRecoveryKeySet(event) => {
+                self.recovery = Some(Recovery {
+                    number: event.number,
+                    keyid: event.keyid,
+                    shares: event.shares,
+                    threshold: event.threshold,
+                    agent: event.agent,
+                    document: event.document.clone(),
+                    at: meta.time,
+                });
+            }
         }
     }
 

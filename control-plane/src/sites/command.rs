@@ -1,12 +1,13 @@
 //! What may be asked of a site.
 
 use schema::{
-    encoding::Digest,
+    encoding::{Base64, Digest},
     id::AgentId,
     name::{Name, Text},
     rule::OfflineRule,
 };
 use serde::Serialize;
+use trust::recovery::RecoveryKey;
 
 /// A parsed intent.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +33,13 @@ pub enum SiteCommand {
         /// Looked up: an earlier founder that is none any more, and no other agent is left.
         #[serde(skip)]
         instead_of: Option<AgentId>,
+    },
+    /// A recovery key was made at an agent of it. The handler has verified the document.
+    SetRecoveryKey {
+        /// What it says.
+        key: RecoveryKey,
+        /// The document: a DSSE envelope, exact bytes.
+        document: Base64,
     },
     /// Say what goes on there without the control plane.
     SetOfflineRule {

@@ -2,7 +2,7 @@
 
 use async_graphql::{ComplexObject, Context, ID, InputObject, Object, Result, SimpleObject};
 
-use super::{Site, SiteCommand};
+use super::{Recovery, Site, SiteCommand};
 use crate::{
     access::permit::Question,
     agents::{
@@ -33,6 +33,8 @@ pub struct SiteNode {
     pub display_name: Option<String>,
     /// What goes on there without the control plane; absent: the tenant's rule, or the defaults.
     pub offline: Option<OfflineRule>,
+    /// The key that its backups are sealed to; absent: there is none, and nothing is backed up.
+    pub recovery_key: Option<SiteRecoveryKey>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Rises with every change.
@@ -41,6 +43,36 @@ pub struct SiteNode {
     pub(crate) site: schema::id::SiteId,
     #[graphql(skip)]
     as_of: Option<Timestamp>,
+}
+
+/// The key that backups of a site are sealed to. Its private half is in the shares that were handed out, and nowhere else.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct SiteRecoveryKey {
+    /// Identifies it: what `freehold-agent recovery init` printed.
+    pub key_id: String,
+    /// Its number at the site, from 1.
+    pub number: u32,
+    /// How many shares of its private half there are.
+    pub shares: u32,
+    /// How many of them open a backup.
+    pub threshold: u32,
+    /// The agent it was made at.
+    pub agent_id: ID,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+}
+
+impl SiteRecoveryKey {
+    fn of(recovery: &Recovery) -> Self {
+        Self {
+            key_id: recovery.keyid.to_string(),
+            number: recovery.number,
+            shares: recovery.shares.into(),
+            threshold: recovery.threshold.into(),
+            agent_id: recovery.agent.to_string().into(),
+            registered_at: Timestamp(recovery.at),
+        }
+    }
 }
 
 impl Shown for Site {
@@ -53,6 +85,7 @@ impl Shown for Site {
             name: fixed.name.to_string(),
             display_name: seen.state.display_name.as_ref().map(ToString::to_string),
             offline: seen.state.offline.as_ref().map(Into::into),
+            recovery_key: seen.state.recovery.as_ref().map(SiteRecoveryKey::of),
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
             site: seen.id,

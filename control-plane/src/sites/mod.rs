@@ -1,6 +1,7 @@
 //! A site: a group of agents that share one set of statements. A key is placed at sites.
 //!
-//! Its name is fixed and unique in the tenant. It refuses an offline rule whose ages are out of order.
+//! Its name is fixed and unique in the tenant. It refuses an offline rule whose ages are out of order, and a recovery key that
+//! does not follow the one before.
 
 mod aggregate;
 mod command;
@@ -9,6 +10,6 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-pub use aggregate::{Fixed, Site};
+pub use aggregate::{Fixed, Recovery, Site};
 pub use command::SiteCommand;
 pub use refusal::SiteRefusal;

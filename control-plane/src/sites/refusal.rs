@@ -8,6 +8,8 @@ refusals! {
         Exists = "site_exists" at "name", "there already is a site of this name; names are never reused, choose another";
         NotFound = "site_not_found", "there is no such site";
         Founded = "site_already_founded", "another agent joined this site first, or is about to";
+        RecoveryKeyNumber { next: u32 } = "recovery_key_number", "the next recovery key of the site has the number {next}: another one was made since; look at it, and make yours again if it is still wanted";
+        RecoveryKeyShares = "recovery_key_shares", "a recovery key is split into shares of which at least 2 are needed, and not more than there are";
         OfflineRule = "offline_rule_out_of_order" at "offline", "an offline rule needs staleSeconds <= graceSeconds <= expiredSeconds, and staleSeconds above 0";
     }
 }

@@ -1,9 +1,11 @@
 use schema::{
-    encoding::Digest,
-    event::site::{SiteCreated, SiteFounded, SiteOfflineRuleSet},
-    id::{AgentId, SiteId},
+    clock::Timestamp,
+    encoding::{Base64, Digest},
+    event::site::{SiteCreated, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet},
+    id::{AgentId, SiteId, TenantId},
     rule::OfflineRule,
 };
+use trust::recovery::RecoveryKey;
 
 use super::*;
 use crate::eventing::scenario::Scenario;
@@ -47,4 +49,34 @@ fn a_site_has_one_founder_until_it_is_gone() {
     let after = after.when(&found(second, "b", Some(first))).then([founded(second, "b")]);
     after.when(&found(first, "a", None)).then_refused("site_already_founded");
     Scenario::<Site>::of(SiteId::from_bits(1)).when(&found(first, "a", None)).then_refused("site_not_found");
+}
+
+#[test]
+fn a_recovery_key_follows_the_one_before_and_of_two_at_once_the_first_counts() {
+    let key = |number, seed: u8, threshold| RecoveryKey {
+        tenant: TenantId::from_bits(1),
+        site: SiteId::from_bits(1),
+        number,
+        public_key: Base64(vec![seed; 1216]),
+        shares: 5,
+        threshold,
+        agent: AgentId::from_bits(1),
+        issued: Timestamp::default(),
+    };
+    let set = |number, seed, threshold| SiteCommand::SetRecoveryKey { key: key(number, seed, threshold), document: Base64(vec![seed]) };
+    site().when(&set(2, 1, 3)).then_refused("recovery_key_number");
+    site().when(&set(1, 1, 1)).then_refused("recovery_key_shares");
+    site().when(&set(1, 1, 6)).then_refused("recovery_key_shares");
+    let expected = |number, seed| SiteRecoveryKeySet {
+        number,
+        keyid: key(number, seed, 3).keyid(),
+        shares: 5,
+        threshold: 3,
+        agent: AgentId::from_bits(1),
+        document: Base64(vec![seed]),
+    };
+    let after = site().when(&set(1, 1, 3)).then([expected(1, 1).into()]).when(&set(1, 1, 3)).then([]);
+    after.clone().when(&set(1, 2, 3)).then_refused("recovery_key_number");
+    let after = after.when(&set(2, 2, 3)).then([expected(2, 2).into()]);
+    after.when(&set(1, 1, 3)).then_refused("recovery_key_number");
 }

@@ -7,7 +7,7 @@ use schema::{
 };
 
 use super::{super::*, *};
-use crate::eventing::aggregate::Aggregate;
+use crate::eventing::aggregate::{Aggregate, Refusal};
 
 #[test]
 fn a_key_begins_with_its_first_version_asked_for() {
@@ -28,7 +28,7 @@ fn what_cannot_work_is_refused_before_it_exists() {
     refused(|key| key.purpose = Purpose::Sign, "algorithm_does_not_serve_purpose");
     refused(|key| key.placement.clear(), "key_without_site");
     refused(|key| key.placement = vec![SITE, SITE], "key_site_twice");
-    refused(|key| key.durability = Durability::SealedBackup, "no_recovery_key");
+    refused(|key| key.durability = Some(Durability::SealedBackup), "no_recovery_key");
     refused(|key| key.limits = Limits { soft_uses: Some(2), hard_uses: Some(1), ..Limits::default() }, "limits_out_of_order");
     refused(|key| key.limits = Limits { hard_seconds: Some(0), ..Limits::default() }, "limits_out_of_order");
     refused(|key| key.rotation = RotationRule { every_seconds: Some(0), min_interval_seconds: None }, "rotation_rule_out_of_order");
@@ -45,8 +45,24 @@ fn what_cannot_work_is_refused_before_it_exists() {
 
 #[test]
 fn sealed_backup_says_what_to_do_instead() {
-    let refusal = key().when(&create(|key| key.durability = Durability::SealedBackup)).outcome().unwrap_err().to_string();
+    let refusal = key().when(&create(|key| key.durability = Some(Durability::SealedBackup))).outcome().unwrap_err().to_string();
     assert!(refusal.contains("two-holders") && refusal.contains("single-copy"), "{refusal}");
+}
+
+#[test]
+fn a_key_is_backed_up_where_it_can_be_and_else_its_durability_is_chosen_by_name() {
+    let refusal = key().when(&create(|key| key.durability = None)).outcome().unwrap_err();
+    assert_eq!(refusal.code(), "durability_must_be_chosen");
+    for choice in ["recovery init", "two-holders", "single-copy"] {
+        assert!(refusal.to_string().contains(choice), "{refusal}");
+    }
+    let with_recovery_key = |durability| {
+        let (present, _) = key().when(&create(|key| (key.durability, key.sites_have_recovery_keys) = (durability, true))).then_accepted();
+        present.state().fixed.as_ref().unwrap().durability
+    };
+    assert_eq!(with_recovery_key(None), Durability::SealedBackup);
+    assert_eq!(with_recovery_key(Some(Durability::SealedBackup)), Durability::SealedBackup);
+    assert_eq!(with_recovery_key(Some(Durability::SingleCopy)), Durability::SingleCopy);
 }
 
 fn template() -> KeyTemplate {
@@ -77,7 +93,7 @@ fn a_key_fits_its_template_and_keeps_to_it() {
     let wrong: [fn(&mut CreateKey); 6] = [
         |key| key.project = ProjectId::from_bits(2),
         |key| key.placement = vec![SITE, SiteId::from_bits(2)],
-        |key| key.durability = Durability::TwoHolders,
+        |key| key.durability = Some(Durability::TwoHolders),
         |key| key.exportable = true,
         |key| key.limits.hard_uses = Some(7),
         |key| key.rotation.every_seconds = Some(7),

@@ -74,7 +74,7 @@ fn what_cannot_be_a_partners_key_is_refused() {
     refused(key(), &register(|key| key.placement.clear()), "key_without_site");
     refused(key(), &register(|key| key.placement.push(SITE)), "key_site_twice");
     refused(key(), &create(|key| key.origin = Origin::External), "external_key_needs_public_key");
-    refused(key(), &create(|key| key.durability = Durability::Elsewhere), "external_key_needs_public_key");
+    refused(key(), &create(|key| key.durability = Some(Durability::Elsewhere)), "external_key_needs_public_key");
     refused(after(key(), [partner()]), &partner(), "key_exists");
 }
 

@@ -20,7 +20,8 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
     let print = prop_oneof![6 => Just(None), 1 => Just(Some(Digest::of(b"other")))];
     let reason = proptest::sample::select(RevocationReason::ALL);
     prop_oneof![
-        2 => any::<bool>().prop_map(|two| create(|key| if two { key.durability = schema::key::Durability::TwoHolders })),
+        2 => proptest::sample::select(&[Durability::SingleCopy, Durability::TwoHolders, Durability::SealedBackup][..])
+            .prop_map(|durability| create(|key| (key.durability, key.sites_have_recovery_keys) = (Some(durability), true))),
         1 => Just(super::external::partner()),
         2 => (1u8..4).prop_map(super::external::next),
         4 => (proptest::option::of(agent()), site.clone()).prop_map(|(agent, site)| KeyCommand::Rotate { generator: agent.map(|agent| (agent, site)) }),
@@ -31,6 +32,7 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
         })),
         8 => (number.clone(), agent()).prop_map(|(number, holder)| ready(number, holder)),
         2 => (number.clone(), agent(), agent()).prop_map(|(number, sender, recipient)| sent(number, sender, recipient)),
+        2 => (number.clone(), agent()).prop_map(|(number, holder)| backed_up(number, holder, 1)),
         2 => number.clone().prop_map(|number| KeyCommand::SuspendVersion { number, reason: None }),
         2 => number.clone().prop_map(|number| KeyCommand::ResumeVersion { number, reason: None }),
         1 => number.clone().prop_map(|number| KeyCommand::DeactivateVersion { number, reason: None }),
@@ -58,6 +60,9 @@ fn check(before: &Key, after: &Key, fingerprints: &mut BTreeMap<u32, Digest>) ->
     prop_assert!(after.minimum_versions.process <= after.primary && after.minimum_versions.protect <= after.primary);
     let external = after.fixed.as_ref().is_some_and(|fixed| fixed.origin == Origin::External);
     for (number, version) in &after.versions {
+        if after.fixed.as_ref().is_some_and(|fixed| fixed.durability == Durability::SealedBackup) && version.activated.is_some() {
+            prop_assert!(!version.backups.is_empty(), "used before it was backed up");
+        }
         if let Some(made) = &version.made {
             prop_assert_eq!(*fingerprints.entry(*number).or_insert(made.fingerprint), made.fingerprint, "another fingerprint");
             let here = version.generator.is_some_and(|generator| version.holders.contains_key(&generator));

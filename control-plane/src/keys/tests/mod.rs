@@ -15,7 +15,7 @@ use schema::{
     key::{Durability, Limits, Origin, Purpose, RotationRule},
 };
 
-use super::{CreateKey, Key, KeyCommand, RecordDestroyed, RecordReady, RecordSent, RecordVersion};
+use super::{CreateKey, Key, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordSent, RecordVersion};
 use crate::eventing::scenario::Scenario;
 
 const ID: KeyId = KeyId::from_bits(1);
@@ -37,7 +37,7 @@ fn settings() -> CreateKey {
         purpose: Purpose::Encrypt,
         placement: vec![SITE],
         labels: Default::default(),
-        durability: Durability::SingleCopy,
+        durability: Some(Durability::SingleCopy),
         exportable: false,
         origin: Origin::Generated,
         eligible_generators: Vec::new(),
@@ -89,6 +89,13 @@ fn ready_in(number: u32, holder: AgentId, vault: VaultId) -> KeyCommand {
 fn sent(number: u32, sender: AgentId, recipient: AgentId) -> KeyCommand {
     let (version, fingerprint) = (KeyVersion::new(ID, number), fingerprint(number));
     KeyCommand::RecordSent(RecordSent { version, site: SITE, sender, recipient, fingerprint })
+}
+
+/// It is in a backup, sealed to a recovery key that goes by this number.
+fn backed_up(number: u32, holder: AgentId, key: u8) -> KeyCommand {
+    let (version, recovery_key) = (KeyVersion::new(ID, number), Digest([key; 32]));
+    let (fingerprint, backup, report) = (fingerprint(number), Digest::of(b"a backup"), Base64(vec![4]));
+    KeyCommand::RecordBackup(RecordBackup { version, site: SITE, holder, fingerprint, recovery_key, backup, report })
 }
 
 fn destroyed(number: u32, holder: AgentId) -> KeyCommand {

@@ -27,7 +27,7 @@ fn single_copy_needs_the_generator_and_two_holders_need_two() {
     assert_eq!(names(&events), ["HolderReady"], "somebody else's copy is not the generator's");
     assert_eq!(present.when(&ready(1, ALICE)).then_accepted().0.state().primary, 1);
 
-    let present = after(key(), [create(|key| key.durability = Durability::TwoHolders), made(1, |_| ())]);
+    let present = after(key(), [create(|key| key.durability = Some(Durability::TwoHolders)), made(1, |_| ())]);
     let (present, events) = present.when(&ready(1, ALICE)).then_accepted();
     assert_eq!(names(&events), ["HolderReady"]);
     assert_eq!(present.state().state(), KeyState::Pending);
@@ -38,6 +38,37 @@ fn single_copy_needs_the_generator_and_two_holders_need_two() {
     assert_eq!(present.state().state(), KeyState::Pending);
     let (_, events) = present.when(&ready(1, BOB)).then_accepted();
     assert_eq!(names(&events), ["HolderReady", "VersionActivated", "PrimaryMoved"]);
+}
+
+#[test]
+fn a_sealed_backup_is_waited_for_whatever_comes_first() {
+    let sealed = || create(|key| (key.durability, key.sites_have_recovery_keys) = (None, true));
+    let present = after(key(), [sealed(), made(1, |_| ())]);
+    let (ready_first, events) = present.clone().when(&ready(1, ALICE)).then_accepted();
+    assert_eq!(names(&events), ["HolderReady"]);
+    let (active, events) = ready_first.when(&backed_up(1, ALICE, 1)).then_accepted();
+    assert_eq!(names(&events), ["VersionBackedUp", "VersionActivated", "PrimaryMoved"]);
+    let (backed_up_first, events) = present.when(&backed_up(1, ALICE, 1)).then_accepted();
+    assert_eq!(names(&events), ["VersionBackedUp"]);
+    let (_, events) = backed_up_first.when(&ready(1, ALICE)).then_accepted();
+    assert_eq!(names(&events), ["HolderReady", "VersionActivated", "PrimaryMoved"]);
+
+    // Said again it says nothing new; sealed to another recovery key it does. It is another holder's only when that has it.
+    let active = active.when(&backed_up(1, ALICE, 1)).then([]);
+    let (active, events) = active.when(&backed_up(1, ALICE, 2)).then_accepted();
+    assert_eq!(names(&events), ["VersionBackedUp"]);
+    assert_eq!(active.state().versions[&1].backups[&ALICE].recovery_key, Digest([2; 32]));
+    active.clone().when(&backed_up(1, BOB, 1)).then_refused("not_a_holder");
+    active.clone().when(&backed_up(2, ALICE, 1)).then_refused("version_not_found");
+    let (_, events) = active.when(&ready(1, BOB)).then_accepted().0.when(&backed_up(1, BOB, 1)).then_accepted();
+    assert_eq!(names(&events), ["VersionBackedUp"]);
+
+    // A version that waits, suspended, goes on waiting.
+    let waiting = after(key(), [sealed(), made(1, |_| ()), KeyCommand::SuspendVersion { number: 1, reason: None }, ready(1, ALICE)]);
+    let (waiting, events) = waiting.when(&backed_up(1, ALICE, 1)).then_accepted();
+    assert_eq!(names(&events), ["VersionBackedUp"]);
+    let (_, events) = waiting.when(&KeyCommand::ResumeVersion { number: 1, reason: None }).then_accepted();
+    assert_eq!(names(&events), ["VersionResumed", "VersionActivated", "PrimaryMoved"]);
 }
 
 #[test]
