@@ -36,6 +36,7 @@ use crate::{
         segment::{Disk, SystemDisk},
     },
     limits::Limits,
+    local::LocalToken,
     membership::{ControlParts, Membership},
     operation::{ContextKey, Pipeline},
     policy::{
@@ -44,6 +45,7 @@ use crate::{
         in_force::{Believed, InForce},
         slice::UnusablePolicy,
     },
+    recovery::backups::Backups,
     rest::{
         Shared,
         caller::Callers,
@@ -147,6 +149,18 @@ impl App {
             budgets: budgets.clone(),
         };
         let tokens = Tokens::open(config.callers_file())?;
+        let backups = membership.as_ref().map(|member| {
+            Arc::new(Backups {
+                directory: config.backup.directory.clone(),
+                vault: vault.clone(),
+                current: current.clone(),
+                identity: member.identity().clone(),
+                pair: member.pair(),
+                clock: clock.clone(),
+                ids: ids.clone(),
+                writing: tokio::sync::Mutex::default(),
+            })
+        });
         let shared = web::Data::new(Shared {
             pipeline,
             callers: Callers::new(current.clone(), tokens, clock.clone()),
@@ -156,6 +170,8 @@ impl App {
                 identity: membership.as_ref().map(|member| (member.identity().agent, member.identity().site, member.identity().tenant)),
                 vault: vault.description().kind.to_owned(),
             },
+            local: LocalToken::make(&config.data_dir, &*ids)?,
+            backups: backups.clone(),
             stream_limit: config.limits.stream.map(|size| size.0),
             spool: Arc::new(Spool::new(config.data_dir.join("spool"), config.limits.spool.map(|size| size.0))),
         });
@@ -170,8 +186,8 @@ impl App {
         };
         let (server, address) = server::bind(&config, parts, clock.now())?;
         let mut conversations = JoinSet::new();
-        match membership {
-            Some(membership) => {
+        match membership.zip(backups) {
+            Some((membership, backups)) => {
                 let parts = ControlParts {
                     config: &config,
                     directory,
@@ -184,6 +200,7 @@ impl App {
                     clock,
                     ids,
                     tests: tests.clone(),
+                    backups,
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }

@@ -13,8 +13,9 @@
 //!
 //! - [`control`]: the control plane: joins a site, keeps statements current, reports; [`membership`] keeps it going.
 //! - [`keys`]: brings the vault to what policy and state ask for.
+//! - [`recovery`]: keys outlive their host: shares of a recovery key, sealed backups, restoring them.
 //! - [`selftest`]: known answers at start.
-//! - [`config`], [`app`]: settings; how the parts are put together.
+//! - [`config`], [`app`]: settings; how the parts are put together. [`local`]: how commands on this host ask the running agent.
 
 pub mod algorithm;
 pub mod app;
@@ -24,10 +25,12 @@ pub mod control;
 pub mod journal;
 pub mod keys;
 pub mod limits;
+pub mod local;
 pub mod membership;
 pub mod message;
 pub mod operation;
 pub mod policy;
+pub mod recovery;
 pub mod rest;
 pub mod selftest;
 pub mod vault;

@@ -19,6 +19,8 @@ use data_plane_agent::{
         vouch,
     },
     keys::errands::{self, Answer, Errand, MovementFile},
+    local,
+    recovery::command::{BackupCommand, RecoveryCommand},
     rest::{
         openapi, self_test,
         tokens::{self, CallerReference},
@@ -41,7 +43,6 @@ use serde::de::DeserializeOwned;
 use service::{
     config::ConfigError,
     files::{DirectoryLock, OWNER_ONLY},
-    outgoing::{self, Trust},
 };
 
 /// Where settings are when nothing else is said.
@@ -86,6 +87,12 @@ enum Command {
     /// Move key material between agents by hand, for sites that are connected to nothing; connected agents do it by themselves.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Make, keep and try the recovery key of this site.
+    #[command(subcommand)]
+    Recovery(RecoveryCommand),
+    /// Back up the vault, and bring backups back.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Say what the running agent enforces.
     Status,
     /// Test every algorithm now: known answers, pairwise tests, fast against reference implementation.
@@ -195,6 +202,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Caller(command) => caller(&config()?, command),
         Command::Keys(command) => keys(&config()?, command),
+        Command::Recovery(command) => {
+            harden();
+            say(&command.run(&config()?)?)
+        }
+        Command::Backup(command) => {
+            harden();
+            service::tls::install_provider();
+            say(&runtime()?.block_on(command.run(&config()?))?)
+        }
         Command::Status => say(&(serde_json::to_string_pretty(&ask::<serde_json::Value>(&config()?, Method::GET, path::STATUS)?)? + "\n")),
         Command::SelfTest { here: true } => {
             told(&self_test::answer(&SelfTests::new(serve_algorithm, Arc::new(SystemClock), Arc::new(SystemIds)).run()))
@@ -363,19 +379,7 @@ fn told(answer: &SelfTestAnswer) -> anyhow::Result<()> {
 
 /// Asks the agent that runs with these settings.
 fn ask<T: DeserializeOwned>(config: &Config, method: Method, path: &str) -> anyhow::Result<T> {
-    let scheme = if config.server.plain_http { "http" } else { "https" };
-    let authority = config.tls_directory().join("authority.pem");
-    let trust = match std::fs::read_to_string(&authority) {
-        Ok(pem) if config.server.tls.certificate_file.is_none() => Trust::Only(pem),
-        _ => Trust::System,
-    };
-    let client = outgoing::client(&config.control_plane.outgoing, &trust, None)?;
-    let url = format!("{scheme}://{}{path}", config.server.listen);
-    runtime()?.block_on(async {
-        let asked = client.request(method, &url).send().await.and_then(reqwest::Response::error_for_status);
-        let answer = asked.with_context(|| format!("no agent answers at {url}: is it running?"))?;
-        Ok(answer.json().await?)
-    })
+    runtime()?.block_on(local::ask(config, method, path))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -43,6 +43,7 @@ use crate::{
         reconcile::Reconciler,
     },
     policy::current::Current,
+    recovery::{backups::Backups, custody},
     selftest::{SelfTests, Tested},
     vault::Vault,
 };
@@ -83,6 +84,8 @@ pub struct ControlParts<'a> {
     pub ids: Arc<dyn Ids>,
     /// What its self-tests found.
     pub tests: Arc<SelfTests>,
+    /// Writes its backups.
+    pub backups: Arc<Backups>,
 }
 
 impl Membership {
@@ -99,10 +102,16 @@ impl Membership {
         &self.stored.identity
     }
 
+    /// Its pair.
+    pub fn pair(&self) -> Arc<Pair> {
+        Arc::new(Pair::from_seeds(&self.keys.pair.to_seeds()))
+    }
+
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
         let Self { stored, certificate, keys, prekeys } = self;
-        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, tests } = parts;
+        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, tests, backups } =
+            parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
         let connection = Connection::new(client);
@@ -162,6 +171,7 @@ impl Membership {
                 directory: directory.clone(),
                 accepted: sync.follow(),
                 tests,
+                backups,
                 said: None,
             },
             ids: ids.clone(),
@@ -200,6 +210,7 @@ struct ReportWork {
     directory: ControlDirectory,
     accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
     tests: Arc<SelfTests>,
+    backups: Arc<Backups>,
     /// What was signed of the last round of self-tests.
     said: Option<(Arc<Tested>, Base64)>,
 }
@@ -227,6 +238,18 @@ impl ReportWork {
         signed
     }
 
+    /// The recovery key that was made here, as long as the site does not tell of it.
+    fn recovery_key(&self) -> Option<Base64> {
+        let set = self.accepted.borrow().clone()?;
+        match self.directory.made_recovery_key() {
+            Ok(made) => custody::document(&set, &made?, &self.identity, &self.pair, self.clock.now()),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the recovery key that was made here cannot be read");
+                None
+            }
+        }
+    }
+
     /// What there is to say for newcomers that a person here confirmed.
     fn vouches(&self) -> Vec<Base64> {
         let Some(set) = self.accepted.borrow().clone() else { return Vec::new() };
@@ -244,10 +267,11 @@ impl ReportWork {
 impl Work for ReportWork {
     async fn documents(&mut self) -> Documents {
         let documents = match self.current.load() {
-            Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock).await,
+            Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock, &self.backups).await,
             None => Documents::default(),
         };
-        Documents { vouches: self.vouches(), self_tests: Some(self.self_tests()), ..documents }
+        let (vouches, recovery_key) = (self.vouches(), self.recovery_key());
+        Documents { vouches, recovery_key, self_tests: Some(self.self_tests()), ..documents }
     }
 
     fn delivered(&mut self, answer: &ReportAnswer) {

@@ -92,6 +92,7 @@ fn measure(shape: &str, scoped: bool, count: usize) -> anyhow::Result<Value> {
         offline: OfflineRule::default(),
         held: BTreeSet::new(),
         versions: BTreeMap::from([(KeyVersion::new(KEY, 1), (VersionState::Active, false))]),
+        recovery: None,
     })?;
     let enabled: BTreeSet<Algorithm> = Algorithm::all().collect();
     let now: Timestamp = NOW.parse()?;

@@ -17,6 +17,8 @@ mod agent {
     mod outage;
     pub(crate) mod process;
     mod receipts;
+    pub(crate) mod recovery;
+    mod recovery_faults;
     mod streams;
     mod vouching;
     mod warnings;

@@ -277,6 +277,8 @@ impl Agent {
             version_records: Vec::new(),
             holder_reports: Vec::new(),
             vouches: Vec::new(),
+            backup_reports: Vec::new(),
+            recovery_key: None,
             enforced_heartbeat: self.set.as_ref().map(|set| set.heartbeat().head.serial),
             enforced_state: self.set.as_ref().map(|set| set.state().head.serial),
             epoch: Some(1),

@@ -196,8 +196,8 @@ fn recipient_structure(content: ContentEncryption) -> Vec<u8> {
     [b"JOSE-HPKE rcpt\xff".as_slice(), content.name().as_bytes(), b"\xff"].concat()
 }
 
-/// [`Ids`] as the random source of the HPKE library.
-struct Random<'a>(&'a dyn Ids);
+/// [`Ids`] as the random source of libraries.
+pub(crate) struct Random<'a>(pub(crate) &'a dyn Ids);
 
 impl TryRng for Random<'_> {
     type Error = std::convert::Infallible;

@@ -28,6 +28,9 @@ pub struct Config {
     /// How much one request or caller may take.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// Where backups of the vault go.
+    #[serde(default)]
+    pub backup: BackupConfig,
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -101,6 +104,15 @@ pub struct ControlPlaneConfig {
     pub url: Option<String>,
     /// Proxy and private authorities.
     pub outgoing: OutgoingConfig,
+}
+
+/// Where backups of the vault go, sealed to the site's recovery key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// A directory on other storage than the vault's: what is lost with the host is no backup. Several agents may share it. Absent:
+    /// nothing is backed up, and keys whose durability is a sealed backup wait.
+    pub directory: Option<PathBuf>,
 }
 
 /// How much one request or caller may take.
@@ -184,6 +196,17 @@ impl Config {
         if self.server.workers == Some(0) {
             problems.push("server.workers must be at least 1".to_owned());
         }
+        if self
+            .backup
+            .directory
+            .as_ref()
+            .is_some_and(|directory| directory.starts_with(&self.data_dir) || directory.starts_with(self.vault_directory()))
+        {
+            problems.push(
+                "backup.directory is inside the data directory or the vault and would be lost with it: name one on other storage"
+                    .to_owned(),
+            );
+        }
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
     }
 
@@ -234,6 +257,7 @@ mod tests {
         let cases = [
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\n", "vault.passphrase_file or vault.key_file"),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\npassphrase_file = \"b\"\n", "not both"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/d/backups\"\n", "lost with it"),
             ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
             ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\nkeyfile = \"b\"\n", "vault.keyfile"),

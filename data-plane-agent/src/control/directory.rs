@@ -10,7 +10,8 @@
 //! prekeys.json       short-lived keys that material for this agent is sealed to, sealed
 //! errands/           what commands beside the running agent ask of it, and its answers
 //! time.json          the last signed time
-//! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin
+//! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin, a recovery key
+//! recovery.json      the recovery key that was made here: its public half
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -123,6 +124,23 @@ pub struct StoredCertificate {
     pub expires: Timestamp,
 }
 
+/// `recovery.json`: what is registered of a recovery key that was made at this agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeRecoveryKey {
+    /// Version of this format: `1`.
+    pub v: u32,
+    /// Its number at the site.
+    pub number: u32,
+    /// Its public half.
+    pub public_key: Base64,
+    /// How many shares there are.
+    pub shares: u8,
+    /// How many of them are needed.
+    pub threshold: u8,
+    /// When it was made.
+    pub made: Timestamp,
+}
+
 /// The agent's private keys, opened.
 pub struct AgentKeys {
     /// Signs documents and batches of receipts.
@@ -200,6 +218,16 @@ impl ControlDirectory {
     /// Keeps what a person here confirmed.
     pub fn keep_confirmed(&self, confirmed: &Confirmed) -> Result<(), KeepError> {
         self.write("confirmed.json", confirmed)
+    }
+
+    /// The recovery key that was made here.
+    pub fn made_recovery_key(&self) -> Result<Option<MadeRecoveryKey>, KeepError> {
+        self.read("recovery.json")
+    }
+
+    /// Keeps it, to be registered.
+    pub fn keep_made_recovery_key(&self, made: &MadeRecoveryKey) -> Result<(), KeepError> {
+        self.write("recovery.json", made)
     }
 
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other

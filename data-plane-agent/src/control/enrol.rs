@@ -140,6 +140,11 @@ pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enr
         received: now,
         expires: answer.certificate_expires,
     };
+    if !token.former.is_empty() {
+        let mut confirmed = parts.directory.confirmed()?;
+        confirmed.former.clone_from(&token.former);
+        parts.directory.keep_confirmed(&confirmed)?;
+    }
     let keys = parts.directory.keys(&identity, parts.vault).await?;
     let client = ControlClient::enrolled(&identity, &certificate, &keys, None, parts.outgoing)?;
     let statements = match first_set(&client, &identity, parts).await {

@@ -33,6 +33,10 @@ pub struct Documents {
     pub holder_reports: Vec<Base64>,
     /// Vouches for other agents of the site.
     pub vouches: Vec<Base64>,
+    /// Versions that are in sealed backups.
+    pub backup_reports: Vec<Base64>,
+    /// The recovery key that was made here.
+    pub recovery_key: Option<Base64>,
     /// What the self-tests found.
     pub self_tests: Option<Base64>,
 }
@@ -109,9 +113,11 @@ impl<W: Work> Reporter<W> {
     pub async fn once(&mut self) -> Result<(), CallError> {
         let mut documents = self.work.documents().await;
         // More than one request may hold is said in the next ones: what was not delivered is given again.
-        let all = documents.version_records.len() <= MAX_DOCUMENTS && documents.holder_reports.len() <= MAX_DOCUMENTS;
+        let lists = [&documents.version_records, &documents.holder_reports, &documents.backup_reports];
+        let all = lists.iter().all(|list| list.len() <= MAX_DOCUMENTS);
         documents.version_records.truncate(MAX_DOCUMENTS);
         documents.holder_reports.truncate(MAX_DOCUMENTS);
+        documents.backup_reports.truncate(MAX_DOCUMENTS);
         let report = self.report(documents);
         let answer = self.connection.client().report(&report).await?;
         for refused in &answer.refused {
@@ -135,6 +141,8 @@ impl<W: Work> Reporter<W> {
             version_records: documents.version_records,
             holder_reports: documents.holder_reports,
             vouches: documents.vouches,
+            backup_reports: documents.backup_reports,
+            recovery_key: documents.recovery_key,
             enforced_heartbeat: enforced.map(|(heartbeat, _)| heartbeat),
             enforced_state: enforced.map(|(_, state)| state),
             epoch: accepted.as_ref().map(|set| set.root().head.epoch),

@@ -9,17 +9,19 @@ use schema::{
     clock::Clock,
     encoding::{Base64, Digest},
     id::{KeyVersion, VaultId},
-    key::{Origin, VersionState},
+    key::{Durability, Origin, VersionState},
 };
 use trust::{
     document::{HolderReport, HolderStatus, VersionRecord},
     dsse::sign_document,
     pair::Pair,
+    recovery::BackupReport,
 };
 
 use crate::{
     control::report::Documents,
     policy::in_force::{InForce, KeyInForce, VersionInForce},
+    recovery::{BackupError, backups::Backups},
     vault::{Held, Vault, VaultError},
 };
 
@@ -37,6 +39,7 @@ enum Said {
     Made,
     Ready,
     Destroyed,
+    BackedUp,
 }
 
 /// What one run works with.
@@ -46,12 +49,13 @@ struct Round<'a> {
     pair: &'a Pair,
     clock: &'a dyn Clock,
     home: VaultId,
+    backups: &'a Backups,
 }
 
 impl Reconciler {
     /// Does what the set asks, and gives what the control plane does not know yet. What fails is logged and tried again the
     /// next time.
-    pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock) -> Documents {
+    pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock, backups: &Backups) -> Documents {
         let mut documents = Documents::default();
         let home = match crate::vault::identity::of(vault).await {
             Ok(home) => home,
@@ -64,7 +68,7 @@ impl Reconciler {
                 return documents;
             }
         };
-        let round = Round { in_force, vault, pair, clock, home };
+        let round = Round { in_force, vault, pair, clock, home, backups };
         // Of a partner's key there is nothing to make, hold or wipe.
         for key in in_force.keys().filter(|key| !key.definition.is_external()) {
             for (number, entry) in &key.versions {
@@ -78,6 +82,11 @@ impl Reconciler {
                     metrics::counter!("freehold_reconcile_failures_total").increment(1);
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, %version, "a key version could not be brought to its desired state");
+                }
+                if let Err(error) = self.back_up(&round, key, version, entry, &mut documents).await {
+                    metrics::counter!("freehold_backup_failures_total").increment(1);
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, %version, "a key version that must be backed up before its first use was not");
                 }
             }
         }
@@ -142,6 +151,7 @@ impl Reconciler {
             Err(error) => return Err(error),
         };
         round.vault.destroy(version).await?;
+        round.backups.forget(version);
         if held.is_some() {
             tracing::warn!(%version, "a key version was destroyed, as policy says");
         }
@@ -149,6 +159,40 @@ impl Reconciler {
         if let Some(fingerprint) = held.or(entry.record.as_ref().map(|record| record.fingerprint)) {
             documents.holder_reports.push(self.report(round, version, fingerprint, HolderStatus::Destroyed));
         }
+        Ok(())
+    }
+
+    /// Puts a version into a sealed backup when its durability asks for one, and the site knows of none.
+    async fn back_up(
+        &mut self,
+        round: &Round<'_>,
+        key: &KeyInForce,
+        version: KeyVersion,
+        entry: &VersionInForce,
+        documents: &mut Documents,
+    ) -> Result<(), BackupError> {
+        if key.definition.durability != Durability::SealedBackup || entry.backed_up || entry.wipe {
+            return Ok(());
+        }
+        if let Some(said) = self.signed.get(&(version, Said::BackedUp)) {
+            documents.backup_reports.push(said.clone());
+            return Ok(());
+        }
+        let fingerprint = match round.vault.held(version).await {
+            Ok(held) => held.fingerprint,
+            Err(VaultError::NotHeld(_) | VaultError::Destroyed(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if entry.record.as_ref().is_some_and(|record| record.fingerprint != fingerprint) {
+            return Ok(()); // other material: it is said elsewhere
+        }
+        let written = round.backups.version(version).await?;
+        let InForce { tenant, site, agent, .. } = *round.in_force;
+        let (holder, recovery_key, backup, issued) = (agent, written.recovery_key, written.sha256, round.clock.now());
+        documents.backup_reports.push(self.say(version, Said::BackedUp, || {
+            let report = BackupReport { tenant, site, version, fingerprint, holder, recovery_key, backup, issued };
+            sign_document(&report, &[round.pair])
+        }));
         Ok(())
     }
 
@@ -191,6 +235,7 @@ mod tests {
 
     use schema::clock::{ManualClock, ManualIds, SystemIds};
     use trust::{
+        accept::{Identity, RecoveryMemory},
         dsse::{open_document, peek_document},
         pair::Signers,
         statement::state::VersionEntry,
@@ -198,7 +243,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::testing::{AGENT, KEY, NOW, SetBuilder},
+        policy::{
+            current::Current,
+            testing::{AGENT, KEY, NOW, SITE, SetBuilder, TENANT},
+        },
+        recovery::{file::BackupFile, secret::RecoverySecret},
         vault::{
             file::{FileVault, Unlock},
             secret::SecretBytes,
@@ -212,7 +261,8 @@ mod tests {
         vault: FileVault,
         pair: Pair,
         clock: ManualClock,
-        _directory: tempfile::TempDir,
+        backups: Backups,
+        directory: tempfile::TempDir,
     }
 
     impl Bench {
@@ -229,15 +279,28 @@ mod tests {
                 generator: Some(AGENT),
                 record: None,
                 ready: BTreeMap::new(),
+                backup: None,
             };
             set.state.keys.get_mut(&KEY).unwrap().versions.insert(3, entry);
             set.versions.insert(NEXT, (VersionState::PreActivation, false));
             let pair = Pair::generate(&ManualIds::seeded(1));
-            Self { set, vault, pair, clock: ManualClock::at(NOW), _directory: directory }
+            let identity = Identity { tenant: TENANT, site: SITE, agent: AGENT, root: Digest([0; 32]), founder: None, keyid: pair.keyid() };
+            let backups = Backups {
+                directory: None,
+                vault: Arc::new(vault.clone()),
+                current: Arc::new(Current::default()),
+                identity,
+                pair: Arc::new(Pair::generate(&ManualIds::seeded(1))),
+                clock: Arc::new(ManualClock::at(NOW)),
+                ids: Arc::new(SystemIds),
+                writing: tokio::sync::Mutex::default(),
+            };
+            Self { set, vault, pair, clock: ManualClock::at(NOW), backups, directory }
         }
 
         async fn run(&self, reconciler: &mut Reconciler) -> Documents {
-            reconciler.run(&self.set.compile(), &self.vault, &self.pair, &self.clock).await
+            self.backups.current.swap(Arc::new(self.set.compile()));
+            reconciler.run(&self.set.compile(), &self.vault, &self.pair, &self.clock, &self.backups).await
         }
     }
 
@@ -296,5 +359,36 @@ mod tests {
         assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::Destroyed(_))));
         reconciler.delivered();
         assert_eq!(bench.run(&mut reconciler).await, Documents::default());
+    }
+
+    #[tokio::test]
+    async fn a_version_that_must_be_backed_up_is_and_that_is_said_until_state_knows_it() {
+        let mut bench = Bench::new();
+        bench.set.key().durability = Durability::SealedBackup;
+        for number in [1, 2] {
+            bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&number).unwrap().backup = Some(Base64(vec![1]));
+        }
+        let mut reconciler = Reconciler::default();
+        // Made, and held; but there is nothing to seal to, and then nowhere to put it.
+        assert_eq!(bench.run(&mut reconciler).await.backup_reports.len(), 0);
+        let secret = RecoverySecret::generate(&SystemIds).unwrap();
+        bench.set.recovery =
+            Some(RecoveryMemory { number: 1, public_key: secret.public_key().into(), shares: 3, threshold: 2, agent: AGENT });
+        assert_eq!(bench.run(&mut reconciler).await.backup_reports.len(), 0);
+        bench.backups.directory = Some(bench.directory.path().join("backups"));
+        let said = bench.run(&mut reconciler).await;
+        let report: BackupReport =
+            open_document(said.backup_reports[0].as_slice(), &Signers::one(bench.pair.public().clone()), 1).unwrap().payload;
+        assert_eq!((report.version, report.recovery_key), (NEXT, secret.keyid()));
+        assert_eq!(bench.run(&mut reconciler).await, said, "the same is said again");
+        let path = bench.directory.path().join(format!("backups/{AGENT}.{KEY}.3.fhb"));
+        let file = BackupFile::read(&path).unwrap();
+        assert_eq!((file.sha256, file.open(&secret).unwrap()[0].fingerprint), (report.backup, report.fingerprint));
+        bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().backup = Some(said.backup_reports[0].clone());
+        assert_eq!(bench.run(&mut reconciler).await.backup_reports.len(), 0);
+        // Its backup goes when it is destroyed.
+        bench.set.versions.insert(NEXT, (VersionState::Destroyed, true));
+        bench.run(&mut reconciler).await;
+        assert!(!path.exists());
     }
 }

@@ -17,7 +17,7 @@ use schema::{
     wire::operation::StatementSerial,
 };
 use trust::{
-    accept::AcceptedSet,
+    accept::{AcceptedSet, RecoveryMemory},
     document::VersionRecord,
     statement::{
         Scope,
@@ -55,6 +55,8 @@ pub struct Believed<'a> {
     pub held: BTreeSet<Subject>,
     /// What each version is treated as, with everything that holds it back, and whether its material is to be wiped.
     pub versions: BTreeMap<KeyVersion, (VersionState, bool)>,
+    /// The key that backups are sealed to.
+    pub recovery: Option<&'a RecoveryMemory>,
 }
 
 impl<'a> Believed<'a> {
@@ -76,6 +78,7 @@ impl<'a> Believed<'a> {
             versions: versions
                 .filter_map(|version| Some((version, (set.version_state(version)?, set.destruction_confirmed(version)))))
                 .collect(),
+            recovery: set.recovery_key(),
         }
     }
 }
@@ -114,6 +117,7 @@ pub struct InForce {
     pub(super) caller_names: HashMap<(ProjectId, Name), CallerId>,
     pub(super) projects: HashMap<Name, ProjectId>,
     pub(super) held: BTreeSet<Subject>,
+    pub(super) recovery: Option<Arc<RecoveryMemory>>,
 }
 
 /// A key that is placed at this site, and its versions.
@@ -144,6 +148,8 @@ pub struct VersionInForce {
     pub record: Option<VersionRecord>,
     /// Whether this agent's ready report stands in the state.
     pub reported_ready: bool,
+    /// Whether a holder's report of a sealed backup does.
+    pub backed_up: bool,
     /// Of a partner's key: its public half, as policy names it.
     pub external: Option<Arc<Held>>,
 }
@@ -233,6 +239,7 @@ impl InForce {
             caller_names: HashMap::new(),
             projects: HashMap::new(),
             held: believed.held.clone(),
+            recovery: believed.recovery.cloned().map(Arc::new),
         };
         for policy in &believed.policies {
             view.add_callers(policy);
@@ -347,6 +354,7 @@ impl InForce {
                 generator: entry.generator,
                 record: entry.record.as_ref().and_then(|bytes| trust::dsse::peek_document(bytes.as_slice()).ok()),
                 reported_ready: entry.ready.contains_key(&self.agent),
+                backed_up: entry.backup.is_some(),
                 external: external(definition, KeyVersion::new(id, *number)),
             };
             (*number, view)

@@ -5,8 +5,10 @@
 //! - [`decide`]: whether a request is allowed; gives a [`permit`] or a [`refusal`]. [`once`]: the same for a batch.
 //! - [`slice`]: the Cedar policies that could match a request; [`explain`]: why none of them allowed it.
 //! - [`movement`]: whether material may leave for another agent's vault.
+//! - [`backup`]: whether material may leave for a backup.
 //! - `looks`, `kept`: what policies look at in a request, and decisions that need not be made again.
 
+pub mod backup;
 pub mod current;
 pub mod decide;
 #[cfg(test)]

@@ -10,11 +10,14 @@ use schema::{
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, VersionState},
     name::Labels,
 };
-use trust::statement::{
-    Head, Kind, Pin,
-    heartbeat::Heartbeat,
-    policy::{CallerDefinition, CallerKind, CompositeDefinition, KeyDefinition, OfflineRule, Policy, VouchingRule},
-    state::{KeyState, State, Subject, VersionEntry},
+use trust::{
+    accept::RecoveryMemory,
+    statement::{
+        Head, Kind, Pin,
+        heartbeat::Heartbeat,
+        policy::{CallerDefinition, CallerKind, CompositeDefinition, KeyDefinition, OfflineRule, Policy, VouchingRule},
+        state::{KeyState, State, Subject, VersionEntry},
+    },
 };
 
 use super::in_force::{Believed, InForce};
@@ -70,6 +73,7 @@ pub(crate) struct SetBuilder {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) held: BTreeSet<Subject>,
     pub(crate) versions: BTreeMap<KeyVersion, (VersionState, bool)>,
+    pub(crate) recovery: Option<RecoveryMemory>,
 }
 
 impl SetBuilder {
@@ -86,6 +90,7 @@ impl SetBuilder {
             vouching: VouchingRule::default(),
             offline: None,
             composites: BTreeMap::new(),
+            recovery: None,
             resumptions: vec![],
             compromises: vec![],
             destructions: vec![],
@@ -112,7 +117,7 @@ impl SetBuilder {
         };
         let treated = [(1, VersionState::Deactivated), (2, VersionState::Active)];
         let versions = treated.into_iter().map(|(number, state)| (KeyVersion::new(KEY, number), (state, false))).collect();
-        Self { policies: vec![policy], state, heartbeat, held: BTreeSet::new(), versions }
+        Self { policies: vec![policy], state, heartbeat, held: BTreeSet::new(), versions, recovery: None }
     }
 
     pub(crate) fn key(&mut self) -> &mut KeyDefinition {
@@ -159,12 +164,13 @@ impl SetBuilder {
             offline: OfflineRule::default(),
             held: self.held.clone(),
             versions: self.versions.clone(),
+            recovery: self.recovery.as_ref(),
         }
     }
 }
 
 fn version(state: VersionState) -> VersionEntry {
-    VersionEntry { state, created: NOW, activated: Some(NOW), generator: Some(AGENT), record: None, ready: BTreeMap::new() }
+    VersionEntry { state, created: NOW, activated: Some(NOW), generator: Some(AGENT), record: None, ready: BTreeMap::new(), backup: None }
 }
 
 fn head(kind: Kind) -> Head {

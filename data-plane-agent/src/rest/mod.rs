@@ -3,6 +3,7 @@
 
 mod act;
 pub mod anew;
+pub mod backup;
 pub mod bare;
 pub mod caller;
 pub mod can;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use schema::{clock::Ids, key::KeyReference, wire::problem::Problem};
 
-use crate::{operation::Pipeline, vault::Vault};
+use crate::{local::LocalToken, operation::Pipeline, recovery::backups::Backups, vault::Vault};
 
 /// What every handler shares.
 pub struct Shared {
@@ -44,6 +45,10 @@ pub struct Shared {
     pub about: status::About,
     /// The largest streamed file in bytes.
     pub stream_limit: Option<u64>,
+    /// What commands of this host prove themselves by.
+    pub local: LocalToken,
+    /// Writes backups; none before the agent has enrolled.
+    pub backups: Option<Arc<Backups>>,
     /// Where files wait that are released only when they were found genuine.
     pub spool: Arc<stream::spool::Spool>,
 }

@@ -5,7 +5,9 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify};
+use super::{
+    anew, backup, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -72,6 +74,7 @@ use super::{anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_k
         discover::jwks,
         status::status,
         self_test::self_test,
+        backup::backup,
     ),
     modifiers(&Proofs)
 )]

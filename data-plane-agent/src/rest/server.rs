@@ -20,7 +20,7 @@ use service::{
 };
 
 use super::{
-    Shared, anew, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
+    Shared, anew, backup, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
 };
 use crate::config::Config;
 
@@ -176,6 +176,7 @@ fn routes(config: &mut ServiceConfig) {
     serve(path::JWKS, web::get().to(discover::jwks));
     serve(path::STATUS, web::get().to(status::status));
     serve(path::SELF_TEST, web::post().to(self_test::self_test));
+    serve(path::BACKUP, web::post().to(backup::backup));
     serve("/v1/keys/{key}/public", web::get().to(public_key::by_id));
     serve("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
     service::health::routes(config);

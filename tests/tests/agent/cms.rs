@@ -137,6 +137,7 @@ fn partner(site: &mut Site, key: KeyId, name: &str, algorithm: &str, pem: &str) 
         generator: None,
         record: None,
         ready: Default::default(),
+        backup: None,
     };
     site.world.state.keys.insert(key, KeyState { primary: 1, versions: [(1, entry)].into() });
 }

@@ -577,6 +577,7 @@ async fn a_partners_signature_need_not_name_our_key() {
         generator: None,
         record: None,
         ready: Default::default(),
+        backup: None,
     };
     site.world.state.keys.insert(key, KeyState { primary: 1, versions: [(1, entry)].into() });
     let partners = CompositeId::from_bits(97);

@@ -164,7 +164,15 @@ fn register(site: &mut Site, algorithm: &str, public_key: Vec<u8>) {
     site.world.project_policy().keys.insert(PARTNER, defined);
     site.world.project_policy().head.requires.push(EXTERNAL_KEYS.to_owned());
     let state = VersionState::Active;
-    let entry = VersionEntry { state, created: START, activated: Some(START), generator: None, record: None, ready: Default::default() };
+    let entry = VersionEntry {
+        state,
+        created: START,
+        activated: Some(START),
+        generator: None,
+        record: None,
+        ready: Default::default(),
+        backup: None,
+    };
     site.world.state.keys.insert(PARTNER, KeyState { primary: 1, versions: [(1, entry)].into() });
 }
 

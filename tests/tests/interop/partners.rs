@@ -49,7 +49,7 @@ pub async fn define(peers: &mut Peers, world: &mut World) -> Vec<Partner> {
         key.external = vec![ExternalVersion { public_key: public_key.into(), fingerprint }];
         world.project_policy().keys.insert(KeyId::from_bits(number), key);
         let (state, created, ready) = (VersionState::Active, START, BTreeMap::new());
-        let entry = VersionEntry { state, created, activated: Some(START), generator: None, record: None, ready };
+        let entry = VersionEntry { state, created, activated: Some(START), generator: None, record: None, ready, backup: None };
         world.state.keys.insert(KeyId::from_bits(number), KeyState { primary: 1, versions: [(1, entry)].into() });
         partners.push(Partner {
             algorithm,
