@@ -37,6 +37,8 @@ use crate::{
     vault::{Exported, Vault, VaultError, secret::SecretBytes},
 };
 
+/// The most that is sealed in one round: the next follows at once.
+const MAX_A_ROUND: usize = 500;
 /// What was sent is sent again when nothing came of it for so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -308,6 +310,9 @@ impl Mover {
         let waiting: BTreeSet<&Waiting> = waiting.iter().collect();
         let mut transfers = Vec::new();
         for (agent, version) in wanted {
+            if transfers.len() == MAX_A_ROUND {
+                break;
+            }
             // Of several, the one that lasts.
             let Some(prekey) = prekeys.iter().filter(|prekey| prekey.agent == *agent).max_by_key(|prekey| prekey.not_after) else {
                 continue;
