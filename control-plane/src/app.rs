@@ -521,7 +521,7 @@ impl Parts {
     fn reactors(&self, ground: &Ground, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let statements = StatementReactor::new(self.statements.clone(), ground.views.clone(), ground.store.clone());
         let (clock, ids) = (ground.clock.clone(), ground.ids.clone());
-        let upkeep = Upkeep::new(ground.handler.clone(), ground.views.clone(), self.heartbeats.clone(), clock, ids);
+        let upkeep = Upkeep::new(ground.handler.clone(), ground.views.clone(), self.heartbeats.clone(), self.reports.clone(), (clock, ids));
         let all: [Arc<dyn Reactor>; 2] = [Arc::new(statements), Arc::new(upkeep)];
         let run = |reactor| {
             let reactors = Reactors::new(ground.database.clone(), ground.store.clone(), ground.clock.clone(), &*ground.ids);

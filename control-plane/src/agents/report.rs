@@ -1,6 +1,9 @@
 //! What an agent says of itself: documents that prove themselves become commands, the rest is kept as its last report.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use schema::{
     clock::{Clock, Ids, Timestamp},
@@ -196,6 +199,19 @@ impl Reports {
     /// The last report of one agent.
     pub async fn of_agent(&self, tenant: TenantId, agent: AgentId) -> Result<Option<LastReport>, ReportError> {
         Ok(self.select(tenant, "agent = $2", agent.to_string().into()).await?.remove(&agent))
+    }
+
+    /// The agents that reported since then.
+    pub async fn heard(&self, tenant: TenantId, since: Timestamp) -> Result<BTreeSet<AgentId>, ReportError> {
+        let failed = |source| ReportError::Database { act: "reading reports", source };
+        let sql = "SELECT agent FROM agent_reports WHERE tenant = $1 AND at >= $2";
+        let values = vec![tenant.to_string().into(), since.micros().into()];
+        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
+        let agent = |row: &QueryResult| -> Result<AgentId, ReportError> {
+            let text: String = row.try_get_by_index(0).map_err(failed)?;
+            text.parse().map_err(|_| ReportError::Damaged)
+        };
+        rows.iter().map(agent).collect()
     }
 
     async fn version_record(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {

@@ -1,7 +1,7 @@
 //! What resolvers work with: one principal inside one tenant, for the length of one request.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -444,6 +444,12 @@ impl Api {
     pub async fn last_report(&self, site: SiteId, agent: AgentId) -> Result<Option<LastReport>, Fault> {
         let reports = self.loader.load_one(ReportsOf(site)).await.map_err(|error| fault("reading reports of agents", &*error))?;
         Ok(reports.and_then(|reports| reports.get(&agent).cloned()))
+    }
+
+    /// The agents that were heard of lately.
+    pub async fn heard_of(&self, within: Duration) -> Result<BTreeSet<AgentId>, Fault> {
+        let since = self.services.clock.now().minus(within);
+        self.services.reports.heard(self.ctx.tenant, since).await.map_err(|error| fault("reading reports of agents", &error))
     }
 
     /// The budgets of a key, as agents share them.

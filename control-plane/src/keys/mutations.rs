@@ -10,7 +10,11 @@ use schema::{
     public_key,
 };
 
-use super::{CreateKey, Key, KeyCommand, RegisterExternal, Template, graphql::*, placement::choose_generator};
+use super::{
+    CreateKey, Key, KeyCommand, RegisterExternal, Template,
+    graphql::*,
+    placement::{HEARD_WITHIN, choose_generator},
+};
 use crate::{
     access::permit::Question,
     agents::{Agent, AgentState},
@@ -563,7 +567,7 @@ async fn template_in_force(api: &Api, project: schema::id::ProjectId, name: Name
     Ok(Template { name, rule, keys_made })
 }
 
-/// An agent at work at one of the sites that may make material, the longest rostered first; none when there is none yet.
+/// An agent at work at one of the sites that may make material, one that is there first, of those the longest rostered; none when there is none yet.
 async fn generator(
     api: &Api,
     placement: &[schema::id::SiteId],
@@ -574,7 +578,7 @@ async fn generator(
         let filter = Filter::within(site).state(Some(AgentState::Rostered.as_str()));
         agents.extend(api.every::<Agent>(filter).await?);
     }
-    Ok(choose_generator(placement, eligible, &agents))
+    Ok(choose_generator(placement, eligible, &agents, &api.heard_of(HEARD_WITHIN).await?))
 }
 
 async fn on_key(api: &Api, action: &'static str, key: &str, command: KeyCommand, common: Common) -> Result<Done<KeyNode>, Stop> {

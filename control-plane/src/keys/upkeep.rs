@@ -12,13 +12,19 @@ use async_trait::async_trait;
 
 use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
-    id::{PrincipalId, TenantId},
+    id::{AgentId, PrincipalId, TenantId},
 };
 
-use super::{Key, KeyCommand, placement::choose_generator};
+use super::{
+    Key, KeyCommand,
+    placement::{HEARD_WITHIN, choose_generator},
+};
 use crate::{
     access::{context::OpContext, permit::Question},
-    agents::Agent,
+    agents::{
+        Agent,
+        report::{ReportError, Reports},
+    },
     bundles::{heartbeat::Heartbeats, reactor::caught_up},
     eventing::{
         handler::{CommandError, Handler, Options},
@@ -54,10 +60,22 @@ pub struct Upkeep {
     handler: Handler,
     views: Views,
     heartbeats: Heartbeats,
+    reports: Reports,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     /// When something will be due next in each tenant.
     next: Mutex<HashMap<TenantId, Option<Timestamp>>>,
+}
+
+/// Why the keys of a tenant were not looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum TendError {
+    /// The read model.
+    #[error("reading keys and agents failed")]
+    Views(#[from] QueryError),
+    /// The reports of agents.
+    #[error("reading when agents reported failed")]
+    Reports(#[from] ReportError),
 }
 
 /// One thing that is due.
@@ -77,19 +95,26 @@ enum KeyCommandKind {
 
 impl Upkeep {
     /// Puts the parts together.
-    pub fn new(handler: Handler, views: Views, heartbeats: Heartbeats, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { handler, views, heartbeats, clock, ids, next: Mutex::default() }
+    pub fn new(
+        handler: Handler,
+        views: Views,
+        heartbeats: Heartbeats,
+        reports: Reports,
+        (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>),
+    ) -> Self {
+        Self { handler, views, heartbeats, reports, clock, ids, next: Mutex::default() }
     }
 
     /// Does what is due in a tenant; says when the next thing will be.
-    pub async fn tend(&self, tenant: TenantId) -> Result<Option<Timestamp>, QueryError> {
+    pub async fn tend(&self, tenant: TenantId) -> Result<Option<Timestamp>, TendError> {
         let now = self.clock.now();
         let agents: Vec<Agent> = self.views.every(tenant).await?;
+        let heard = self.reports.heard(tenant, now.minus(HEARD_WITHIN)).await?;
         let keys: Vec<Key> = self.views.every(tenant).await?;
         let ctx = OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request: new_id(&*self.ids, now) };
         for key in &keys {
             let Some(fixed) = &key.fixed else { continue };
-            for Due { action, command } in due(key, &agents, now) {
+            for Due { action, command } in due(key, (&agents, &heard), now) {
                 let question = Question::new(action, "Key", fixed.id);
                 match self.handler.handle::<Key>(&ctx, question, fixed.id, Options::default(), command.into()).await {
                     Ok(handled) if handled.events.is_empty() => {}
@@ -154,7 +179,7 @@ impl Upkeep {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn tend_and_note(&self, tenant: TenantId) -> Result<(), QueryError> {
+    async fn tend_and_note(&self, tenant: TenantId) -> Result<(), TendError> {
         let next = self.tend(tenant).await?;
         self.next().insert(tenant, next);
         Ok(())
@@ -172,9 +197,9 @@ impl From<KeyCommandKind> for KeyCommand {
 }
 
 /// What is due for one key.
-fn due(key: &Key, agents: &[Agent], now: Timestamp) -> Vec<Due> {
+fn due(key: &Key, (agents, heard): (&[Agent], &BTreeSet<AgentId>), now: Timestamp) -> Vec<Due> {
     let Some(fixed) = &key.fixed else { return Vec::new() };
-    let generator = || choose_generator(&fixed.placement, &fixed.eligible_generators, agents);
+    let generator = || choose_generator(&fixed.placement, &fixed.eligible_generators, agents, heard);
     let at_work = |id| agents.iter().any(|agent| agent.is_at_work() && agent.fixed.as_ref().is_some_and(|fixed| fixed.id == id));
     let mut due = Vec::new();
     for (number, version) in &key.versions {

@@ -258,6 +258,25 @@ async fn a_removed_agent_is_sent_nothing_more_and_its_copies_stand_in_the_record
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_there_is_not_asked_to_make_anything() {
+    let clock = Ahead::default();
+    let mut site = Site::in_world(World::start_at(Arc::new(clock.clone())).await, 2).await;
+    // The one that joined first would make it, if it were there.
+    site.stop(0).await;
+    clock.0.fetch_add(240_000_000, Ordering::SeqCst);
+    let now = clock.now().to_string();
+    until(|| async {
+        let query = "query($id: ID!) { agent(id: $id) { lastSeenAt } }";
+        let seen = site.world.query(query, json!({ "id": site.id(1) })).await["agent"]["lastSeenAt"].clone();
+        if seen.as_str().is_some_and(|seen| seen >= now.as_str()) { Ok(()) } else { Err(format!("{seen}, and it is {now}")) }
+    })
+    .await;
+    site.key("cards", "SINGLE_COPY", None).await;
+    site.until_ready("cards", 1, &[1]).await;
+    assert_eq!(site.versions("cards").await[0]["state"], "ACTIVE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_nobody_vouched_for_is_sent_nothing() {
     let site = Site::of(1).await;
     let config = site.config();
