@@ -59,6 +59,7 @@ conformance! {
     reactors::a_reactor_gets_everything_in_order_and_goes_on_where_it_was;
     reactors::a_failing_reactor_gets_the_same_again;
     reactors::an_overtaken_leader_cannot_move_the_cursor;
+    reactors::a_reactor_s_work_and_its_lease_may_wait_for_the_same_connection;
 }
 
 /// Not a test of its own: what `every_acknowledged_record_survives_kill_9` kills.

@@ -159,7 +159,8 @@ impl Reactors {
         }
     }
 
-    /// Does a piece of work, renewing the lease while it lasts; false when the lead was lost over it.
+    /// Does a piece of work, renewing the lease while it lasts; false when the lead was lost over it. The work goes on while the
+    /// lease is renewed: both may wait for the same connection, and who is given it must be there to take it.
     async fn renewing(
         &self,
         lease: &Lease,
@@ -170,9 +171,19 @@ impl Reactors {
         loop {
             tokio::select! {
                 outcome = &mut work => return outcome.map(|()| true).map_err(TurnError::Work),
-                _ = renewal.tick() => if !self.leadership.renew(lease).await? {
-                    return Ok(false);
+                _ = renewal.tick() => {}
+            }
+            let (mut renewing, mut done) = (std::pin::pin!(self.leadership.renew(lease)), None);
+            let renewed = loop {
+                tokio::select! {
+                    renewed = &mut renewing => break renewed?,
+                    outcome = &mut work, if done.is_none() => done = Some(outcome),
                 }
+            };
+            match done {
+                _ if !renewed => return Ok(false),
+                Some(outcome) => return outcome.map(|()| true).map_err(TurnError::Work),
+                None => {}
             }
         }
     }

@@ -146,7 +146,8 @@ pub enum ErrandError {
 
 /// Asks the agent that runs with this data directory, and waits for what it says.
 pub fn ask(data_dir: &Path, errand: &Errand, ids: &dyn Ids) -> Result<Answer, ErrandError> {
-    if DirectoryLock::take(data_dir).is_ok() {
+    // Whoever runs holds the lock.
+    if !data_dir.exists() || DirectoryLock::take(data_dir).is_ok() {
         return Err(ErrandError::NotRunning(data_dir.to_owned()));
     }
     let folder = folder(data_dir);

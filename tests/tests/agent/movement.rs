@@ -421,6 +421,9 @@ async fn without_a_connection_material_goes_by_file_and_for_one_agent_alone() {
     std::fs::write(&path, b"{}").unwrap();
     assert!(matches!(MovementFile::read(&path), Err(ErrandError::NotAMovementFile { .. })));
     assert!(matches!(errand(&site.configs[0], Errand::Prekey).await, Err(ErrandError::NotRunning(_))));
+    let nowhere = Config { data_dir: site.world.path("nowhere"), ..site.configs[0].clone() };
+    assert!(matches!(errand(&nowhere, Errand::Prekey).await, Err(ErrandError::NotRunning(_))));
+    assert!(!nowhere.data_dir.exists());
 }
 
 /// A command of `freehold` at these agents.

@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use control_plane::eventing::{
-    leadership::{LEASE, Leadership},
-    reactor::{Fault, Reactor, Reactors},
-    store::{Cursor, EventStore, Stored},
+use control_plane::{
+    database::Database,
+    eventing::{
+        leadership::{LEASE, Leadership},
+        reactor::{Fault, Reactor, Reactors},
+        store::{Cursor, EventStore, Stored},
+    },
 };
 use freehold_tests::database::Engine;
 use schema::clock::SystemIds;
@@ -130,6 +133,48 @@ pub(crate) async fn an_overtaken_leader_cannot_move_the_cursor(engine: Engine) {
     let row =
         world.database.read().query_one_raw(world.database.sql("SELECT position FROM reactors WHERE name = 'recorder'", vec![])).await;
     assert_eq!(row.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap(), 0);
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// Waits until it is let on, then writes.
+struct Writer {
+    database: Database,
+    began: watch::Sender<bool>,
+    let_on: watch::Sender<bool>,
+    wrote: watch::Sender<bool>,
+}
+
+#[async_trait::async_trait]
+impl Reactor for Writer {
+    fn name(&self) -> &'static str {
+        "writer"
+    }
+
+    async fn react(&self, _: &[Stored]) -> Result<(), Fault> {
+        self.began.send_replace(true);
+        self.let_on.subscribe().wait_for(|on| *on).await?;
+        self.database.write().execute_raw(self.database.sql("DELETE FROM leaders WHERE name = 'nobody'", vec![])).await?;
+        self.wrote.send_replace(true);
+        Ok(())
+    }
+}
+
+/// The embedded engine has one connection to write: a reactor whose work waits for it when the lease is to be renewed.
+pub(crate) async fn a_reactor_s_work_and_its_lease_may_wait_for_the_same_connection(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    world.store.append(append(TENANT, &fresh_stream(), 0, 1, "x")).await.unwrap();
+    let told = || watch::Sender::new(false);
+    let writer = Arc::new(Writer { database: world.database.clone(), began: told(), let_on: told(), wrote: told() });
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(reactors(&world).run(Arc::clone(&writer) as Arc<dyn Reactor>, stop.clone()));
+    writer.began.subscribe().wait_for(|began| *began).await.unwrap();
+    let held = world.database.begin().await.unwrap();
+    writer.let_on.send_replace(true);
+    tokio::time::sleep(LEASE / 3 + Duration::from_millis(500)).await;
+    held.rollback().await.unwrap();
+    let wrote = tokio::time::timeout(Duration::from_secs(10), async { writer.wrote.subscribe().wait_for(|wrote| *wrote).await.map(drop) });
+    wrote.await.expect("the work was not let on").unwrap();
     stop.cancel();
     running.await.unwrap();
 }
