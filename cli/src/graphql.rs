@@ -31,8 +31,10 @@ pub mod documents {
     pub const TOKEN: &str = include_str!("queries/token.graphql");
     /// Events and receipts.
     pub const AUDIT: &str = include_str!("queries/audit.graphql");
+    /// How far a suspension has come.
+    pub const CONTAINMENT: &str = include_str!("queries/containment.graphql");
     /// All of them.
-    pub const ALL: &[&str] = &[TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, TOKEN, AUDIT];
+    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, TOKEN, AUDIT];
 }
 
 /// A client of one control plane.

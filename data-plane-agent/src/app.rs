@@ -26,6 +26,7 @@ use crate::{
     budgets::{Budgets, LedgerError},
     config::Config,
     control::{
+        certificate::CertificateAdvice,
         client::ClientError,
         directory::{ControlDirectory, KeepError},
         time::{AgentClock, SystemBootClock},
@@ -37,6 +38,7 @@ use crate::{
     },
     limits::Limits,
     local::LocalToken,
+    lock::{self, Locked},
     membership::{ControlParts, Membership},
     operation::{ContextKey, Pipeline},
     policy::{
@@ -49,7 +51,7 @@ use crate::{
     rest::{
         Shared,
         caller::Callers,
-        server::{self, Parts, ServerError},
+        server::{self, Parts, ServerError, Serving},
         status::About,
         stream::spool::Spool,
         tokens::{Tokens, TokensError},
@@ -68,6 +70,9 @@ pub enum AppError {
     /// A file or directory.
     #[error(transparent)]
     File(#[from] FileError),
+    /// It is locked.
+    #[error("this agent is locked since {}: unlock it with the vault's secret (freehold-agent unlock)", .0.at)]
+    Locked(Locked),
     /// The vault.
     #[error("the vault cannot be opened")]
     Vault(#[from] VaultError),
@@ -123,6 +128,9 @@ impl App {
         service::tls::install_provider();
         create_private_directory(&config.data_dir)?;
         let lock = DirectoryLock::take(&config.data_dir)?;
+        if let Some(locked) = lock::state(&config.data_dir) {
+            return Err(AppError::Locked(locked));
+        }
         let metrics = Metrics::install().map_err(|error| AppError::Metrics(Box::new(error)))?;
 
         let tests = SelfTests::new(serve, clock.clone(), ids.clone());
@@ -176,9 +184,13 @@ impl App {
             spool: Arc::new(Spool::new(config.data_dir.join("spool"), config.limits.spool.map(|size| size.0))),
         });
         let in_flight = shutdown::InFlight::default();
+        let advice = Arc::new(CertificateAdvice::default());
+        let certificate = advice.clone();
+        let ready = readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone());
+        let ready = ready.note("certificate", move || certificate.current());
         let parts = Parts {
-            shared,
-            readiness: web::Data::new(readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone())),
+            serving: Serving::Everything(shared),
+            readiness: web::Data::new(ready),
             metrics: web::Data::new(metrics.clone()),
             request_ids: web::Data::new(RequestIds::new(clock.clone(), ids.clone())),
             client_roots: client_roots.clone(),
@@ -201,6 +213,7 @@ impl App {
                     ids,
                     tests: tests.clone(),
                     backups,
+                    advice,
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }
@@ -213,6 +226,50 @@ impl App {
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
         Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
     }
+}
+
+/// Serves a refusal to everything, with no key in memory, until the lock is gone (true) or `asked` is cancelled (false).
+pub async fn run_locked(
+    config: &Config,
+    locked: Locked,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    asked: &CancellationToken,
+) -> Result<bool, AppError> {
+    service::tls::install_provider();
+    // Whoever sets the lock looks for a moment whether an agent is there.
+    let mut attempts = 0;
+    let _directory = loop {
+        match DirectoryLock::take(&config.data_dir) {
+            Ok(lock) => break lock,
+            Err(FileError::Locked { .. }) if attempts < 40 => attempts += 1,
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let metrics = Metrics::install().map_err(|error| AppError::Metrics(Box::new(error)))?;
+    let stopping = asked.child_token();
+    let detail = lock::problem(&locked).detail;
+    let in_flight = shutdown::InFlight::default();
+    let parts = Parts {
+        serving: Serving::Nothing(web::Data::new(locked.clone())),
+        readiness: web::Data::new(Readiness::new(stopping.clone()).check("locked", move || Err(detail.clone()))),
+        metrics: web::Data::new(metrics),
+        request_ids: web::Data::new(RequestIds::new(clock.clone(), ids)),
+        client_roots: Arc::new(ClientRoots::optional()),
+        in_flight: in_flight.clone(),
+    };
+    let (server, address) = server::bind(config, parts, clock.now())?;
+    let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO));
+    lock::obey(&config.data_dir, &locked)?;
+    tracing::warn!(%address, since = %locked.at, "the agent is LOCKED: it holds no key and refuses everything until freehold-agent unlock");
+    let unlocked = tokio::select! {
+        () = asked.cancelled() => false,
+        () = lock::lifted(config.data_dir.clone()) => true,
+    };
+    stopping.cancel();
+    server.await.map_err(|_| AppError::Ended("the listener"))?.map_err(AppError::Serve)?;
+    Ok(unlocked)
 }
 
 /// An agent that runs. Dropped without [`Running::stop`] it ends without draining.

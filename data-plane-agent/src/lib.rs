@@ -15,6 +15,7 @@
 //! - [`keys`]: brings the vault to what policy and state ask for.
 //! - [`recovery`]: keys outlive their host: shares of a recovery key, sealed backups, restoring them.
 //! - [`selftest`]: known answers at start.
+//! - [`lock`]: break-glass on the host.
 //! - [`config`], [`app`]: settings; how the parts are put together. [`local`]: how commands on this host ask the running agent.
 
 pub mod algorithm;
@@ -26,6 +27,7 @@ pub mod journal;
 pub mod keys;
 pub mod limits;
 pub mod local;
+pub mod lock;
 pub mod membership;
 pub mod message;
 pub mod operation;

@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use data_plane_agent::{
     algorithm::serve as serve_algorithm,
-    app::{App, open_vault},
+    app::{App, open_vault, run_locked},
     config::{Config, Flags},
     control::{
         directory::ControlDirectory,
@@ -19,14 +20,18 @@ use data_plane_agent::{
         vouch,
     },
     keys::errands::{self, Answer, Errand, MovementFile},
-    local,
+    local, lock,
+    membership::host_name,
     recovery::command::{BackupCommand, RecoveryCommand},
     rest::{
         openapi, self_test,
         tokens::{self, CallerReference},
     },
     selftest::SelfTests,
-    vault::secret::harden,
+    vault::{
+        file::{FileVault, Unlock},
+        secret::{SecretBytes, harden},
+    },
 };
 use reqwest::Method;
 use schema::{
@@ -71,9 +76,30 @@ enum Command {
         /// The file that `freehold agent invite` wrote: single-use, secret, good for a limited time.
         #[arg(long, value_name = "FILE")]
         token_file: PathBuf,
+        /// Give up the agent that this host was, and join as a new one that keeps the vault: after a restoration, or when the
+        /// former identity was copied, cut off or revoked.
+        #[arg(long)]
+        again: bool,
     },
     /// Run the agent until SIGINT or SIGTERM.
     Run,
+    /// Stop everything the agent on this host does, at once and without the control plane, until it is unlocked.
+    ///
+    /// Needs nothing but the right to write to the data directory: root has it. The running agent drops every key, every stream
+    /// and every connection, and refuses everything with the code agent_locked; started again, it stays locked. Only
+    /// `freehold-agent unlock`, with the vault's secret, undoes it.
+    Lock {
+        /// Why, in words; shown to whoever is refused.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Undo `freehold-agent lock`: whoever unlocks shows that they know the vault's secret.
+    Unlock {
+        /// A file with the vault's passphrase, or the vault's key file; without it, the passphrase is asked for (or read from
+        /// standard input). What the settings name is not taken by itself.
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
     /// Vouch for an agent that joins this site, after comparing its join code: this agent, running, tells the others.
     Vouch {
         /// The newcomer: `agt_…`.
@@ -194,8 +220,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let config = || load(cli.config.as_deref(), &cli.flags);
     match cli.command {
-        Command::Enrol { token_file } => enrol(&config()?, &token_file),
+        Command::Enrol { token_file, again } => enrol(&config()?, &token_file, again),
         Command::Run => serve(config()?),
+        Command::Lock { reason } => lock_agent(&config()?, reason.as_deref()),
+        Command::Unlock { secret_file } => unlock_agent(config()?, secret_file),
         Command::Vouch { agent, join_code } => {
             vouch::confirm(&ControlDirectory::open(&config()?.data_dir)?, agent, join_code)?;
             say(&format!("{agent} is confirmed. The running agent vouches for it with its next report, in a minute or two.\n"))
@@ -240,21 +268,105 @@ fn serve(config: Config) -> anyhow::Result<()> {
     }
     runtime()?.block_on(async {
         let stopping = service::shutdown::on_signals().context("signals cannot be received")?;
+        service::files::create_private_directory(&config.data_dir)?;
+        while let Some(locked) = lock::state(&config.data_dir) {
+            if !run_locked(&config, locked, Arc::new(SystemClock), Arc::new(SystemIds), &stopping).await? {
+                tracing::info!("stopped");
+                return Ok(());
+            }
+            tracing::warn!("the agent was unlocked");
+        }
+        let data_dir = config.data_dir.clone();
         let running = App::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await?;
+        tokio::spawn(async move {
+            lock::set(data_dir).await;
+            tracing::warn!("the agent was locked on this host: it starts afresh, without its keys");
+            let error = lock::start_afresh();
+            tracing::error!(%error, "the agent cannot start afresh, and ends instead; started again, it is locked");
+            std::process::exit(1);
+        });
         running.stop_when(stopping).await?;
         tracing::info!("stopped");
         Ok(())
     })
 }
 
-fn enrol(config: &Config, token_file: &Path) -> anyhow::Result<()> {
+/// How long to wait until the running agent says that it obeys.
+const OBEY_LIMIT: Duration = Duration::from_secs(10);
+
+fn lock_agent(config: &Config, reason: Option<&str>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let locked = lock::lock(&config.data_dir, reason, &SystemClock)?;
+    loop {
+        if let Some(obeyed) = lock::obeyed(&config.data_dir, &locked) {
+            let took = began.elapsed().as_secs_f64();
+            return say(&format!(
+                "Locked. The agent (process {}) holds no key any more and refuses everything; it took {took:.2} s.\n{UNDO}",
+                obeyed.process
+            ));
+        }
+        // Between the old process and the fresh one nobody holds the directory for a moment.
+        let nobody = DirectoryLock::take(&config.data_dir).is_ok();
+        std::thread::sleep(Duration::from_millis(if nobody { 300 } else { 20 }));
+        if nobody && DirectoryLock::take(&config.data_dir).is_ok() && lock::obeyed(&config.data_dir, &locked).is_none() {
+            return say(&format!("Locked. No agent runs here; one that is started refuses everything.\n{UNDO}"));
+        }
+        if began.elapsed() > OBEY_LIMIT {
+            bail!(
+                "the lock is set, but the running agent has not said within {} s that it obeys: end it (systemctl kill freehold-agent); \
+                 started again it is locked",
+                OBEY_LIMIT.as_secs()
+            );
+        }
+    }
+}
+
+const UNDO: &str = "To undo it: freehold-agent unlock, with the vault's passphrase or key file.\n";
+
+fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let locked = lock::state(&config.data_dir).ok_or(lock::LockError::NotLocked)?;
+    harden();
+    let unlock = match (secret_file, &config.vault.passphrase_file, &config.vault.key_file) {
+        (Some(file), _, Some(_)) => Unlock::KeyFile(file),
+        (Some(file), _, None) => Unlock::Passphrase(SecretBytes::new(service::files::read_secret_line(&file)?.to_vec())),
+        (None, Some(_), _) => Unlock::Passphrase(asked_for()?),
+        (None, None, _) => bail!("this vault is opened by a key file: name it with --secret-file"),
+    };
+    let opened = FileVault::open(&config.vault_directory(), &unlock, Arc::new(SystemIds));
+    drop(opened.context("the lock stays: what was given does not open the vault")?);
+    lock::unlock(&config.data_dir)?;
+    say(&format!("Unlocked; it was locked since {}. A running agent serves again in a moment.\n", locked.at))
+}
+
+/// A passphrase from the terminal, or one line of standard input.
+fn asked_for() -> anyhow::Result<SecretBytes> {
+    let line = if std::io::stdin().is_terminal() {
+        rpassword::prompt_password("The vault's passphrase: ").context("the passphrase cannot be read")?
+    } else {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).context("the passphrase cannot be read")?;
+        line
+    };
+    Ok(SecretBytes::new(line.trim_end_matches(['\r', '\n']).as_bytes().to_vec()))
+}
+
+fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> {
     service::log::init(&config.log)?;
     service::tls::install_provider();
     harden();
     let token = read_enrolment_file(token_file)?;
     service::files::create_private_directory(&config.data_dir)?;
     let _lock = DirectoryLock::take(&config.data_dir)?;
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if again {
+        enrol::check(&token, &SystemClock)?;
+        if let Some(former) = enrol::give_up(&ControlDirectory::open(&config.data_dir)?, &config.journal_directory())? {
+            let journal = former.journal.map_or_else(String::new, |path| {
+                format!(" Its journal is in {}: what the control plane has not taken of it stays there.", path.display())
+            });
+            say(&format!("Gave up {}.{journal} The vault stays.\n", former.agent))?;
+        }
+    }
+    let host = host_name();
     let enrolled = runtime()?.block_on(async {
         let vault = open_vault(config, Arc::new(SystemIds)).await?;
         let parts = EnrolParts {
@@ -263,7 +375,7 @@ fn enrol(config: &Config, token_file: &Path) -> anyhow::Result<()> {
             outgoing: &config.control_plane.outgoing,
             clock: &SystemClock,
             ids: &SystemIds,
-            host: host.trim(),
+            host: &host,
         };
         anyhow::Ok(enrol::enrol(&token, &parts).await?)
     })?;
@@ -469,6 +581,107 @@ mod tests {
         assert!(said.any(|line| line == "not dumpable: true"));
         drop(child.stdin.take());
         child.wait().unwrap();
+    }
+
+    /// A started agent of its own process; killed when dropped.
+    struct Child(std::process::Child);
+
+    impl Child {
+        fn start(config: &Path) -> Self {
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "tests::agent_process", "--nocapture"])
+                .env(CHILD, config)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            Self(child.unwrap())
+        }
+    }
+
+    impl Drop for Child {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    /// What an agent answers to an operation, as soon as it answers: the code of the problem.
+    fn code_of(port: u16) -> String {
+        use std::{io::Write, net::TcpStream};
+        for _ in 0..600 {
+            let answered = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+                let body = "{\"key\":\"a/b\",\"plaintext\":\"\"}";
+                let head = "POST /v1/encrypt HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
+                stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                Ok(answer)
+            });
+            if let Some((_, body)) = answered.as_ref().ok().and_then(|answer| answer.split_once("\r\n\r\n")) {
+                return serde_json::from_str::<serde_json::Value>(body).unwrap()["code"].as_str().unwrap().to_owned();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("no agent answers at port {port}");
+    }
+
+    #[test]
+    fn an_agent_is_locked_on_its_host_stays_so_and_is_unlocked_by_the_vaults_secret_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, byte| {
+            let path = directory.path().join(name);
+            fs::write(&path, [byte; 32]).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let (key, wrong, config) = (file("vault.key", 7), file("wrong.key", 8), directory.path().join("agent.toml"));
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "data_dir = \"{}/data\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nplain_http = true\nworkers = 1\n[vault]\nkind = \"file\"\nkey_file = {key:?}\n",
+            directory.path().display()
+        );
+        fs::write(&config, text).unwrap();
+        let data = directory.path().join("data");
+        let run = |arguments: &[&str]| {
+            let place = ["freehold-agent", "--config", config.to_str().unwrap()];
+            super::run(Cli::parse_from(place.iter().chain(arguments)))
+        };
+        let unlock = |secret: &Path| run(&["unlock", "--secret-file", secret.to_str().unwrap()]);
+
+        let child = Child::start(&config);
+        assert_eq!(code_of(port), "caller_not_proved");
+        assert!(unlock(&key).unwrap_err().to_string().contains("not locked"));
+        run(&["lock", "--reason", "drill"]).unwrap();
+        let locked = lock::state(&data).unwrap();
+        assert_eq!(lock::obeyed(&data, &locked).unwrap().process, child.0.id(), "the same process, started afresh");
+        assert_eq!(code_of(port), "agent_locked");
+        assert!(run(&["lock"]).unwrap_err().to_string().contains("locked already"));
+        assert!(unlock(&wrong).is_err());
+        assert_eq!(code_of(port), "agent_locked");
+
+        // Whoever starts it again finds it locked; also what is started as a library.
+        drop(child);
+        let child = Child::start(&config);
+        assert_eq!(code_of(port), "agent_locked");
+        unlock(&key).unwrap();
+        let served = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            code_of(port) == "caller_not_proved"
+        });
+        assert!(served && lock::state(&data).is_none());
+
+        // No agent runs: the next start is locked.
+        drop(child);
+        run(&["lock"]).unwrap();
+        let started = runtime().unwrap().block_on(App::start(
+            load(Some(&config), &Flags::default()).unwrap(),
+            Arc::new(SystemClock),
+            Arc::new(SystemIds),
+        ));
+        assert!(started.err().unwrap().to_string().contains("freehold-agent unlock"));
+        let _child = Child::start(&config);
+        assert_eq!(code_of(port), "agent_locked");
     }
 
     #[test]

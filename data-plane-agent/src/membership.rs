@@ -22,11 +22,12 @@ use crate::{
     budgets::Budgets,
     config::Config,
     control::{
-        certificate::Renewal,
+        certificate::{CertificateAdvice, Renewal},
         client::{Connection, ControlClient},
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
         lease::LeaseKeeper,
         prekeys::Prekeys,
+        ratchet::RatchetKeeper,
         relay::Movement,
         report::{Documents, Reporter, Work},
         sync::{StatementSync, SyncParts},
@@ -86,6 +87,8 @@ pub struct ControlParts<'a> {
     pub tests: Arc<SelfTests>,
     /// Writes its backups.
     pub backups: Arc<Backups>,
+    /// What somebody should do about its certificate.
+    pub advice: Arc<CertificateAdvice>,
 }
 
 impl Membership {
@@ -110,13 +113,27 @@ impl Membership {
     /// Puts the kept set in force, then begins: statements, reports, receipts, certificate.
     pub fn join(self, parts: ControlParts<'_>, tasks: &mut JoinSet<()>, stopping: &CancellationToken) -> Result<(), AppError> {
         let Self { stored, certificate, keys, prekeys } = self;
-        let ControlParts { config, directory, current, client_roots, vault, journal, budgets, agent_clock, clock, ids, tests, backups } =
-            parts;
+        let ControlParts {
+            config,
+            directory,
+            current,
+            client_roots,
+            vault,
+            journal,
+            budgets,
+            agent_clock,
+            clock,
+            ids,
+            tests,
+            backups,
+            advice,
+        } = parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
         let connection = Connection::new(client);
 
-        let (in_force, noted, clock_of_rejections) = (current.clone(), current.clone(), clock.clone());
+        let ratchet = RatchetKeeper::open(directory.clone(), ids.clone())?;
+        let (in_force, noted, cut, clock_of_rejections) = (current.clone(), current.clone(), current.clone(), clock.clone());
         let sync = StatementSync::start(SyncParts {
             connection: connection.clone(),
             directory: directory.clone(),
@@ -130,6 +147,8 @@ impl Membership {
                 }
             }),
             note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
+            note_cut_off: Box::new(move |is| cut.cut_off(is)),
+            ratchet: ratchet.clone(),
         })?;
 
         let pair = Arc::new(Pair::from_seeds(&keys.pair.to_seeds()));
@@ -174,6 +193,9 @@ impl Membership {
                 backups,
                 said: None,
             },
+            ratchet,
+            host: host_name(),
+            started: clock.now(),
             ids: ids.clone(),
         };
         let Identity { tenant, site, agent, .. } = stored.identity;
@@ -187,6 +209,7 @@ impl Membership {
             outgoing: control.outgoing.clone(),
             clock,
             ids,
+            advice,
         };
         tasks.spawn(sync.run(stopping.clone()));
         tasks.spawn(reporter.run(stopping.clone()));
@@ -197,6 +220,11 @@ impl Membership {
         tracing::info!(%agent, %site, %tenant, "the agent belongs to its site");
         Ok(())
     }
+}
+
+/// The name of this host, for people.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Brings the vault to what the set in force asks for, and signs what there is to say.

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    calendar::Calendar,
     catalogue::Algorithm,
+    clock::Timestamp,
     encoding::{Digest, opt_u64_string},
     name::Name,
     ranges::LimitKind,
@@ -339,12 +341,39 @@ pub struct RotationRule {
     /// The least time between two versions, in seconds.
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     pub min_interval_seconds: Option<u64>,
+    /// Rotate at these times, if the primary version is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<Calendar>,
+    /// Rotate when agents have said that they used the primary version so often.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub after_uses: Option<u64>,
+    /// Deactivate a version this long after a newer one became primary, in seconds; absent: only by hand.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub deactivate_after_seconds: Option<u64>,
+    /// Destroy a version that a newer one replaced, this long after it was deactivated, in seconds; absent: only by hand.
+    #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
+    pub destroy_after_seconds: Option<u64>,
 }
 
+/// The least and the most time between the deactivation of a version and its destruction by rule: in it, somebody can cancel.
+pub const DESTROY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=366 * 86_400;
+
 impl RotationRule {
-    /// Whether it can be followed: the age to rotate at is above 0 and not below the least time between versions.
+    /// Whether it can be followed: the age to rotate at is above 0 and not below the least time between versions, uses are
+    /// above 0, and what is destroyed was deactivated long enough before.
     pub fn is_sound(&self) -> bool {
         self.every_seconds.is_none_or(|every| every > 0 && every >= self.min_interval_seconds.unwrap_or(0))
+            && self.after_uses.is_none_or(|uses| uses > 0)
+            && self
+                .destroy_after_seconds
+                .is_none_or(|after| DESTROY_AFTER_SECONDS.contains(&after) && self.deactivate_after_seconds.is_some())
+    }
+
+    /// When the rule wants the next version by time, of a version that became active then; none when only by hand or by uses.
+    pub fn due_after(&self, activated: Timestamp) -> Option<Timestamp> {
+        let by_age = self.every_seconds.map(|every| activated.plus(Duration::from_secs(every)));
+        let by_calendar = self.calendar.as_ref().and_then(|calendar| calendar.next_after(activated));
+        by_age.into_iter().chain(by_calendar).min()
     }
 
     /// The least time between two versions.

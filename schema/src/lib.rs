@@ -13,6 +13,7 @@
 //! - [`wire`]: requests and answers between agent, control plane and applications.
 //! - [`encoding`], [`token`]: base64url, 64-bit numbers as strings, secrets with a checksum.
 
+pub mod calendar;
 pub mod catalogue;
 pub mod clock;
 pub mod composite;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue::Algorithm,
+    clock::Timestamp,
     encoding::{Base64, Digest, opt_u64_string, u64_string},
     id::{AgentId, ProjectId, SiteId},
     key::{Durability, Limits, Purpose, RotationRule, words},
@@ -107,6 +108,31 @@ impl Default for OfflineRule {
             expired_seconds: 604_800,
             grace_operations: vec![Operation::Decrypt, Operation::Verify, Operation::PublicKey],
         }
+    }
+}
+
+/// Somebody who came with an agent's identity, for people to tell which host it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The name of its host, as it said itself.
+    pub host: String,
+    /// The address it came from.
+    pub address: String,
+    /// When its process began, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When it was last heard.
+    pub at: Timestamp,
+}
+
+impl std::fmt::Display for Sighting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = if self.host.is_empty() { "an unnamed host" } else { &self.host };
+        write!(f, "{host} at {}", self.address)?;
+        if let Some(started) = self.started {
+            write!(f, ", started {started}")?;
+        }
+        write!(f, ", heard {}", self.at)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,13 +14,13 @@ use data_plane_agent::{
     config::Config as AgentConfig,
     control::{
         directory::ControlDirectory,
-        enrol::{EnrolParts, Enrolled, enrol},
+        enrol::{EnrolParts, Enrolled, enrol, give_up},
         vouch::confirm,
     },
     rest::tokens,
 };
 use schema::{
-    clock::{Clock, SystemClock, SystemIds},
+    clock::{Clock, SystemClock, SystemIds, Timestamp},
     id::CallerId,
     wire::agent::EnrolmentToken,
 };
@@ -160,6 +160,13 @@ impl World {
         enrol(&token, &parts).await.expect("an agent that joins")
     }
 
+    /// Lets the host of an agent join again, as another agent with the same vault.
+    pub async fn enrol_again(&self, config: &AgentConfig) -> Enrolled {
+        let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
+        give_up(&directory, &config.journal_directory()).expect("a former agent").expect("a former agent");
+        self.enrol(config).await
+    }
+
     /// Runs an agent.
     pub async fn agent(&self, config: &AgentConfig) -> RunningAgent {
         Agent::start(config.clone(), self.clock.clone(), Arc::new(SystemIds)).await.expect("an agent")
@@ -197,6 +204,55 @@ impl World {
             if status == 200 { Ok(answer) } else { Err(format!("{path}: {status} {answer}")) }
         });
         answer.await
+    }
+}
+
+/// The system's time and whatever was added to it, in this process and in those it is shared with.
+#[derive(Debug, Clone)]
+pub struct ShiftedClock(Arc<ShiftFile>);
+
+#[derive(Debug)]
+struct ShiftFile {
+    path: PathBuf,
+    /// Where it goes when nobody needs it any more; none in a process that it was shared with.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl ShiftedClock {
+    /// Begins with the system's time.
+    #[allow(clippy::new_without_default, reason = "it makes a file")]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shift");
+        std::fs::write(&path, "0").expect("a file");
+        Self(Arc::new(ShiftFile { path, _folder: Some(folder) }))
+    }
+
+    /// The clock that was shared with a process in this folder; none when none was.
+    pub fn shared(folder: &Path) -> Option<Self> {
+        let path = std::fs::read_to_string(folder.join("clock")).ok()?.into();
+        Some(Self(Arc::new(ShiftFile { path, _folder: None })))
+    }
+
+    /// Whatever process is started in this folder goes by this clock.
+    pub fn share_with(&self, folder: &Path) {
+        std::fs::write(folder.join("clock"), text(&self.0.path)).expect("a file");
+    }
+
+    /// Moves forward.
+    pub fn advance(&self, by: Duration) {
+        let shift = self.shift() + by.as_secs();
+        service::files::write_atomic(&self.0.path, shift.to_string().as_bytes(), service::files::OWNER_ONLY).expect("a file");
+    }
+
+    fn shift(&self) -> u64 {
+        std::fs::read_to_string(&self.0.path).expect("a file").parse().expect("a number")
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus(Duration::from_secs(self.shift()))
     }
 }
 

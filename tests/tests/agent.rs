@@ -9,8 +9,11 @@ mod agent {
     mod composites;
     mod decisions;
     mod disks;
+    mod emergencies;
+    mod ends;
     mod families;
     mod killed;
+    mod long_outage;
     pub(crate) mod memory;
     mod movement;
     mod operations;

@@ -286,6 +286,9 @@ impl Agent {
             agent_version: "0.1.0".to_owned(),
             vault: "file".to_owned(),
             self_tests: None,
+            ratchet: None,
+            host: None,
+            started: None,
         }
     }
 

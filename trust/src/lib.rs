@@ -16,6 +16,7 @@ pub mod dsse;
 mod json;
 pub mod movement;
 pub mod pair;
+pub mod ratchet;
 pub mod recovery;
 pub mod seal;
 pub mod statement;

@@ -715,7 +715,7 @@ fn state_that_invents_a_key_outside_its_template() {
         world
     };
     assert!(honest(&with(&|_| {})).keys().contains_key(&made));
-    let changes: [&dyn Fn(&mut TemplatedKey); 9] = [
+    let changes: [&dyn Fn(&mut TemplatedKey); 12] = [
         &|key| key.template = "other".parse().unwrap(),
         &|key| key.definition.algorithm = "ML-DSA-65".parse().unwrap(),
         &|key| key.definition.purpose = Purpose::Sign,
@@ -724,6 +724,9 @@ fn state_that_invents_a_key_outside_its_template() {
         &|key| key.definition.durability = Durability::SealedBackup,
         &|key| key.definition.exportable = true,
         &|key| key.definition.rotation.every_seconds = Some(1),
+        &|key| key.definition.rotation.calendar = Some("* * * * *".parse().unwrap()),
+        &|key| key.definition.rotation.after_uses = Some(1),
+        &|key| key.definition.rotation.destroy_after_seconds = Some(3600),
         &|key| key.definition.limits.hard_uses = Some(1),
     ];
     for change in changes {
@@ -832,7 +835,7 @@ fn state_that_takes_a_version_back() {
 fn a_new_version_sooner_than_the_rule_allows() {
     let slow = |mut world: World| {
         world.project_policy().keys.get_mut(&KEY).unwrap().rotation =
-            RotationRule { every_seconds: None, min_interval_seconds: Some(2 * 86_400) };
+            RotationRule { every_seconds: None, min_interval_seconds: Some(2 * 86_400), ..Default::default() };
         world
     };
     let current = honest(&slow(World::new()));
@@ -879,6 +882,34 @@ fn state_that_lifts_a_suspension() {
         let again = offer(Some(&lifted), &world, &world.set()).unwrap();
         assert_eq!(again.held(subject), Some(Held::Suspended));
     }
+}
+
+#[test]
+fn state_or_a_project_that_lifts_the_suspension_of_a_site() {
+    let subject = Subject::Site(SITE);
+    let mut world = World::new();
+    world.state.suspensions.push(subject);
+    let current = honest(&world);
+    assert_eq!((current.held(subject), current.version_state(version(1))), (Some(Held::Suspended), Some(VersionState::Suspended)));
+    // Neither forgetting it nor a project's policy brings the site back.
+    world.tick();
+    world.state.suspensions.clear();
+    world.tick_policy(Scope::Project(PROJECT));
+    let resumption = Resumption { subject, up_to_state_serial: [(SITE, SerialText(99))].into() };
+    world.project_policy().resumptions = vec![resumption.clone()];
+    let later = offer(Some(&current), &world, &world.set()).unwrap();
+    assert_eq!((later.held(subject), later.version_state(version(1))), (Some(Held::Suspended), Some(VersionState::Suspended)));
+    // The tenant's does.
+    world.tick();
+    world.tick_policy(Scope::Tenant);
+    world.policies.get_mut(&Scope::Tenant).unwrap().resumptions = vec![resumption];
+    let lifted = offer(Some(&later), &world, &world.set()).unwrap();
+    assert_eq!((lifted.held(subject), lifted.version_state(version(1))), (None, Some(VersionState::Active)));
+    // The suspension of another site is nothing to this one.
+    world.tick();
+    world.state.suspensions.push(Subject::Site(schema::id::SiteId::from_bits(77)));
+    let other = offer(Some(&lifted), &world, &world.set()).unwrap();
+    assert_eq!(other.version_state(version(1)), Some(VersionState::Active));
 }
 
 #[test]

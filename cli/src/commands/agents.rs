@@ -6,7 +6,10 @@ use clap::Subcommand;
 use schema::key::RevocationReason;
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session};
+use super::{
+    Idempotency, Limit, Session,
+    containment::{Contain, Stopwatch},
+};
 use crate::{error::Error, graphql::documents::AGENT, output, secret};
 
 /// Agents: what does the cryptography at a site.
@@ -52,6 +55,15 @@ pub enum Agents {
         #[arg(id = "agent_id", value_name = "AGENT")]
         agent: String,
     },
+    /// Lock the agent on this host, without the control plane: runs 'freehold-agent lock' here (as root)
+    Lock {
+        /// The agent's settings
+        #[arg(long, value_name = "FILE")]
+        agent_config: Option<PathBuf>,
+        /// Why, in words
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Suspend an agent until it is resumed
     Suspend {
         /// Its id
@@ -60,6 +72,8 @@ pub enum Agents {
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
     /// Let a suspended agent act again
     Resume {
@@ -116,7 +130,12 @@ const SHOW: &[output::Column] = &[
 impl Agents {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
+        if let Self::Lock { agent_config, reason } = &self {
+            return lock_here(agent_config.as_deref(), reason.as_deref());
+        }
         let client = session.control_plane()?;
+        let watch = Stopwatch::start();
+        let mut contained = None;
         let (operation, input) = match self {
             Self::List { site, state, limit } => {
                 let variables = json!({ "site": site, "state": state.map(|state| super::word(&state)) });
@@ -143,12 +162,37 @@ impl Agents {
                 }
                 return output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null));
             }
+            Self::Lock { .. } => return Ok(()),
             Self::CancelInvitation { agent } => ("CancelInvitation", json!({ "agent": agent })),
-            Self::Suspend { agent, reason } => ("SuspendAgent", json!({ "agent": agent, "reason": reason })),
+            Self::Suspend { agent, reason, contain } => {
+                let input = json!({ "agent": agent, "reason": reason });
+                contained = Some((contain, agent));
+                ("SuspendAgent", input)
+            }
             Self::Resume { agent, reason } => ("ResumeAgent", json!({ "agent": agent, "reason": reason })),
             Self::Revoke { agent, reason, comment } => ("RevokeAgent", json!({ "agent": agent, "reason": reason, "comment": comment })),
         };
         let payload = client.mutate(AGENT, operation, input).await?;
+        if let Some((contain, agent)) = contained {
+            contain.finish(&client, &watch, ("agent", &agent), &payload).await?;
+        }
         output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null))
     }
+}
+
+/// Runs the agent's own program, from beside this one or from the path.
+fn lock_here(config: Option<&std::path::Path>, reason: Option<&str>) -> Result<(), Error> {
+    let beside = std::env::current_exe().ok().map(|path| path.with_file_name("freehold-agent")).filter(|path| path.exists());
+    let mut command = std::process::Command::new(beside.unwrap_or_else(|| "freehold-agent".into()));
+    command.arg("lock");
+    for (flag, value) in [("--config", config.map(std::path::Path::as_os_str)), ("--reason", reason.map(std::ffi::OsStr::new))] {
+        if let Some(value) = value {
+            command.arg(flag).arg(value);
+        }
+    }
+    let status = command.status().map_err(|source| Error::fault("could not run freehold-agent on this host", source))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(crate::error::Exit::Fault, "not_locked", "freehold-agent lock did not succeed on this host").hint("run it as root"))
 }

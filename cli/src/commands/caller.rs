@@ -6,7 +6,11 @@ use clap::Subcommand;
 use schema::key::RevocationReason;
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session, labels, pair};
+use super::{
+    Idempotency, Limit, Session,
+    containment::{Contain, Stopwatch},
+    labels, pair,
+};
 use crate::{
     error::{Error, Exit},
     graphql::documents::CALLER,
@@ -68,6 +72,8 @@ pub enum Caller {
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
     /// Let a suspended caller act again
     Resume {
@@ -87,6 +93,8 @@ pub enum Caller {
         /// Why, in words
         #[arg(long)]
         comment: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
 }
 
@@ -105,6 +113,8 @@ impl Caller {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let client = session.control_plane()?;
+        let watch = Stopwatch::start();
+        let mut contained = None;
         let (operation, input) = match self {
             Self::List { project, state, label, search, limit } => {
                 let variables = json!({
@@ -127,11 +137,22 @@ impl Caller {
                 });
                 ("RegisterCaller", input)
             }
-            Self::Suspend { caller, reason } => ("SuspendCaller", json!({ "caller": caller, "reason": reason })),
+            Self::Suspend { caller, reason, contain } => {
+                let input = json!({ "caller": caller, "reason": reason });
+                contained = Some((contain, caller));
+                ("SuspendCaller", input)
+            }
             Self::Resume { caller, reason } => ("ResumeCaller", json!({ "caller": caller, "reason": reason })),
-            Self::Revoke { caller, reason, comment } => ("RevokeCaller", json!({ "caller": caller, "reason": reason, "comment": comment })),
+            Self::Revoke { caller, reason, comment, contain } => {
+                let input = json!({ "caller": caller, "reason": reason, "comment": comment });
+                contained = Some((contain, caller));
+                ("RevokeCaller", input)
+            }
         };
         let payload = client.mutate(CALLER, operation, input).await?;
+        if let Some((contain, caller)) = contained {
+            contain.finish(&client, &watch, ("caller", &caller), &payload).await?;
+        }
         output::object(session.output, COLUMNS, payload.get("caller").unwrap_or(&Value::Null))
     }
 }

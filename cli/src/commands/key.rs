@@ -7,12 +7,17 @@ use std::{
 
 use clap::Subcommand;
 use schema::{
+    clock::{Clock, SystemClock},
     key::{Durability, Purpose, RevocationReason, VersionState},
     public_key,
 };
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session, labels, one_of, pair};
+use super::{
+    Idempotency, Limit, Session,
+    containment::{Contain, Stopwatch},
+    labels, one_of, pair, usage,
+};
 use crate::{
     error::{Error, Exit},
     graphql::{Client, documents::KEY},
@@ -94,9 +99,11 @@ pub enum Key {
         /// Let it be destroyed without lifting a protection first
         #[arg(long)]
         no_deletion_protection: bool,
-        /// Rotate by itself when the primary version is this old, e.g. 90d
-        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
-        rotate_every: Option<u64>,
+        #[command(flatten)]
+        rotation: Rotation,
+        /// The key whose place it takes: id, or project/name
+        #[arg(long, value_name = "KEY")]
+        successor_of: Option<String>,
         /// The template of policy it follows
         #[arg(long)]
         template: Option<String>,
@@ -204,6 +211,35 @@ pub enum Key {
         #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
         hard_time: Option<u64>,
     },
+    /// Set how new versions come about and old ones end; what is left out is only done by hand
+    Rotation {
+        /// Id, or project/name
+        key: String,
+        #[command(flatten)]
+        rotation: Rotation,
+        /// The least time between two versions, e.g. 1h
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+        min_interval: Option<u64>,
+    },
+    /// Who did what with a key or version, by receipts: callers, operations, counts, times
+    Uses {
+        /// Id, project/name, or a version
+        #[arg(id = "used", value_name = "KEY")]
+        key: String,
+        /// Not before this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        since: Option<String>,
+    },
+    /// Move to another key: say which takes the old one's place, and list what is still on the old one, by receipts
+    Migrate {
+        /// The old key: id, or project/name
+        old: String,
+        /// The key that takes its place; left out: the one that was said before
+        new: Option<String>,
+        /// Only uses since this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        since: Option<String>,
+    },
     /// Ask for the next version; it is used once its holders have it
     Rotate {
         /// Id, or project/name
@@ -215,11 +251,31 @@ pub enum Key {
         idempotency: Idempotency,
     },
     /// Suspend a version until it is resumed
-    Suspend(Version),
+    Suspend {
+        #[command(flatten)]
+        version: Version,
+        #[command(flatten)]
+        contain: Contain,
+    },
     /// Let a suspended version act again
     Resume(Version),
-    /// Let a version only decrypt and verify from now on
-    Deactivate(Version),
+    /// Let a version only decrypt and verify, from now on or from a date on; shows its last use first
+    Deactivate {
+        #[command(flatten)]
+        version: Version,
+        /// When [default: now]
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        at: Option<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take back a deactivation that has not happened yet
+    CancelDeactivation {
+        /// A version: key_.../3, or project/name/3
+        #[arg(id = "number", value_name = "VERSION")]
+        version: String,
+    },
     /// Revoke a version; the reason decides its state
     Revoke {
         /// A version: key_.../3, or project/name/3
@@ -231,9 +287,16 @@ pub enum Key {
         /// Why, in words
         #[arg(long)]
         comment: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
     /// Say that a version is known or feared to be in other hands
-    Compromise(Version),
+    Compromise {
+        #[command(flatten)]
+        version: Version,
+        #[command(flatten)]
+        contain: Contain,
+    },
     /// Let no version of a key do anything until it is resumed
     SuspendAll {
         /// Id, or project/name
@@ -241,6 +304,8 @@ pub enum Key {
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
     /// Let the versions of a suspended key act again
     ResumeAll {
@@ -250,11 +315,20 @@ pub enum Key {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Destroy a version for ever, after a waiting time in which it can be cancelled
+    /// Destroy a version for ever, after a waiting time in which it can be cancelled; shows its last use first
     Destroy {
         /// A version: key_.../3, or project/name/3
         #[arg(id = "number", value_name = "VERSION")]
         version: String,
+        /// Instead of a waiting time: the moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME", conflicts_with = "wait")]
+        at: Option<String>,
+        /// Until when backups that hold it may exist, as far as you know: stated in the record of its destruction
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        backups_expire: Option<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
         /// How long it can still be cancelled, e.g. 7d
         #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
         wait: Option<u64>,
@@ -310,6 +384,37 @@ pub enum Key {
     },
 }
 
+/// When new versions come about by themselves, and old ones end.
+#[derive(Debug, clap::Args)]
+pub struct Rotation {
+    /// Rotate by itself when the primary version is this old, e.g. 90d
+    #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+    rotate_every: Option<u64>,
+    /// Rotate by itself at these times, in UTC: minute, hour, day, month, weekday as cron has them, e.g. "0 3 1 * *"
+    #[arg(long, value_name = "CRON", value_parser = str::parse::<schema::calendar::Calendar>)]
+    rotate_at: Option<schema::calendar::Calendar>,
+    /// Rotate by itself after so many uses of the primary version; needs a limit on uses
+    #[arg(long, value_name = "N")]
+    rotate_after_uses: Option<u64>,
+    /// Deactivate a version this long after a newer one took its place, e.g. 7d
+    #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
+    deactivate_after: Option<u64>,
+    /// Destroy a version this long after it was deactivated, 1h or more, in which it can be cancelled
+    #[arg(long, value_parser = super::seconds, value_name = "SPAN", requires = "deactivate_after")]
+    destroy_after: Option<u64>,
+}
+
+impl Rotation {
+    fn input(&self, min_interval: Option<u64>) -> Value {
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        json!({
+            "everySeconds": number(self.rotate_every), "minIntervalSeconds": number(min_interval),
+            "calendar": self.rotate_at.as_ref().map(ToString::to_string), "afterUses": number(self.rotate_after_uses),
+            "deactivateAfterSeconds": number(self.deactivate_after), "destroyAfterSeconds": number(self.destroy_after),
+        })
+    }
+}
+
 /// One version, and why.
 #[derive(Debug, clap::Args)]
 pub struct Version {
@@ -356,12 +461,17 @@ const SHOW: &[output::Column] = &[
     ("primary", "/primaryVersion"),
     ("versions", "/versionLines"),
     ("budgets", "/budgetLines"),
+    ("last use", "/lastUseLines"),
+    ("ends", "/endLines"),
+    ("successor", "/successor/name"),
 ];
 
 impl Key {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let client = session.control_plane()?;
+        let watch = Stopwatch::start();
+        let mut contained = None;
         let (operation, input) = match self {
             Self::List { project, state, algorithm, purpose, site, label, search, as_of, limit } => {
                 let variables = json!({
@@ -403,7 +513,8 @@ impl Key {
                 labels: pairs,
                 exportable,
                 no_deletion_protection,
-                rotate_every,
+                rotation,
+                successor_of,
                 template,
                 wait,
                 idempotency,
@@ -412,11 +523,21 @@ impl Key {
                     "project": project, "name": name, "algorithm": algorithm, "purpose": purpose,
                     "placement": sites, "durability": durability, "template": template, "exportable": exportable, "description": description,
                     "labels": labels(&pairs), "deletionProtection": !no_deletion_protection,
-                    "rotation": rotate_every.map(|s| json!({ "everySeconds": s.to_string() })),
+                    "rotation": rotation.input(None),
                     "idempotencyKey": idempotency.idempotency_key,
                 });
                 let payload = client.mutate(KEY, "CreateKey", input).await?;
+                if let Some(old) = successor_of {
+                    client.mutate(KEY, "SetKeySuccessor", json!({ "key": old, "successor": payload.pointer("/key/id") })).await?;
+                }
                 return finish(session, &client, payload, wait).await;
+            }
+            Self::Rotation { key, rotation, min_interval } => {
+                ("SetKeyRotationRule", json!({ "key": key, "rotation": rotation.input(min_interval) }))
+            }
+            Self::Uses { key, since } => return usage::uses(session, &client, &key, since.as_deref()).await,
+            Self::Migrate { old, new, since } => {
+                return usage::migrate(session, &client, &old, new.as_deref(), since.as_deref()).await;
             }
             Self::Rotate { key, wait, idempotency } => {
                 let input = json!({ "key": key, "idempotencyKey": idempotency.idempotency_key });
@@ -463,27 +584,56 @@ impl Key {
                 });
                 ("SetKeyLimits", json!({ "key": key, "limits": limits }))
             }
-            Self::SuspendAll { key, reason } => ("SuspendKey", json!({ "key": key, "reason": reason })),
+            Self::SuspendAll { key, reason, contain } => {
+                let input = json!({ "key": key, "reason": reason });
+                contained = Some((contain, "key", key));
+                ("SuspendKey", input)
+            }
             Self::ResumeAll { key, reason } => ("ResumeKey", json!({ "key": key, "reason": reason })),
-            Self::Compromise(version) => ("CompromiseKeyVersion", version.input()),
+            Self::Compromise { version, contain } => {
+                let input = version.input();
+                contained = Some((contain, "version", version.number));
+                ("CompromiseKeyVersion", input)
+            }
             Self::CancelDestruction { version } => ("CancelKeyVersionDestruction", json!({ "version": version })),
             Self::AttestLost { version, holder, attestation } => {
                 ("AttestHolderLost", json!({ "version": version, "holder": holder, "attestation": attestation }))
             }
-            Self::Suspend(version) => ("SuspendKeyVersion", version.input()),
-            Self::Resume(version) => ("ResumeKeyVersion", version.input()),
-            Self::Deactivate(version) => ("DeactivateKeyVersion", version.input()),
-            Self::Destroy { version, wait, reason } => {
-                ("DestroyKeyVersion", json!({ "version": version, "waitSeconds": wait.map(|s| s.to_string()), "reason": reason }))
+            Self::Suspend { version, contain } => {
+                let input = version.input();
+                contained = Some((contain, "version", version.number));
+                ("SuspendKeyVersion", input)
             }
-            Self::Revoke { version, reason, comment } => {
-                ("RevokeKeyVersion", json!({ "version": version, "reason": reason, "comment": comment }))
+            Self::Resume(version) => ("ResumeKeyVersion", version.input()),
+            Self::Deactivate { version, at, yes } => {
+                usage::confirm(&client, &version.number, "Deactivate", yes).await?;
+                ("DeactivateKeyVersion", json!({ "version": version.number, "at": at, "reason": version.reason }))
+            }
+            Self::CancelDeactivation { version } => ("CancelKeyVersionDeactivation", json!({ "version": version })),
+            Self::Destroy { version, at, backups_expire, yes, wait, reason } => {
+                usage::confirm(&client, &version, "Destroy", yes).await?;
+                let input = json!({
+                    "version": version, "waitSeconds": wait.map(|s| s.to_string()), "at": at, "reason": reason,
+                    "backupsExpireAt": backups_expire,
+                });
+                ("DestroyKeyVersion", input)
+            }
+            Self::Revoke { version, reason, comment, contain } => {
+                let input = json!({ "version": version, "reason": reason, "comment": comment });
+                contained = Some((contain, "version", version));
+                ("RevokeKeyVersion", input)
             }
             Self::Alias { project, name, key } => ("CreateAlias", json!({ "project": project, "name": name, "key": key })),
             Self::MoveAlias { project, name, key } => ("MoveAlias", json!({ "project": project, "name": name, "key": key })),
             Self::RetireAlias { project, name } => ("RetireAlias", json!({ "project": project, "name": name })),
         };
         let payload = client.mutate(KEY, operation, input).await?;
+        if let Some((contain, kind, reference)) = contained {
+            contain.finish(&client, &watch, (kind, &reference), &payload).await?;
+            if operation == "CompromiseKeyVersion" {
+                usage::protected(&client, &reference).await?;
+            }
+        }
         show(session, payload.get("key").cloned().unwrap_or(Value::Null))
     }
 }
@@ -540,6 +690,12 @@ fn show(session: &Session, mut key: Value) -> Result<(), Error> {
         key["versionLines"] = json!(lines.join("\n"));
         let budgets: Vec<String> = key["versions"].as_array().into_iter().flatten().flat_map(budget_lines).collect();
         key["budgetLines"] = json!(budgets.join("\n"));
+        let of_versions = |line: fn(&Value) -> Option<String>| -> Value {
+            let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().filter_map(line).collect();
+            json!(lines.join("\n"))
+        };
+        let (last_uses, ends) = (of_versions(last_use_line), of_versions(end_line));
+        (key["lastUseLines"], key["endLines"]) = (last_uses, ends);
     }
     output::object(session.output, SHOW, &key)
 }
@@ -562,6 +718,43 @@ fn budget_lines(version: &Value) -> Vec<String> {
         format!("{number} {} used {}, held by agents {}{of}", text("counts"), text("used"), text("held"))
     };
     version["budgets"].as_array().into_iter().flatten().map(line).collect()
+}
+
+fn last_use_line(version: &Value) -> Option<String> {
+    let last = version.get("lastUse").filter(|last| !last.is_null())?;
+    Some(usage::last_use(last, SystemClock.now()))
+}
+
+/// How a version ends, or ended: each holder, and what is stated of backups.
+fn end_line(version: &Value) -> Option<String> {
+    let number = output::cell(version.get("number"));
+    let Some(destruction) = version.get("destruction").filter(|destruction| !destruction.is_null()) else {
+        let due = version.get("deactivationDueAt").filter(|due| !due.is_null())?;
+        return Some(format!("{number} deactivated at {}", output::cell(Some(due))));
+    };
+    let text = |name: &str| output::cell(destruction.get(name));
+    let is = |name: &str| destruction.get(name).is_some_and(|value| !value.is_null());
+    let so_far = match (is("begunAt"), is("completedAt"), destruction["proven"] == true) {
+        (false, _, _) => format!("destroyed from {} on, unless cancelled", text("dueAt")),
+        (true, false, _) => format!("destruction begun {}, not complete", text("begunAt")),
+        (true, true, true) => format!("destroyed {}, every holder has signed for it", text("completedAt")),
+        (true, true, false) => format!("destroyed {}, as far as is known: not every holder could say so", text("completedAt")),
+    };
+    let holders = destruction["holders"].as_array().into_iter().flatten().map(|holder| {
+        let said = match holder["said"].as_str() {
+            Some("DESTROYED") => "has destroyed it".to_owned(),
+            Some("LOST") => format!("is lost: {}", output::cell(holder.get("attestation"))),
+            _ => "has not said that it is gone".to_owned(),
+        };
+        format!("{} {said}", output::cell(holder.get("agentId")))
+    });
+    let backups = if is("backupsExpireAt") {
+        format!("backups may hold it until {}", text("backupsExpireAt"))
+    } else {
+        "nobody has stated until when backups may hold it".to_owned()
+    };
+    let parts: Vec<String> = std::iter::once(so_far).chain(holders).chain(std::iter::once(backups)).collect();
+    Some(format!("{number} {}", parts.join("; ")))
 }
 
 fn version_line(version: &Value, external: bool) -> String {

@@ -7,6 +7,7 @@ pub mod bare;
 pub mod caller;
 pub mod cms;
 pub mod composite;
+pub mod containment;
 pub mod decisions;
 pub mod files;
 pub mod key;
@@ -17,6 +18,7 @@ pub mod project;
 pub mod site;
 pub mod tenant;
 pub mod token;
+pub mod usage;
 
 use std::path::PathBuf;
 

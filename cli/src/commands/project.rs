@@ -3,7 +3,10 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session};
+use super::{
+    Idempotency, Limit, Session,
+    containment::{Contain, Stopwatch},
+};
 use crate::{
     error::Error,
     graphql::{Client, documents::PROJECT},
@@ -43,6 +46,8 @@ pub enum Project {
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
     },
     /// Let the keys of a project be used again
     Resume {
@@ -70,8 +75,11 @@ impl Project {
                 let value = client.one(PROJECT, "Project", json!({ "reference": project }), &format!("project '{project}'")).await?;
                 output::object(session.output, COLUMNS, &value)
             }
-            Self::Suspend { project, reason } => {
-                change(session, &client, "SuspendProject", json!({ "project": project, "reason": reason })).await
+            Self::Suspend { project, reason, contain } => {
+                let watch = Stopwatch::start();
+                let payload = client.mutate(PROJECT, "SuspendProject", json!({ "project": project, "reason": reason })).await?;
+                contain.finish(&client, &watch, ("project", &project), &payload).await?;
+                output::object(session.output, COLUMNS, payload.get("project").unwrap_or(&Value::Null))
             }
             Self::Resume { project, reason } => {
                 change(session, &client, "ResumeProject", json!({ "project": project, "reason": reason })).await

@@ -3,7 +3,10 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session};
+use super::{
+    Idempotency, Limit, Session,
+    containment::{Contain, Stopwatch},
+};
 use crate::{error::Error, graphql::documents::SITE, output};
 
 /// Sites: groups of agents that share one set of statements.
@@ -32,6 +35,24 @@ pub enum Site {
         #[command(flatten)]
         idempotency: Idempotency,
     },
+    /// Let no agent of a site do anything until the site is resumed
+    Suspend {
+        /// Id or name
+        site: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        contain: Contain,
+    },
+    /// Let the agents of a suspended site act again
+    Resume {
+        /// Id or name
+        site: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// The signed statements in force at a site, and which agents enforce them
     Statements {
         /// Id or name
@@ -44,6 +65,7 @@ const COLUMNS: &[output::Column] = &[
     ("name", "/name"),
     ("display name", "/displayName"),
     ("recovery key", "/recoveryKey/keyId"),
+    ("suspended", "/suspendedAt"),
     ("created", "/createdAt"),
 ];
 
@@ -52,6 +74,7 @@ const SHOW: &[output::Column] = &[
     ("name", "/name"),
     ("display name", "/displayName"),
     ("recovery key", "/recoveryKey/keyId"),
+    ("suspended", "/suspendedAt"),
     ("shares", "/recoveryKey/shares"),
     ("of which are needed", "/recoveryKey/threshold"),
     ("made at", "/recoveryKey/agentId"),
@@ -74,6 +97,16 @@ impl Site {
             Self::Create { name, display_name, idempotency } => {
                 let input = json!({ "name": name, "displayName": display_name, "idempotencyKey": idempotency.idempotency_key });
                 let payload = client.mutate(SITE, "CreateSite", input).await?;
+                output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
+            }
+            Self::Suspend { site, reason, contain } => {
+                let watch = Stopwatch::start();
+                let payload = client.mutate(SITE, "SuspendSite", json!({ "site": site, "reason": reason })).await?;
+                contain.finish(&client, &watch, ("site", &site), &payload).await?;
+                output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
+            }
+            Self::Resume { site, reason } => {
+                let payload = client.mutate(SITE, "ResumeSite", json!({ "site": site, "reason": reason })).await?;
                 output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
             }
             Self::Statements { site } => {

@@ -6,13 +6,13 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     event::agent::{
-        AgentEnrolled, AgentEvent, AgentInvited, AgentResumed, AgentRevoked, AgentSuspended, AgentVouched, CertificateRenewed,
-        InvitationCancelled,
+        AgentEnrolled, AgentEvent, AgentInvited, AgentQuarantined, AgentResumed, AgentRevoked, AgentSuspended, AgentVouched,
+        CertificateRenewed, InvitationCancelled,
     },
     id::{AgentId, SiteId},
     key::{RevocationReason, words},
     name::Text,
-    rule::Vouch,
+    rule::{Sighting, Vouch},
 };
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -38,6 +38,8 @@ words! {
         Rostered = "rostered",
         /// It may do nothing until it is resumed.
         Suspended = "suspended",
+        /// Two processes came with its identity: it is cut off for good.
+        Quarantined = "quarantined",
         /// It is no longer an agent of the site.
         Revoked = "revoked",
     }
@@ -64,8 +66,22 @@ pub struct Agent {
     pub suspended: Option<Timestamp>,
     /// When it was last resumed: every earlier restriction is lifted.
     pub resumed: Option<Timestamp>,
+    /// Who came with its identity, when that were two.
+    #[serde(default)]
+    pub quarantined: Option<Quarantined>,
     /// Why it is no longer an agent.
     pub revoked: Option<Revoked>,
+}
+
+/// Two processes with one identity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Who was known.
+    pub known: Sighting,
+    /// Who else came.
+    pub other: Sighting,
+    /// When that was seen.
+    pub at: Timestamp,
 }
 
 /// What never changes about an agent.
@@ -144,6 +160,7 @@ impl Agent {
         let cancelled = self.invitation.as_ref().is_some_and(|invitation| invitation.cancelled.is_some());
         Some(match () {
             () if self.revoked.is_some() => AgentState::Revoked,
+            () if self.quarantined.is_some() => AgentState::Quarantined,
             () if self.suspended.is_some() => AgentState::Suspended,
             () if self.rostered.is_some() => AgentState::Rostered,
             () if self.enrolment.is_some() => AgentState::Enrolled,
@@ -155,6 +172,11 @@ impl Agent {
     /// Whether it may act for its site now: rostered, not suspended, not revoked.
     pub fn is_at_work(&self) -> bool {
         self.state() == Some(AgentState::Rostered)
+    }
+
+    /// Whether it can still become or be an agent of its site: neither revoked nor cut off.
+    pub fn is_one(&self) -> bool {
+        self.revoked.is_none() && self.quarantined.is_none()
     }
 
     fn enrol(&self, fixed: &Fixed, enrol: &Enrol, now: Timestamp) -> Result<Vec<AgentEvent>, AgentRefusal> {
@@ -217,6 +239,9 @@ impl Agent {
         let AgentCommand::RenewCertificate { csr, certificate_key, certificate_serial, certificate_expires } = command else {
             return Err(AgentRefusal::NotFound);
         };
+        if self.quarantined.is_some() {
+            return Err(AgentRefusal::Quarantined);
+        }
         if self.suspended.is_some() {
             return Err(AgentRefusal::Suspended);
         }
@@ -263,6 +288,12 @@ impl Aggregate for Agent {
             },
             AgentCommand::Vouch { keyid, vouch } => self.vouch(fixed, keyid, vouch),
             AgentCommand::RenewCertificate { .. } => self.renew(command),
+            AgentCommand::Quarantine { .. } if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
+            // Both go on coming; it is recorded once.
+            AgentCommand::Quarantine { .. } if self.quarantined.is_some() => Ok(Vec::new()),
+            AgentCommand::Quarantine { counter, known, other } => {
+                Ok(vec![AgentQuarantined { counter: *counter, known: known.clone(), other: other.clone() }.into()])
+            }
             AgentCommand::Suspend { .. } if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
             AgentCommand::Suspend { .. } if self.suspended.is_some() => Err(AgentRefusal::AlreadySuspended),
             AgentCommand::Suspend { reason } => Ok(vec![AgentSuspended { reason: reason.clone() }.into()]),
@@ -317,6 +348,9 @@ impl Aggregate for Agent {
             AgentEvent::AgentResumed(_) => {
                 self.suspended = None;
                 self.resumed = Some(meta.time);
+            }
+            AgentEvent::AgentQuarantined(event) => {
+                self.quarantined = Some(Quarantined { known: event.known.clone(), other: event.other.clone(), at: meta.time });
             }
             AgentEvent::AgentRevoked(event) => {
                 self.revoked = Some(Revoked { reason: event.reason, comment: event.comment.clone(), at: meta.time });

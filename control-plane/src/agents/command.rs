@@ -6,7 +6,7 @@ use schema::{
     id::{AgentId, SiteId},
     key::RevocationReason,
     name::Text,
-    rule::Vouch,
+    rule::{Sighting, Vouch},
 };
 use serde::Serialize;
 
@@ -64,6 +64,15 @@ pub enum AgentCommand {
     Resume {
         /// Why.
         reason: Option<Text>,
+    },
+    /// Cut it off: two processes came with its identity. The handler has seen both.
+    Quarantine {
+        /// The number of the report that did not follow the last one.
+        counter: u64,
+        /// Who sent the report that did.
+        known: Sighting,
+        /// Who sent the one that did not.
+        other: Sighting,
     },
     /// Take it out of the site for good.
     Revoke {

@@ -216,7 +216,7 @@ impl Enrolment {
             certificate_expires: issued.expires,
             host: request.host.clone(),
             agent_version: request.agent_version.clone(),
-            site_is_founded: others.iter().any(|other| other.rostered.is_some() && other.revoked.is_none()),
+            site_is_founded: others.iter().any(|other| other.rostered.is_some() && other.is_one()),
         };
         let command = AgentCommand::Enrol(Box::new(command));
         self.found(&identity, pair.keyid(), &command).await?;
@@ -298,10 +298,10 @@ impl Enrolment {
     }
 }
 
-/// Whether an agent was revoked, or was invited and can no longer come. Clocks of replicas may differ by a minute.
+/// Whether an agent was revoked or cut off, or was invited and can no longer come. Clocks of replicas may differ by a minute.
 fn may_never_act(agent: &Agent, now: Timestamp) -> bool {
     let too_late = |invitation: &Invitation| invitation.cancelled.is_some() || invitation.expires.plus(CLOCK_TOLERANCE) < now;
-    agent.revoked.is_some() || (agent.enrolment.is_none() && agent.invitation.as_ref().is_none_or(too_late))
+    !agent.is_one() || (agent.enrolment.is_none() && agent.invitation.as_ref().is_none_or(too_late))
 }
 
 fn fault(error: CommandError<SiteRefusal>) -> EnrolError {
@@ -316,7 +316,7 @@ pub fn agent_context(identity: &AgentIdentity, ids: &dyn Ids, now: Timestamp) ->
 
 /// Whom a joiner believes first: of the agents at work the one that was rostered first.
 fn founder(agents: &[Agent]) -> Option<Digest> {
-    let at_work = agents.iter().filter(|agent| agent.rostered.is_some() && agent.revoked.is_none());
+    let at_work = agents.iter().filter(|agent| agent.rostered.is_some() && agent.is_one());
     at_work.min_by_key(|agent| agent.rostered).and_then(|agent| agent.enrolment.as_ref()).map(|enrolment| enrolment.keyid)
 }
 

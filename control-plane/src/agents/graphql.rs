@@ -4,6 +4,7 @@ use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Resul
 use schema::{
     clock::new_id,
     id::{AgentId, SiteId},
+    rule::Sighting,
     token::{Token, TokenKind},
 };
 
@@ -37,6 +38,8 @@ pub enum AgentState {
     Rostered,
     /// It may do nothing until it is resumed.
     Suspended,
+    /// Two processes came with its identity: it is cut off for good.
+    Quarantined,
     /// It is no longer an agent of the site.
     Revoked,
 }
@@ -70,6 +73,8 @@ pub struct AgentNode {
     pub rostered_at: Option<Timestamp>,
     /// After this its invitation is worthless.
     pub invitation_expires_at: Option<Timestamp>,
+    /// The two processes that came with its identity, when it is cut off for that.
+    pub quarantine: Option<AgentQuarantine>,
     /// Why it was revoked.
     pub revocation_reason: Option<RevocationReason>,
     /// When it was invited.
@@ -102,6 +107,11 @@ impl Shown for Agent {
             certificate_expires_at: seen.state.certificate.as_ref().map(|certificate| Timestamp(certificate.expires)),
             rostered_at: seen.state.rostered.map(Timestamp),
             invitation_expires_at: seen.state.invitation.as_ref().map(|invitation| Timestamp(invitation.expires)),
+            quarantine: seen.state.quarantined.as_ref().map(|quarantined| AgentQuarantine {
+                at: Timestamp(quarantined.at),
+                known: (&quarantined.known).into(),
+                other: (&quarantined.other).into(),
+            }),
             revocation_reason: seen.state.revoked.as_ref().map(|revoked| revoked.reason.into()),
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
@@ -163,6 +173,41 @@ impl AgentNode {
     async fn report(&self, ctx: &Context<'_>) -> Result<Option<LastReport>> {
         only_now(self.as_of, "what agents report")?;
         Api::of(ctx)?.last_report(self.site, self.agent).await
+    }
+}
+
+/// Two processes that came with one identity. Which of them is the right one, nobody can tell from here.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentQuarantine {
+    /// When the second was seen.
+    pub at: Timestamp,
+    /// The one that was known.
+    pub known: AgentSighting,
+    /// The one that came beside it.
+    pub other: AgentSighting,
+}
+
+/// A process that came with an agent's identity.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentSighting {
+    /// The name of its host, as it said itself.
+    pub host: String,
+    /// The address it came from.
+    pub address: String,
+    /// When it began, by its own clock.
+    pub started_at: Option<Timestamp>,
+    /// When it was last heard.
+    pub heard_at: Timestamp,
+}
+
+impl From<&Sighting> for AgentSighting {
+    fn from(sighting: &Sighting) -> Self {
+        Self {
+            host: sighting.host.clone(),
+            address: sighting.address.clone(),
+            started_at: sighting.started.map(Timestamp),
+            heard_at: Timestamp(sighting.at),
+        }
     }
 }
 

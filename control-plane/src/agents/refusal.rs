@@ -25,6 +25,7 @@ refusals! {
         AlreadySuspended = "agent_already_suspended", "the agent is already suspended";
         NotSuspended = "agent_not_suspended", "the agent is not suspended, so there is nothing to resume";
         Suspended = "agent_suspended", "the agent is suspended; resume it first";
+        Quarantined = "agent_quarantined", "two processes came with this agent's identity, so it is cut off for good: find out which hosts they are, revoke it, and let the right host enrol again (freehold-agent enrol --again)";
         Revoked = "agent_revoked", "the agent is revoked for good; invite another one";
         Hold = "agent_hold_is_suspension" at "reason", "certificateHold is temporary: suspend the agent instead of revoking it";
     }

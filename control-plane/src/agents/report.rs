@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use schema::{
-    clock::{Clock, Ids, Timestamp},
-    encoding::Base64,
-    id::{AgentId, SiteId, TenantId},
-    rule::Vouch,
+    clock::{Clock, Ids, Timestamp, new_id},
+    encoding::{Base64, Digest},
+    id::{AgentId, PrincipalId, SiteId, TenantId},
+    rule::{Sighting, Vouch},
     wire::agent::{MAX_DOCUMENTS, RefusedDocument, Rejected, Report, ReportAnswer},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
@@ -20,7 +21,11 @@ use trust::{
     recovery::{BackupReport, RECOVERY_PUBLIC_KEY_BYTES, RecoveryKey},
 };
 
-use super::{Agent, AgentCommand, enrolment::agent_context};
+use super::{
+    Agent, AgentCommand,
+    enrolment::agent_context,
+    ratchet::{Proved, RatchetError, Ratchets},
+};
 use crate::{
     access::{context::OpContext, permit::Question},
     database::Database,
@@ -37,6 +42,10 @@ use crate::{
 const TABLE: &str = "agent_reports";
 /// The most characters kept of a text in a report.
 const MAX_TEXT: usize = 2_000;
+/// The most characters kept of the name of a host.
+const MAX_HOST: usize = 255;
+/// The principal that cuts off.
+const PRINCIPAL: PrincipalId = PrincipalId::System("ratchet");
 
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +71,22 @@ pub enum ReportError {
     /// What is stored does not read.
     #[error("a stored report is damaged")]
     Damaged,
+    /// An agent that has sent a ratchet before sends one each time.
+    #[error("a report of this agent proves the one before it; this one does not try to")]
+    RatchetMissing,
+    /// Two processes have this identity.
+    #[error(
+        "another process came with this agent's identity: {known}; this one is {other}. Both are cut off: find out which is right, and enrol that host again (freehold-agent enrol --again)"
+    )]
+    Forked {
+        /// Who was known.
+        known: Sighting,
+        /// Who came beside it.
+        other: Sighting,
+    },
+    /// The ratchet could not be looked at.
+    #[error(transparent)]
+    Ratchet(#[from] RatchetError),
     /// A command came to nothing because of a fault.
     #[error("recording what a report says failed")]
     Fault(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -89,6 +114,7 @@ pub struct Reports {
     handler: Handler,
     database: Database,
     keyring: Arc<Keyring>,
+    ratchets: Ratchets,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
 }
@@ -129,11 +155,47 @@ struct Reporter<'a> {
 impl Reports {
     /// Puts the parts together.
     pub fn new(handler: Handler, database: Database, keyring: Arc<Keyring>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { handler, database, keyring, clock, ids }
+        let ratchets = Ratchets::new(database.clone(), keyring.clone());
+        Self { handler, database, keyring, ratchets, clock, ids }
+    }
+
+    /// Whether a report comes from the same agent as the one before. If not, the agent is cut off, and the report not taken.
+    async fn prove(&self, identity: &AgentIdentity, report: &Report, address: Option<IpAddr>) -> Result<(), ReportError> {
+        let Some(claim) = &report.ratchet else {
+            let known = self.ratchets.known(identity).await?;
+            return if known.counter() == 0 { Ok(()) } else { Err(ReportError::RatchetMissing) };
+        };
+        let now = self.clock.now();
+        let other = Sighting {
+            host: report.host.as_deref().unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_HOST).collect(),
+            address: address.map_or_else(String::new, |address| address.to_string()),
+            started: report.started,
+            at: now,
+        };
+        let Proved::Forked { known } = self.ratchets.prove(identity, claim, &other).await? else { return Ok(()) };
+        tracing::error!(tenant = %identity.tenant, agent = %identity.agent, %known, %other, "two processes came with one agent's identity");
+        let request = service::log::RequestContext::current().map_or_else(|| new_id(&*self.ids, now), |context| context.id);
+        let ctx = OpContext { tenant: identity.tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request };
+        let question = Question::new("quarantineAgent", "Agent", identity.agent);
+        let command = AgentCommand::Quarantine { counter: claim.counter, known: known.clone(), other: other.clone() };
+        let done = self.handler.handle::<Agent>(&ctx, question, identity.agent, Options::default(), command).await;
+        done.map_err(|error| ReportError::Fault(Box::new(error)))?;
+        Err(ReportError::Forked { known, other })
+    }
+
+    /// Whether an agent may be served what others get: not when its ratchet is elsewhere than that of whoever reported last.
+    pub async fn may_be_served(&self, identity: &AgentIdentity, position: Option<(u64, Digest)>) -> Result<bool, ReportError> {
+        Ok(self.ratchets.known(identity).await?.may_be_at(position))
     }
 
     /// Takes a report of an agent. Documents that are turned down are listed; the others count.
-    pub async fn take(&self, identity: &AgentIdentity, agent: &Agent, report: &Report) -> Result<ReportAnswer, ReportError> {
+    pub async fn take(
+        &self,
+        identity: &AgentIdentity,
+        agent: &Agent,
+        report: &Report,
+        address: Option<IpAddr>,
+    ) -> Result<ReportAnswer, ReportError> {
         for (list, length) in [
             ("version_records", report.version_records.len()),
             ("holder_reports", report.holder_reports.len()),
@@ -144,6 +206,7 @@ impl Reports {
                 return Err(ReportError::TooMany { list });
             }
         }
+        self.prove(identity, report, address).await?;
         let now = self.clock.now();
         let enrolment = agent.enrolment.as_ref().ok_or(ReportError::Damaged)?;
         let pair = PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).map_err(|_| ReportError::Damaged)?;
@@ -361,6 +424,9 @@ fn in_bounds(report: &Report) -> Report {
         agent_version: short(&report.agent_version),
         vault: short(&report.vault),
         self_tests: None,
+        ratchet: None,
+        host: report.host.as_deref().map(short),
+        started: report.started,
     }
 }
 
@@ -409,7 +475,10 @@ mod tests {
             rejection: Some(Rejected { code: long.clone(), detail: long.clone(), at: Timestamp::default() }),
             agent_version: long.clone(),
             vault: "file".to_owned(),
-            self_tests: Some(Base64::from(long.into_bytes())),
+            self_tests: Some(Base64::from(long.clone().into_bytes())),
+            ratchet: None,
+            host: Some(long),
+            started: None,
         };
         let kept = in_bounds(&report);
         assert_eq!((kept.vault.as_str(), kept.enforced_heartbeat), ("file", Some(7)));

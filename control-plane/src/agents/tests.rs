@@ -7,7 +7,7 @@ use schema::{
     event::agent::{AgentEnrolled, AgentEvent, AgentInvited, AgentVouched, CertificateRenewed, InvitationCancelled},
     id::{AgentId, SiteId},
     key::RevocationReason,
-    rule::Vouch,
+    rule::{Sighting, Vouch},
 };
 
 use super::*;
@@ -199,6 +199,34 @@ fn revocation_is_final_and_also_ends_an_invitation() {
     agent().given([invited(None)]).when(&hold).then_refused("agent_hold_is_suspension");
 }
 
+fn sighting(host: &str) -> Sighting {
+    Sighting { host: host.to_owned(), address: "192.0.2.7".to_owned(), started: None, at: start() }
+}
+
+#[test]
+fn of_two_that_come_as_one_both_are_recorded_and_nobody_lifts_it() {
+    let quarantine = AgentCommand::Quarantine { counter: 7, known: sighting("rack-7"), other: sighting("rack-8") };
+    agent().given([invited(None)]).when(&quarantine).then_refused("agent_not_enrolled");
+    let rostered = agent().given([invited(None), enrolled(), AgentVouched { vouch: Vouch::Enrolment }.into()]);
+    assert!(rostered.state().is_at_work() && rostered.state().is_one());
+    let (cut_off, _) = rostered.when(&quarantine).then_accepted();
+    let quarantined = cut_off.state().quarantined.clone().unwrap();
+    assert_eq!((quarantined.known.host.as_str(), quarantined.other.host.as_str()), ("rack-7", "rack-8"));
+    assert_eq!(cut_off.state().state(), Some(AgentState::Quarantined));
+    assert!(!cut_off.state().is_at_work() && !cut_off.state().is_one());
+    let renew = AgentCommand::RenewCertificate {
+        csr: Digest::of(b"csr 2"),
+        certificate_key: Digest::of(b"spki"),
+        certificate_serial: "0b".to_owned(),
+        certificate_expires: start(),
+    };
+    // Both go on coming; that is said once.
+    let cut_off = cut_off.when(&quarantine).then([]).when(&renew).then_refused("agent_quarantined");
+    let cut_off = cut_off.when(&AgentCommand::Resume { reason: None }).then_refused("agent_not_suspended");
+    let (revoked, _) = cut_off.when(&AgentCommand::Revoke { reason: RevocationReason::KeyCompromise, comment: None }).then_accepted();
+    assert_eq!(revoked.state().state(), Some(AgentState::Revoked));
+}
+
 fn any_command() -> impl Strategy<Value = AgentCommand> {
     let digest = prop_oneof![Just(Digest::of(b"token")), Just(Digest::of(b"pair")), Just(Digest::of(b"spki")), Just(Digest::of(b"no"))];
     prop_oneof![
@@ -219,6 +247,7 @@ fn any_command() -> impl Strategy<Value = AgentCommand> {
         }),
         Just(AgentCommand::Suspend { reason: None }),
         Just(AgentCommand::Resume { reason: None }),
+        Just(AgentCommand::Quarantine { counter: 3, known: sighting("one"), other: sighting("other") }),
         Just(AgentCommand::Revoke { reason: RevocationReason::Superseded, comment: None }),
     ]
 }
@@ -241,6 +270,7 @@ proptest! {
             prop_assert!(before.revoked.is_none() || after == &before, "something happened to a revoked agent");
             prop_assert_eq!(after.rostered.is_some(), !after.vouches.is_empty());
             prop_assert!(after.vouches.is_empty() || after.enrolment.is_some());
+            prop_assert!(before.quarantined.is_none() || (after.quarantined == before.quarantined && !after.is_at_work()));
             if let Some(enrolment) = &after.enrolment {
                 prop_assert_eq!(*pair.get_or_insert(enrolment.keyid), enrolment.keyid);
             }

@@ -88,6 +88,12 @@ pub fn projects_at_sites(facts: &Facts) -> BTreeMap<SiteId, BTreeSet<ProjectId>>
     placed
 }
 
+/// The states of every site as facts have them now, before anything was published.
+pub fn states(facts: &Facts) -> BTreeMap<SiteId, State> {
+    let (placed, outside) = (projects_at_sites(facts), templates::outside(facts));
+    facts.sites.keys().map(|site| (*site, state(facts, *site, placed.get(site), &outside, None))).collect()
+}
+
 fn policy(facts: &Facts, scope: Scope, keys: &[(KeyId, &KeyFacts)], resumptions: Vec<Resumption>) -> Policy {
     let (project, site) = match scope {
         Scope::Tenant => (None, None),
@@ -163,6 +169,7 @@ fn state(
             suspended.map(|(number, _)| Subject::Version(KeyVersion::new(**id, *number)))
         }))
         .chain(facts.projects.iter().filter(|(id, project)| project.suspended && here(id)).map(|(id, _)| Subject::Project(*id)))
+        .chain(facts.sites.get(&site).filter(|here| here.suspended).map(|_| Subject::Site(site)))
         .collect::<BTreeSet<_>>();
 
     let revocation = |subject, Revoked { reason, at }| (subject, Revocation { subject, reason, at });
@@ -277,7 +284,7 @@ fn scope_of(facts: &Facts, subject: Subject) -> Option<Scope> {
     let of_key = |key| facts.keys.get(&key).map(|key| Scope::Project(key.definition.project));
     match subject {
         Subject::Caller(caller) => facts.callers.get(&caller).map(|caller| Scope::Project(caller.definition.project)),
-        Subject::Agent(_) => Some(Scope::Tenant),
+        Subject::Agent(_) | Subject::Site(_) => Some(Scope::Tenant),
         Subject::Key(key) => of_key(key),
         Subject::Version(version) => of_key(version.key),
         Subject::Project(project) => Some(Scope::Project(project)),
@@ -372,8 +379,8 @@ mod tests {
         let mut facts = Facts::of(TenantId::from_bits(1));
         facts.projects.insert(PROJECT, ProjectFacts { suspended: false });
         facts.projects.insert(ProjectId::from_bits(2), ProjectFacts { suspended: false });
-        facts.sites.insert(SITE, SiteFacts { offline: None, recovery: None });
-        facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()), recovery: None });
+        facts.sites.insert(SITE, SiteFacts { offline: None, suspended: false, recovery: None });
+        facts.sites.insert(OTHER_SITE, SiteFacts { offline: Some(OfflineRule::default()), suspended: false, recovery: None });
         let agent =
             AgentFacts { site: SITE, roster_entry: Base64(vec![1]), vouches: vec![Vouch::Enrolment], suspended: false, revoked: None };
         facts.agents.insert(AGENT, agent);
@@ -477,6 +484,19 @@ mod tests {
         let again = compile(&facts, &publish(&resumed, 6));
         assert_eq!(&again.policies[&Scope::Project(PROJECT)].resumptions, lifted);
         assert_eq!(again.states[&SITE].suspensions.len(), 2);
+    }
+
+    #[test]
+    fn a_suspended_site_hears_of_it_alone_and_the_tenants_policy_lifts_it() {
+        let mut facts = facts();
+        facts.sites.get_mut(&OTHER_SITE).unwrap().suspended = true;
+        let suspended = compile(&facts, &Published::default());
+        assert_eq!(suspended.states[&OTHER_SITE].suspensions, [Subject::Site(OTHER_SITE)]);
+        assert!(suspended.states[&SITE].suspensions.is_empty());
+        facts.sites.get_mut(&OTHER_SITE).unwrap().suspended = false;
+        let resumed = compile(&facts, &publish(&suspended, 4));
+        let lifted = &resumed.policies[&Scope::Tenant].resumptions;
+        assert_eq!(lifted, &[Resumption { subject: Subject::Site(OTHER_SITE), up_to_state_serial: [(OTHER_SITE, SerialText(4))].into() }]);
     }
 
     #[test]
@@ -608,7 +628,7 @@ mod tests {
 
     #[test]
     fn a_key_goes_on_following_its_template() {
-        let rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(3600) };
+        let rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(3600), ..Default::default() };
         let facts = templated(|template| template.rotation = rotation.clone());
         assert_ne!(facts.keys[&KEY].definition.rotation, rotation);
         let content = compile(&facts, &Published::default());

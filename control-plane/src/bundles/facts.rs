@@ -67,6 +67,8 @@ pub struct SiteFacts {
     pub offline: Option<OfflineRule>,
     /// The signed recovery key, exact bytes.
     pub recovery: Option<Base64>,
+    /// Whether none of its agents may do anything.
+    pub suspended: bool,
 }
 
 /// When and why something was revoked.

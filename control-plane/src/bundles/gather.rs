@@ -78,7 +78,11 @@ fn site(site: &Site) -> Option<(SiteId, SiteFacts)> {
 }
 
 fn site_facts(site: &Site) -> SiteFacts {
-    SiteFacts { offline: site.offline.clone(), recovery: site.recovery.as_ref().map(|recovery| recovery.document.clone()) }
+    SiteFacts {
+        offline: site.offline.clone(),
+        suspended: site.suspended.is_some(),
+        recovery: site.recovery.as_ref().map(|recovery| recovery.document.clone()),
+    }
 }
 
 /// An agent counts from its enrolment on, for ever.
@@ -88,7 +92,8 @@ fn agent(agent: &Agent) -> Option<(AgentId, AgentFacts)> {
         site: fixed.site,
         roster_entry: enrolment.roster_entry.clone(),
         vouches: agent.vouches.clone(),
-        suspended: agent.suspended.is_some(),
+        // Nobody lifts that of an agent that was cut off.
+        suspended: agent.suspended.is_some() || agent.quarantined.is_some(),
         revoked: agent.revoked.as_ref().map(|revoked| Revoked { reason: revoked.reason, at: revoked.at }),
     };
     Some((fixed.id, facts))

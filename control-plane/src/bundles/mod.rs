@@ -5,9 +5,11 @@
 //! - [`templates`]: which are in force, and which keys a change of them would leave outside.
 //! - [`signers`]: the pairs that sign, and the first root.
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
-//! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people.
+//! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people;
+//!   [`containment`]: how far a suspension has come.
 
 pub mod compile;
+pub mod containment;
 pub mod facts;
 pub mod gather;
 pub mod graphql;

@@ -19,11 +19,18 @@ use schema::{
 use tokio::sync::watch;
 use trust::{
     dsse::{Envelope, EnvelopeError, sign_statement},
-    statement::{Head, Kind, Scope, Statement, lease::Lease, policy::Policy, root::Root, state::State},
+    statement::{
+        Head, Kind, Scope, Statement,
+        lease::Lease,
+        policy::Policy,
+        root::Root,
+        state::{State, Subject},
+    },
 };
 
 use super::{
-    compile::{Content, Headed, Published, blank_head, compile, projects_at_sites},
+    compile::{Content, Headed, Published, blank_head, compile, projects_at_sites, states},
+    containment::restricts,
     facts::Facts,
     heartbeat::{Current, HeartbeatError, Heartbeats, Member},
     read::{FactsError, FactsReader},
@@ -229,6 +236,26 @@ impl Statements {
     /// What is in force at a site: what its current heartbeat pins.
     pub async fn in_force(&self, tenant: TenantId, site: SiteId) -> Result<Option<Current>, StatementsError> {
         Ok(self.0.heartbeats.current(tenant, site).await?)
+    }
+
+    /// The sites that are to hold something back, each with the first heartbeat that tells its agents so; none where nothing
+    /// was published yet that does.
+    pub async fn restricting(&self, tenant: TenantId, subject: Subject) -> Result<Vec<(SiteId, Option<u64>)>, StatementsError> {
+        let facts = self.0.facts.facts(tenant).await?;
+        let mut sites = Vec::new();
+        for (site, _) in states(&facts).into_iter().filter(|(_, state)| restricts(state, subject)) {
+            let current = self.0.heartbeats.current(tenant, site).await?;
+            let member = current.and_then(|current| current.members.into_iter().find(|member| member.kind == Kind::State));
+            let since = match member {
+                Some(member) => {
+                    let (state, _) = self.open::<State>(tenant, Scope::Site(site), member.envelope).await?;
+                    restricts(&state, subject).then_some(member.since)
+                }
+                None => None,
+            };
+            sites.push((site, since));
+        }
+        Ok(sites)
     }
 
     /// The set a site's agents should have now; none while nothing was published for it.

@@ -15,6 +15,7 @@ use crate::{
     access::context::OpContext,
     agents::graphql::{AgentMutation, AgentQuery},
     aliases::graphql::AliasMutation,
+    bundles::containment::ContainmentQuery,
     callers::graphql::{CallerMutation, CallerQuery},
     composites::graphql::{CompositeMutation, CompositeQuery},
     eventing::graphql::EventQuery,
@@ -45,6 +46,7 @@ pub struct Query(
     TokenQuery,
     EventQuery,
     ReceiptQuery,
+    ContainmentQuery,
 );
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.

@@ -22,11 +22,12 @@ use actix_web::{
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use schema::{
     clock::Clock,
+    encoding::Digest,
     id::AgentId,
     wire::{
         agent::{
-            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report,
-            ReportAnswer, path,
+            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse,
+            Report, ReportAnswer, path,
         },
         problem::Problem,
         relay::{RelayAnswer, RelayAsk},
@@ -41,7 +42,7 @@ use trust::pair::PublicPair;
 
 use crate::{
     agents::{
-        Agent,
+        Agent, Quarantined,
         enrolment::{EnrolError, Enrolment},
         report::{ReportError, Reports},
     },
@@ -164,6 +165,11 @@ struct Wait {
 async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
     let (peer, _) = api.peer(shown.clone(), Expired::IsOut).await?;
     let (tenant, site) = (peer.identity.tenant, peer.identity.site);
+    let at = request.headers().get(RATCHET_HEADER).and_then(|value| value.to_str().ok()).and_then(ratchet_position);
+    if !api.reports.may_be_served(&peer.identity, at).await.map_err(|error| fault(&error))? {
+        let detail = "another process has reported as this agent since; report, then ask again";
+        return Err(refusal(409, "ratchet_elsewhere", detail));
+    }
     let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let patience = Duration::from_secs(query.wait).min(LONGEST_WAIT);
     if api.statements.set(tenant, site).await.map_err(|error| fault(&error))?.is_none() {
@@ -196,10 +202,19 @@ async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, que
     }
 }
 
-async fn report(shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
+/// `<counter>.<hash>`
+fn ratchet_position(text: &str) -> Option<(u64, Digest)> {
+    let (counter, hash) = text.split_once('.')?;
+    Some((counter.parse().ok()?, hash.parse().ok()?))
+}
+
+async fn report(request: HttpRequest, shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
     let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
-    let taken = api.reports.take(&peer.identity, &agent, &body).await;
+    let address = request.peer_addr().map(|address| address.ip());
+    let taken = api.reports.take(&peer.identity, &agent, &body, address).await;
     Ok(Json(taken.map_err(|error| match &error {
+        ReportError::RatchetMissing => refusal(400, "ratchet_missing", &error.to_string()),
+        ReportError::Forked { .. } => refusal(403, "agent_quarantined", &error.to_string()),
         ReportError::TooMany { list } => Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into(),
         error => fault(error),
     })?))
@@ -274,7 +289,14 @@ impl AgentApi {
         if agent.revoked.is_some() {
             return Err(refusal(403, "agent_revoked", "this agent was revoked; enrol it again with a new invitation"));
         }
-        if schema::encoding::Digest::of(&peer.public_key) != enrolment.certificate_key {
+        if let Some(Quarantined { known, other, .. }) = &agent.quarantined {
+            let detail = format!(
+                "two processes came with this agent's identity, and both are cut off: {known}; {other}. Find out which is right, and enrol that \
+                 host again (freehold-agent enrol --again)"
+            );
+            return Err(refusal(403, "agent_quarantined", &detail));
+        }
+        if Digest::of(&peer.public_key) != enrolment.certificate_key {
             return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
         }
         // TLS has looked at this too, but when the connection began.

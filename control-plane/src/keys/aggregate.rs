@@ -12,7 +12,7 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Backup, Destruction, Gone, Holder, KeyCommand, KeyRefusal, Made, Ready, Revoked, Version};
+use super::{Backup, Deactivation, Destruction, Gone, Holder, KeyCommand, KeyRefusal, Made, Ready, Revoked, Version};
 use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
 
 words! {
@@ -48,6 +48,9 @@ pub struct Key {
     pub rotation: RotationRule,
     /// The lowest versions that may still be used.
     pub minimum_versions: MinimumVersions,
+    /// The key that takes its place.
+    #[serde(default)]
+    pub successor: Option<KeyId>,
     /// Whether it is protected from destruction.
     pub deletion_protection: bool,
     /// Since when, and why, all its versions may do nothing.
@@ -125,14 +128,52 @@ impl Key {
         self.versions.iter().find(|(_, version)| version.is_pending()).map(|(number, version)| (*number, version))
     }
 
-    /// When the rotation rule wants the next version: none when it is by hand only, or one is on its way.
+    /// When the rotation rule wants the next version, by age or calendar: none when it is by hand or by uses only, or one is on its
+    /// way.
     pub fn rotation_due(&self) -> Option<Timestamp> {
-        let every = std::time::Duration::from_secs(self.rotation.every_seconds?);
+        Some(self.rotation.due_after(self.may_rotate()?.activated?)?.max(self.rotation_allowed()))
+    }
+
+    /// When the rotation rule wants the next version because the primary one was used so often.
+    pub fn rotation_due_by_uses(&self, used: u64) -> Option<Timestamp> {
+        self.may_rotate()?;
+        self.rotation.after_uses.filter(|uses| used >= *uses).map(|_| self.rotation_allowed())
+    }
+
+    /// The version that a rule may replace.
+    fn may_rotate(&self) -> Option<&Version> {
         if self.pending().is_some() || self.suspended.is_some() {
             return None;
         }
-        let primary = self.versions.get(&self.primary).filter(|version| version.state == VersionState::Active)?;
-        Some(primary.activated?.plus(every).max(self.rotation_allowed()))
+        self.versions.get(&self.primary).filter(|version| version.state == VersionState::Active)
+    }
+
+    /// Since when a newer version is used instead of this one; none while it is the primary.
+    pub fn replaced(&self, number: u32) -> Option<Timestamp> {
+        let newer = self.versions.range(number.checked_add(1)?..=self.primary.max(number));
+        newer.filter_map(|(_, version)| version.activated).min()
+    }
+
+    /// When a version is to be deactivated: by the date that somebody chose, or by the rotation rule.
+    pub fn deactivation_due(&self, number: u32) -> Option<Timestamp> {
+        let version = self.versions.get(&number).filter(|version| version.state == VersionState::Active)?;
+        let by_date = version.deactivation.as_ref().map(|deactivation| deactivation.due);
+        by_date.into_iter().chain(self.deactivation_by_rule(number)).min()
+    }
+
+    /// When the rotation rule wants a version deactivated.
+    pub fn deactivation_by_rule(&self, number: u32) -> Option<Timestamp> {
+        Some(self.replaced(number)?.plus(std::time::Duration::from_secs(self.rotation.deactivate_after_seconds?)))
+    }
+
+    /// When the rotation rule wants a version destroyed, if nobody has said otherwise: then it is scheduled at once.
+    pub fn destruction_by_rule(&self, number: u32) -> Option<Timestamp> {
+        let version = self.versions.get(&number).filter(|version| version.state == VersionState::Deactivated)?;
+        if version.destruction.is_some() || version.kept || self.deletion_protection {
+            return None;
+        }
+        self.replaced(number)?;
+        Some(version.deactivated?.plus(std::time::Duration::from_secs(self.rotation.destroy_after_seconds?)))
     }
 
     /// From when on the rotation rule allows the next version.
@@ -148,7 +189,7 @@ impl Key {
 
     fn revoke(&mut self, number: u32, reason: RevocationReason, comment: Option<Text>, at: Timestamp) {
         self.version(number, |version| {
-            version.become_state(reason.state());
+            version.become_state(reason.state(), at);
             version.revoked = Some(Revoked { reason, comment, at });
         });
     }
@@ -194,6 +235,11 @@ impl Aggregate for Key {
             KeyEvent::KeyLimitsSet(event) => self.limits = event.limits.clone(),
             KeyEvent::KeyRotationRuleSet(event) => self.rotation = event.rotation.clone(),
             KeyEvent::KeyMinimumVersionsSet(event) => self.minimum_versions = event.minimum_versions,
+            KeyEvent::KeySuccessorSet(event) => self.successor = event.successor,
+            KeyEvent::DeactivationScheduled(event) => self.version(event.number, |version| {
+                version.deactivation = Some(Deactivation { due: event.due, reason: event.reason.clone() });
+            }),
+            KeyEvent::DeactivationCancelled(event) => self.version(event.number, |version| version.deactivation = None),
             KeyEvent::KeyDeletionProtectionSet(event) => self.deletion_protection = event.protected,
             KeyEvent::KeySuspended(event) => self.suspended = Some(Stopped { at, reason: event.reason.clone() }),
             KeyEvent::KeyResumed(_) => {
@@ -227,21 +273,34 @@ impl Aggregate for Key {
                 version.backups.insert(event.holder, Backup { recovery_key, backup, report, at });
             }),
             KeyEvent::VersionActivated(event) => self.version(event.number, |version| {
-                version.become_state(VersionState::Active);
+                version.become_state(VersionState::Active, at);
                 version.activated = Some(at);
             }),
             KeyEvent::PrimaryMoved(event) => self.primary = self.primary.max(event.number),
-            KeyEvent::VersionSuspended(event) => self.version(event.number, |version| version.become_state(VersionState::Suspended)),
+            KeyEvent::VersionSuspended(event) => self.version(event.number, |version| version.become_state(VersionState::Suspended, at)),
             KeyEvent::VersionResumed(event) => self.version(event.number, |version| version.resume(at)),
-            KeyEvent::VersionDeactivated(event) => self.version(event.number, |version| version.become_state(VersionState::Deactivated)),
-            KeyEvent::VersionCompromised(event) => self.version(event.number, |version| version.become_state(VersionState::Compromised)),
+            KeyEvent::VersionDeactivated(event) => {
+                self.version(event.number, |version| version.become_state(VersionState::Deactivated, at))
+            }
+            KeyEvent::VersionCompromised(event) => {
+                self.version(event.number, |version| version.become_state(VersionState::Compromised, at))
+            }
             KeyEvent::VersionRevoked(event) => self.revoke(event.number, event.reason, event.comment.clone(), at),
             KeyEvent::DestructionScheduled(event) => self.version(event.number, |version| {
-                version.destruction = Some(Destruction { due: event.due, reason: event.reason.clone(), begun: None, completed: None });
+                version.destruction = Some(Destruction {
+                    due: event.due,
+                    reason: event.reason.clone(),
+                    backups_expire: event.backups_expire,
+                    begun: None,
+                    completed: None,
+                });
             }),
-            KeyEvent::DestructionCancelled(event) => self.version(event.number, |version| version.destruction = None),
+            KeyEvent::DestructionCancelled(event) => self.version(event.number, |version| {
+                version.destruction = None;
+                version.kept = true;
+            }),
             KeyEvent::DestructionBegun(event) => self.version(event.number, |version| {
-                version.become_state(VersionState::Destroyed);
+                version.become_state(VersionState::Destroyed, at);
                 if let Some(destruction) = &mut version.destruction {
                     destruction.begun = Some(at);
                 }
@@ -270,6 +329,7 @@ impl Aggregate for Key {
         ];
         terms.extend(fixed.placement.iter().map(|site| ("site".to_owned(), site.to_string())));
         terms.extend(fixed.template.iter().map(|template| ("template".to_owned(), template.to_string())));
+        terms.extend(self.successor.iter().map(|successor| ("successor".to_owned(), successor.to_string())));
         terms.extend(self.labels.iter().map(|(name, value)| (format!("label.{name}"), value.to_string())));
         Index {
             parent: Some(fixed.project.to_string()),

@@ -2,8 +2,9 @@
 
 use schema::{
     catalogue::Algorithm,
+    clock::Timestamp,
     encoding::{Base64, Digest},
-    id::{AgentId, KeyVersion, ProjectId, SiteId, VaultId},
+    id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId, VaultId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
     rule::KeyTemplate,
@@ -46,6 +47,14 @@ pub enum KeyCommand {
     SetMinimumVersions {
         /// The lowest versions.
         minimum_versions: MinimumVersions,
+    },
+    /// Say which key takes its place.
+    SetSuccessor {
+        /// The key; none: no key does.
+        successor: Option<KeyId>,
+        /// Looked up: what there is to know of it; none when there is no such key.
+        #[serde(skip)]
+        found: Option<Successor>,
     },
     /// Protect it from destruction, or no longer.
     SetDeletionProtection {
@@ -107,6 +116,20 @@ pub enum KeyCommand {
         /// Why.
         reason: Option<Text>,
     },
+    /// Deactivate a version at a time.
+    ScheduleDeactivation {
+        /// The version.
+        number: u32,
+        /// When.
+        due: Timestamp,
+        /// Why.
+        reason: Option<Text>,
+    },
+    /// Do not deactivate it after all.
+    CancelDeactivation {
+        /// The version.
+        number: u32,
+    },
     /// Say that a version is, or may be, in other hands.
     CompromiseVersion {
         /// The version.
@@ -129,8 +152,12 @@ pub enum KeyCommand {
         number: u32,
         /// How long it can still be cancelled; absent: [`super::DEFAULT_WAIT`].
         wait_seconds: Option<u64>,
+        /// Instead of a wait: when.
+        due: Option<Timestamp>,
         /// Why.
         reason: Option<Text>,
+        /// Until when backups that hold it may exist, as far as somebody has said.
+        backups_expire: Option<Timestamp>,
     },
     /// Do not destroy it after all.
     CancelDestruction {
@@ -153,6 +180,17 @@ pub enum KeyCommand {
         /// What is known of its vault.
         attestation: Text,
     },
+}
+
+/// A key that is to take the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Successor {
+    /// Its project.
+    pub project: ProjectId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Whether it leads back to the key whose place it is to take.
+    pub leads_back: bool,
 }
 
 /// Begin a key.

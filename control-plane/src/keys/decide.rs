@@ -1,22 +1,25 @@
 //! How a key decides. Creation first, then what changes the whole key, then its versions from request to activation and
 //! their states; their end stands in `destruction.rs`.
 
+use std::time::Duration;
+
 use schema::{
-    catalogue::Status,
+    catalogue::{Algorithm, Status},
     clock::Timestamp,
     event::key::{
-        GeneratorAssigned, HolderReady, KeyCreated, KeyDeletionProtectionSet, KeyDescribed, KeyEvent, KeyLimitsSet, KeyMinimumVersionsSet,
-        KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuspended, MaterialSent, PrimaryMoved, VersionActivated, VersionBackedUp,
-        VersionCompromised, VersionDeactivated, VersionMade, VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
+        DeactivationCancelled, DeactivationScheduled, GeneratorAssigned, HolderReady, KeyCreated, KeyDeletionProtectionSet, KeyDescribed,
+        KeyEvent, KeyLimitsSet, KeyMinimumVersionsSet, KeyRelabelled, KeyResumed, KeyRotationRuleSet, KeySuccessorSet, KeySuspended,
+        MaterialSent, PrimaryMoved, VersionActivated, VersionBackedUp, VersionCompromised, VersionDeactivated, VersionMade,
+        VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
     },
-    id::{AgentId, KeyVersion, SiteId},
+    id::{AgentId, KeyId, KeyVersion, SiteId},
     key::{Durability, Limits, MinimumVersions, Origin, RotationRule, VersionState},
     name::Labels,
 };
 
 use super::{
-    CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordBackup, RecordReady, RecordSent, RecordVersion, Template, Version, destruction,
-    external,
+    CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordBackup, RecordReady, RecordSent, RecordVersion, Successor, Template, Version,
+    destruction, external,
 };
 
 /// The most labels of one key.
@@ -46,18 +49,25 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
         KeyCommand::SetLimits { limits } => {
             only_by_template(fixed)?;
             check_limits(limits)?;
+            check_uses(&key.rotation, limits, fixed.algorithm)?;
             changed(*limits != key.limits, || KeyLimitsSet { limits: limits.clone() }.into())
         }
         KeyCommand::SetRotationRule { rotation } => {
             only_by_template(fixed)?;
             external::not_external(fixed)?;
             check_rotation(rotation)?;
+            check_uses(rotation, &key.limits, fixed.algorithm)?;
             changed(*rotation != key.rotation, || KeyRotationRuleSet { rotation: rotation.clone() }.into())
         }
         KeyCommand::SetMinimumVersions { minimum_versions } => {
             check_minimum_versions(key, minimum_versions)?;
             let minimum_versions = *minimum_versions;
             changed(minimum_versions != key.minimum_versions, || KeyMinimumVersionsSet { minimum_versions }.into())
+        }
+        KeyCommand::SetSuccessor { successor, found } => {
+            check_successor(fixed, *successor, *found)?;
+            let successor = *successor;
+            changed(successor != key.successor, || KeySuccessorSet { successor }.into())
         }
         KeyCommand::SetDeletionProtection { protected } => {
             let protected = *protected;
@@ -82,6 +92,18 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
             may_become(key, *number, VersionState::Deactivated)?;
             Ok(vec![VersionDeactivated { number: *number, reason: reason.clone() }.into()])
         }
+        KeyCommand::ScheduleDeactivation { number, due, reason } => {
+            may_become(key, *number, VersionState::Deactivated)?;
+            match &find(key, *number)?.deactivation {
+                Some(deactivation) => Err(KeyRefusal::DeactivationIsScheduled { number: *number, due: deactivation.due }),
+                None if *due <= now => Err(KeyRefusal::DeactivationPast),
+                None => Ok(vec![DeactivationScheduled { number: *number, due: *due, reason: reason.clone() }.into()]),
+            }
+        }
+        KeyCommand::CancelDeactivation { number } => match find(key, *number)?.deactivation {
+            None => Err(KeyRefusal::NoDeactivation { number: *number }),
+            Some(_) => Ok(vec![DeactivationCancelled { number: *number }.into()]),
+        },
         KeyCommand::CompromiseVersion { number, reason } => {
             may_become(key, *number, VersionState::Compromised)?;
             Ok(vec![VersionCompromised { number: *number, reason: reason.clone() }.into()])
@@ -90,8 +112,9 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
             may_become(key, *number, reason.state())?;
             Ok(vec![VersionRevoked { number: *number, reason: *reason, comment: comment.clone() }.into()])
         }
-        KeyCommand::ScheduleDestruction { number, wait_seconds, reason } => {
-            destruction::schedule(key, *number, *wait_seconds, reason.as_ref(), now)
+        KeyCommand::ScheduleDestruction { number, wait_seconds, due, reason, backups_expire } => {
+            let wait = due.map(|due| due.since(now)).or(wait_seconds.map(Duration::from_secs));
+            destruction::schedule(key, *number, wait, (reason.as_ref(), *backups_expire), now)
         }
         KeyCommand::CancelDestruction { number } => destruction::cancel(key, *number),
         KeyCommand::BeginDestruction { number } => destruction::begin(key, *number, now),
@@ -130,6 +153,7 @@ fn create(create: &CreateKey) -> Decision {
     check_labels(&create.labels)?;
     check_limits(&create.limits)?;
     check_rotation(&create.rotation)?;
+    check_uses(&create.rotation, &create.limits, algorithm)?;
     if let Some(template) = &create.template {
         check_template(create, durability, template)?;
     }
@@ -203,6 +227,14 @@ fn check_rotation(rotation: &RotationRule) -> Result<(), KeyRefusal> {
     if rotation.is_sound() { Ok(()) } else { Err(KeyRefusal::Rotation) }
 }
 
+/// A rule that goes by uses needs somebody to count them.
+fn check_uses(rotation: &RotationRule, limits: &Limits, algorithm: Algorithm) -> Result<(), KeyRefusal> {
+    let Some(uses) = rotation.after_uses else { return Ok(()) };
+    let limits = limits.within(algorithm);
+    let counted = limits.soft_uses.into_iter().chain(limits.hard_uses).max().is_some_and(|limit| limit >= uses);
+    if counted { Ok(()) } else { Err(KeyRefusal::UsesNotCounted) }
+}
+
 fn check_minimum_versions(key: &Key, minimum: &MinimumVersions) -> Result<(), KeyRefusal> {
     let highest = key.highest();
     if minimum.process > highest || minimum.protect > highest {
@@ -212,6 +244,18 @@ fn check_minimum_versions(key: &Key, minimum: &MinimumVersions) -> Result<(), Ke
         return Err(KeyRefusal::MinimumAbovePrimary { primary: key.primary });
     }
     Ok(())
+}
+
+fn check_successor(fixed: &Fixed, successor: Option<KeyId>, found: Option<Successor>) -> Result<(), KeyRefusal> {
+    let Some(successor) = successor else { return Ok(()) };
+    let found = found.ok_or(KeyRefusal::SuccessorMissing)?;
+    match () {
+        () if successor == fixed.id => Err(KeyRefusal::SuccessorItself),
+        () if found.project != fixed.project => Err(KeyRefusal::SuccessorElsewhere),
+        () if found.purpose != fixed.purpose => Err(KeyRefusal::SuccessorPurpose { purpose: fixed.purpose }),
+        () if found.leads_back => Err(KeyRefusal::SuccessorCircle),
+        () => Ok(()),
+    }
 }
 
 fn check_generator(placement: &[SiteId], eligible: &[AgentId], (agent, site): (AgentId, SiteId)) -> Result<(), KeyRefusal> {

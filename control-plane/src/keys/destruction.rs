@@ -27,7 +27,13 @@ pub const MAX_WAIT: Duration = Duration::from_secs(366 * 86_400);
 
 type Decision = Result<Vec<KeyEvent>, KeyRefusal>;
 
-pub(super) fn schedule(key: &Key, number: u32, wait_seconds: Option<u64>, reason: Option<&Text>, now: Timestamp) -> Decision {
+pub(super) fn schedule(
+    key: &Key,
+    number: u32,
+    wait: Option<Duration>,
+    (reason, backups_expire): (Option<&Text>, Option<Timestamp>),
+    now: Timestamp,
+) -> Decision {
     let version = find(key, number)?;
     version.may_become(VersionState::Destroyed)?;
     if key.deletion_protection {
@@ -38,11 +44,11 @@ pub(super) fn schedule(key: &Key, number: u32, wait_seconds: Option<u64>, reason
     }
     // What was never made cannot be missed.
     let shortest = if version.made.is_some() { MIN_WAIT } else { Duration::ZERO };
-    let wait = wait_seconds.map_or(DEFAULT_WAIT, Duration::from_secs);
+    let wait = wait.unwrap_or(DEFAULT_WAIT);
     if wait < shortest || wait > MAX_WAIT {
         return Err(KeyRefusal::Wait { min_seconds: shortest.as_secs(), max_seconds: MAX_WAIT.as_secs() });
     }
-    Ok(vec![DestructionScheduled { number, due: now.plus(wait), reason: reason.cloned() }.into()])
+    Ok(vec![DestructionScheduled { number, due: now.plus(wait), reason: reason.cloned(), backups_expire }.into()])
 }
 
 pub(super) fn cancel(key: &Key, number: u32) -> Decision {

@@ -3,17 +3,23 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use schema::key;
 
-use super::{Backup, Gone, Holder, Key, Version};
+use super::{Backup, Destruction, Gone, Holder, Key, Version};
 use crate::{
     agents::{AgentState, graphql::AgentNode},
     graphql::{
         algorithms::AlgorithmNode,
         api::{Api, Filter, Seen, Shown},
+        fault::only_now,
         page::{List, cost, empty, page},
+        payload::{Stop, optional},
         scalar::{self, Durability, KeyOrigin, KeyPurpose, Label, LabelInput, RevocationReason, Timestamp, UInt64, VersionState},
     },
     leases::graphql::{BudgetNode, budgets},
     projects::graphql::ProjectNode,
+    receipts::{
+        graphql::{KeyUse, last_use},
+        usage::Used,
+    },
     sites::graphql::SiteNode,
 };
 
@@ -93,6 +99,8 @@ pub struct KeyNode {
     /// Rises with every change.
     pub revision: UInt64,
     #[graphql(skip)]
+    successor: Option<schema::id::KeyId>,
+    #[graphql(skip)]
     pub(crate) key: schema::id::KeyId,
     #[graphql(skip)]
     pub(crate) placement: Vec<schema::id::SiteId>,
@@ -110,12 +118,8 @@ impl Shown for Key {
     fn node(seen: Seen<Self>) -> Option<KeyNode> {
         let Seen { id, revision, state, as_of } = seen;
         let whole = state.state().into();
-        let fixed = state.fixed?;
-        let versions = state
-            .versions
-            .iter()
-            .map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state.limits, &fixed, as_of)))
-            .collect();
+        let fixed = state.fixed.clone()?;
+        let versions = state.versions.iter().map(|(number, version)| KeyVersionNode::of(id, *number, version, (&state, as_of))).collect();
         Some(KeyNode {
             id: id.to_string().into(),
             project_id: fixed.project.to_string().into(),
@@ -137,6 +141,7 @@ impl Shown for Key {
             minimum_versions: MinimumVersions { process: state.minimum_versions.process, protect: state.minimum_versions.protect },
             created_at: Timestamp(fixed.created),
             revision: UInt64(revision),
+            successor: state.successor,
             key: id,
             placement: fixed.placement,
             eligible_generators: fixed.eligible_generators,
@@ -165,6 +170,34 @@ impl KeyNode {
         Api::of(ctx)?.load_agents(&self.eligible_generators, self.as_of).await
     }
 
+    /// The key that takes its place.
+    async fn successor(&self, ctx: &Context<'_>) -> Result<Option<KeyNode>> {
+        match self.successor {
+            Some(successor) => Api::of(ctx)?.load_key(successor, self.as_of).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The keys whose place it takes.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn predecessors(&self, ctx: &Context<'_>) -> Result<Vec<KeyNode>> {
+        let api = Api::of(ctx)?;
+        only_now(self.as_of, "whose place a key takes")?;
+        let found = api.every::<Key>(Filter::all().term("successor", Some(self.key.to_string()))).await?;
+        let ids: Vec<_> = found.iter().filter_map(|key| key.fixed.as_ref().map(|fixed| fixed.id)).collect();
+        let mut keys = Vec::with_capacity(ids.len());
+        for id in ids {
+            keys.extend(api.load_key(id, None).await?);
+        }
+        Ok(keys)
+    }
+
+    /// The last time that something was done with it, as agents have said; absent when never, or when you may not read receipts.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn last_use(&self, ctx: &Context<'_>) -> Result<Option<KeyUse>> {
+        last_use(Api::of(ctx)?, Used::Key(self.key)).await
+    }
+
     /// Other names of the key in its project.
     async fn aliases(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
         Api::of(ctx)?.aliases_of(self.key, self.as_of).await
@@ -189,6 +222,10 @@ pub struct KeyVersionNode {
     pub backups: Vec<KeyBackup>,
     /// Why it was revoked.
     pub revocation_reason: Option<RevocationReason>,
+    /// It will be deactivated then, by date or rotation rule, unless somebody says otherwise.
+    pub deactivation_due_at: Option<Timestamp>,
+    /// The record of its end; absent while none is planned.
+    pub destruction: Option<KeyDestruction>,
     /// It will be destroyed, not before this, unless somebody cancels it.
     pub destruction_due_at: Option<Timestamp>,
     /// When it was asked for.
@@ -213,12 +250,7 @@ pub struct KeyVersionNode {
 }
 
 impl KeyVersionNode {
-    fn of(
-        key: schema::id::KeyId,
-        number: u32,
-        version: &Version,
-        (limits, fixed, as_of): (&key::Limits, &super::Fixed, Option<Timestamp>),
-    ) -> Self {
+    fn of(key: schema::id::KeyId, number: u32, version: &Version, (whole, as_of): (&Key, Option<Timestamp>)) -> Self {
         Self {
             id: schema::id::KeyVersion::new(key, number).to_string().into(),
             number,
@@ -227,15 +259,22 @@ impl KeyVersionNode {
             public_key: version.made.as_ref().and_then(|made| made.public_key.as_ref()).map(ToString::to_string),
             backups: version.backups.iter().map(|(agent, backup)| KeyBackup::of(*agent, backup)).collect(),
             revocation_reason: version.revoked.as_ref().map(|revoked| revoked.reason.into()),
+            deactivation_due_at: whole.deactivation_due(number).map(Timestamp),
+            destruction: version.destruction.as_ref().map(|destruction| KeyDestruction::of(destruction, version, as_of)),
             destruction_due_at: version.destruction.as_ref().map(|destruction| Timestamp(destruction.due)),
             created_at: Timestamp(version.requested),
             activated_at: version.activated.map(Timestamp),
             version: schema::id::KeyVersion::new(key, number),
-            limits: limits.clone(),
+            limits: whole.limits.clone(),
             generator: version.generator,
             holders: version.holders.clone(),
             destroyed: version.state == key::VersionState::Destroyed,
-            homes: if fixed.origin == key::Origin::External { Vec::new() } else { fixed.placement.clone() },
+            homes: whole
+                .fixed
+                .iter()
+                .filter(|fixed| fixed.origin != key::Origin::External)
+                .flat_map(|fixed| fixed.placement.clone())
+                .collect(),
             as_of,
         }
     }
@@ -271,6 +310,12 @@ impl KeyVersionNode {
         Ok(budgets(&self.limits, &budget, self.version.number))
     }
 
+    /// The last time that something was done with it, as agents have said; absent when never, or when you may not read receipts.
+    #[graphql(complexity = "5 * child_complexity")]
+    async fn last_use(&self, ctx: &Context<'_>) -> Result<Option<KeyUse>> {
+        last_use(Api::of(ctx)?, Used::Version(self.version)).await
+    }
+
     /// The agent that is to make it, or made it.
     async fn generator(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
         match self.generator {
@@ -300,6 +345,75 @@ impl KeyBackup {
             recovery_key: backup.recovery_key.to_string(),
             sha256: backup.backup.to_string(),
             reported_at: Timestamp(backup.at),
+        }
+    }
+}
+
+/// How a version ends: planned, begun, and done when every holder has said so.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct KeyDestruction {
+    /// Not before this; until then it can be cancelled.
+    pub due_at: Timestamp,
+    /// Why.
+    pub reason: Option<String>,
+    /// When holders were told; absent while it can be cancelled.
+    pub begun_at: Option<Timestamp>,
+    /// When the last holder had reported it gone, or was attested lost.
+    pub completed_at: Option<Timestamp>,
+    /// Whether every holder has itself reported that it destroyed the version. A holder that is attested lost has not.
+    pub proven: bool,
+    /// Each holder, and what is known of its end.
+    pub holders: Vec<KeyDestructionHolder>,
+    /// Until when backups that hold it may exist, as whoever planned this has stated; absent: nobody has.
+    pub backups_expire_at: Option<Timestamp>,
+}
+
+/// What is known of the end of a version in one vault.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct KeyDestructionHolder {
+    /// The agent.
+    pub agent_id: ID,
+    /// `DESTROYED`: it has reported so, signed. `LOST`: it will never report; somebody attests why. `READY`: it has said nothing
+    /// yet.
+    pub said: HolderState,
+    /// When.
+    pub at: Option<Timestamp>,
+    /// What is attested of a vault that is lost.
+    pub attestation: Option<String>,
+    #[graphql(skip)]
+    holder: schema::id::AgentId,
+    #[graphql(skip)]
+    as_of: Option<Timestamp>,
+}
+
+#[ComplexObject]
+impl KeyDestructionHolder {
+    /// The agent.
+    async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
+        Api::of(ctx)?.load_agent(self.holder, self.as_of).await
+    }
+}
+
+impl KeyDestruction {
+    fn of(destruction: &Destruction, version: &Version, as_of: Option<Timestamp>) -> Self {
+        let holder = |(agent, holder): (&schema::id::AgentId, &Holder)| {
+            let (said, at, attestation) = match &holder.gone {
+                Some(Gone::Destroyed { at, .. }) => (HolderState::Destroyed, Some(*at), None),
+                Some(Gone::AttestedLost { at, attestation }) => (HolderState::Lost, Some(*at), Some(attestation.to_string())),
+                None => (HolderState::Ready, None, None),
+            };
+            KeyDestructionHolder { agent_id: agent.to_string().into(), said, at: at.map(Timestamp), attestation, holder: *agent, as_of }
+        };
+        let proven = |holder: &Holder| matches!(holder.gone, Some(Gone::Destroyed { .. }));
+        Self {
+            due_at: Timestamp(destruction.due),
+            reason: destruction.reason.as_ref().map(ToString::to_string),
+            begun_at: destruction.begun.map(Timestamp),
+            completed_at: destruction.completed.map(Timestamp),
+            proven: destruction.completed.is_some() && version.holders.values().all(proven),
+            holders: version.holders.iter().map(holder).collect(),
+            backups_expire_at: destruction.backups_expire.map(Timestamp),
         }
     }
 }
@@ -359,11 +473,26 @@ pub struct RotationRule {
     pub every_seconds: Option<UInt64>,
     /// The least time between two versions.
     pub min_interval_seconds: Option<UInt64>,
+    /// Rotate at these times, if the primary version is older: minute, hour, day, month, weekday, as cron has them, in UTC.
+    pub calendar: Option<String>,
+    /// Rotate when agents have said that they used the primary version so often.
+    pub after_uses: Option<UInt64>,
+    /// Deactivate a version this long after a newer one became primary; absent: only by hand.
+    pub deactivate_after_seconds: Option<UInt64>,
+    /// Destroy a version that a newer one replaced, this long after it was deactivated; absent: only by hand.
+    pub destroy_after_seconds: Option<UInt64>,
 }
 
 impl From<&key::RotationRule> for RotationRule {
     fn from(rule: &key::RotationRule) -> Self {
-        Self { every_seconds: rule.every_seconds.map(UInt64), min_interval_seconds: rule.min_interval_seconds.map(UInt64) }
+        Self {
+            every_seconds: rule.every_seconds.map(UInt64),
+            min_interval_seconds: rule.min_interval_seconds.map(UInt64),
+            calendar: rule.calendar.as_ref().map(ToString::to_string),
+            after_uses: rule.after_uses.map(UInt64),
+            deactivate_after_seconds: rule.deactivate_after_seconds.map(UInt64),
+            destroy_after_seconds: rule.destroy_after_seconds.map(UInt64),
+        }
     }
 }
 
@@ -374,11 +503,28 @@ pub struct RotationRuleInput {
     every_seconds: Option<UInt64>,
     /// The least time between two versions.
     min_interval_seconds: Option<UInt64>,
+    /// Rotate at these times, if the primary version is older: minute, hour, day, month, weekday, as cron has them, in UTC.
+    calendar: Option<String>,
+    /// Rotate when agents have said that they used the primary version so often. Needs a limit on uses, not below this.
+    after_uses: Option<UInt64>,
+    /// Deactivate a version this long after a newer one became primary, once every site has the newer one; absent: only by hand.
+    deactivate_after_seconds: Option<UInt64>,
+    /// Destroy a version that a newer one replaced, this long after it was deactivated: 3600 to 31 622 400, in which it can be
+    /// cancelled; absent: only by hand.
+    destroy_after_seconds: Option<UInt64>,
 }
 
-impl From<RotationRuleInput> for key::RotationRule {
-    fn from(input: RotationRuleInput) -> Self {
-        Self { every_seconds: input.every_seconds.map(|n| n.0), min_interval_seconds: input.min_interval_seconds.map(|n| n.0) }
+impl RotationRuleInput {
+    /// Parsed; `at` is the field of the input it stands in.
+    pub fn parse(self, at: &'static str) -> Result<key::RotationRule, Stop> {
+        Ok(key::RotationRule {
+            every_seconds: self.every_seconds.map(|n| n.0),
+            min_interval_seconds: self.min_interval_seconds.map(|n| n.0),
+            calendar: optional(at, self.calendar.as_deref())?,
+            after_uses: self.after_uses.map(|n| n.0),
+            deactivate_after_seconds: self.deactivate_after_seconds.map(|n| n.0),
+            destroy_after_seconds: self.destroy_after_seconds.map(|n| n.0),
+        })
     }
 }
 

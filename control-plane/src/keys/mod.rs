@@ -26,8 +26,8 @@ mod version;
 
 pub use aggregate::{Fixed, Key, KeyState, Stopped};
 pub use command::{
-    CreateKey, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordSent, RecordVersion, RegisterExternal, Template,
+    CreateKey, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordSent, RecordVersion, RegisterExternal, Successor, Template,
 };
 pub use destruction::{DEFAULT_WAIT, MAX_WAIT, MIN_WAIT};
 pub use refusal::KeyRefusal;
-pub use version::{Backup, Destruction, Gone, Holder, Made, Ready, Revoked, Version};
+pub use version::{Backup, Deactivation, Destruction, Gone, Holder, Made, Ready, Revoked, Version};

@@ -11,7 +11,7 @@ use schema::{
 };
 
 use super::{
-    CreateKey, Key, KeyCommand, RegisterExternal, Template,
+    CreateKey, Key, KeyCommand, RegisterExternal, Successor, Template,
     graphql::*,
     placement::{HEARD_WITHIN, choose_generator},
 };
@@ -23,7 +23,7 @@ use crate::{
     graphql::{
         api::{Api, Done, Filter, no_such},
         payload::{self, Common, CommonNew, Stop, UserError, field, optional, payloads},
-        scalar::{Durability, KeyOrigin, KeyPurpose, LabelInput, RevocationReason, UInt64},
+        scalar::{Durability, KeyOrigin, KeyPurpose, LabelInput, RevocationReason, Timestamp, UInt64},
     },
     naming,
     sites::Site,
@@ -33,7 +33,7 @@ payloads!(key: KeyNode =>
     CreateKeyPayload, RegisterExternalKeyPayload, RegisterExternalKeyVersionPayload, DescribeKeyPayload, RelabelKeyPayload, SetKeyLimitsPayload, SetKeyRotationRulePayload,
     SetKeyMinimumVersionsPayload, SetKeyDeletionProtectionPayload, SuspendKeyPayload, ResumeKeyPayload, RotateKeyPayload,
     SuspendKeyVersionPayload, ResumeKeyVersionPayload, DeactivateKeyVersionPayload, CompromiseKeyVersionPayload,
-    RevokeKeyVersionPayload, DestroyKeyVersionPayload, CancelKeyVersionDestructionPayload, AttestHolderLostPayload);
+    RevokeKeyVersionPayload, DestroyKeyVersionPayload, CancelKeyVersionDestructionPayload, CancelKeyVersionDeactivationPayload, SetKeySuccessorPayload, AttestHolderLostPayload);
 
 /// A key to create. Algorithm, purpose, placement, durability, exportable and origin never change.
 #[derive(InputObject)]
@@ -204,8 +204,22 @@ inputs! {
     DeactivateKeyVersionInput {
         /// `key_…/3` or `project/name/3`.
         version: ID,
+        /// When; absent: now.
+        at: Option<Timestamp>,
         /// Why.
         reason: Option<String>,
+    }
+    /// A version not to deactivate after all.
+    CancelKeyVersionDeactivationInput {
+        /// `key_…/3` or `project/name/3`.
+        version: ID,
+    }
+    /// The key that takes the place of another.
+    SetKeySuccessorInput {
+        /// The key whose place is taken: id, `project/name` or `project/alias`.
+        key: ID,
+        /// The key that takes it; absent: no key does.
+        successor: Option<ID>,
     }
     /// A version that is known or feared to be in other hands.
     CompromiseKeyVersionInput {
@@ -229,6 +243,10 @@ inputs! {
         version: ID,
         /// How long it can still be cancelled; absent: a day.
         wait_seconds: Option<UInt64>,
+        /// Instead of a wait: when. It can be cancelled until then.
+        at: Option<Timestamp>,
+        /// Until when backups that hold it may exist, as far as you know: stated in the record of its destruction.
+        backups_expire_at: Option<Timestamp>,
         /// Why.
         reason: Option<String>,
     }
@@ -309,8 +327,12 @@ impl KeyMutation {
 
     /// Replaces the rotation rule of a key.
     async fn set_key_rotation_rule(&self, ctx: &Context<'_>, input: SetKeyRotationRuleInput) -> Result<SetKeyRotationRulePayload> {
-        let command = KeyCommand::SetRotationRule { rotation: input.rotation.into() };
-        SetKeyRotationRulePayload::of(on_key(Api::of(ctx)?, "setKeyRotationRule", &input.key, command, input.common).await)
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let command = KeyCommand::SetRotationRule { rotation: input.rotation.parse("rotation")? };
+            on_key(api, "setKeyRotationRule", &input.key, command, input.common).await
+        };
+        SetKeyRotationRulePayload::of(attempt.await)
     }
 
     /// Says which versions of a key may still be used.
@@ -383,15 +405,47 @@ impl KeyMutation {
         ResumeKeyVersionPayload::of(attempt.await)
     }
 
-    /// A version only opens and verifies from now on.
+    /// A version only opens and verifies, from now on or from a time on.
     async fn deactivate_key_version(&self, ctx: &Context<'_>, input: DeactivateKeyVersionInput) -> Result<DeactivateKeyVersionPayload> {
         let api = Api::of(ctx)?;
         let attempt = async {
             let reason = optional("reason", input.reason.as_deref())?;
-            let command = |number| KeyCommand::DeactivateVersion { number, reason };
+            let due = input.at.map(|time| time.0);
+            let command = |number| match due {
+                Some(due) => KeyCommand::ScheduleDeactivation { number, due, reason },
+                None => KeyCommand::DeactivateVersion { number, reason },
+            };
             on_version(api, "deactivateKeyVersion", &input.version, command, input.common).await
         };
         DeactivateKeyVersionPayload::of(attempt.await)
+    }
+
+    /// Cancels the scheduled deactivation of a version.
+    async fn cancel_key_version_deactivation(
+        &self,
+        ctx: &Context<'_>,
+        input: CancelKeyVersionDeactivationInput,
+    ) -> Result<CancelKeyVersionDeactivationPayload> {
+        let command = |number| KeyCommand::CancelDeactivation { number };
+        let attempt = on_version(Api::of(ctx)?, "cancelKeyVersionDeactivation", &input.version, command, input.common);
+        CancelKeyVersionDeactivationPayload::of(attempt.await)
+    }
+
+    /// Says which key takes the place of another: what the old one protects is to move to it, by re-encrypting or signing again.
+    async fn set_key_successor(&self, ctx: &Context<'_>, input: SetKeySuccessorInput) -> Result<SetKeySuccessorPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.key("key", &input.key).await?;
+            let (successor, found) = match &input.successor {
+                Some(reference) => {
+                    let successor = api.key("successor", reference).await?;
+                    (Some(successor), successor_of(api, id, successor).await?)
+                }
+                None => (None, None),
+            };
+            on_key(api, "setKeySuccessor", &input.key, KeyCommand::SetSuccessor { successor, found }, input.common).await
+        };
+        SetKeySuccessorPayload::of(attempt.await)
     }
 
     /// Says that a version is known or feared to be in other hands. There is no way back.
@@ -422,7 +476,8 @@ impl KeyMutation {
         let attempt = async {
             let reason = optional("reason", input.reason.as_deref())?;
             let wait_seconds = input.wait_seconds.map(|seconds| seconds.0);
-            let command = |number| KeyCommand::ScheduleDestruction { number, wait_seconds, reason };
+            let (due, backups_expire) = (input.at.map(|time| time.0), input.backups_expire_at.map(|time| time.0));
+            let command = |number| KeyCommand::ScheduleDestruction { number, wait_seconds, due, reason, backups_expire };
             on_version(api, "destroyKeyVersion", &input.version, command, input.common).await
         };
         DestroyKeyVersionPayload::of(attempt.await)
@@ -483,7 +538,7 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
         origin: input.origin.into(),
         deletion_protection: input.deletion_protection,
         limits: input.limits.unwrap_or_default().into(),
-        rotation: input.rotation.unwrap_or_default().into(),
+        rotation: input.rotation.unwrap_or_default().parse("rotation")?,
         template,
         generator: generator(api, &placement, &eligible_generators).await?,
         name_is_an_alias: alias.is_some(),
@@ -579,6 +634,24 @@ async fn generator(
         agents.extend(api.every::<Agent>(filter).await?);
     }
     Ok(choose_generator(placement, eligible, &agents, &api.heard_of(HEARD_WITHIN).await?))
+}
+
+/// The most keys that take each other's places in a row.
+const MAX_SUCCESSORS: usize = 32;
+
+/// What there is to know of a key that is to take the place of another.
+async fn successor_of(api: &Api, key: KeyId, successor: KeyId) -> Result<Option<Successor>, Stop> {
+    let Some(first) = api.state::<Key>(successor, None).await?.map(|view| view.state) else { return Ok(None) };
+    let Some(fixed) = &first.fixed else { return Ok(None) };
+    let (project, purpose) = (fixed.project, fixed.purpose);
+    let mut next = first.successor;
+    for _ in 0..MAX_SUCCESSORS {
+        match next {
+            Some(id) if id != key => next = api.state::<Key>(id, None).await?.and_then(|view| view.state.successor),
+            _ => break,
+        }
+    }
+    Ok(Some(Successor { project, purpose, leads_back: next.is_some() }))
 }
 
 async fn on_key(api: &Api, action: &'static str, key: &str, command: KeyCommand, common: Common) -> Result<Done<KeyNode>, Stop> {

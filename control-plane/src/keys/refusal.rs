@@ -28,7 +28,8 @@ refusals! {
         DurabilityMustBeChosen = "durability_must_be_chosen" at "durability", "losing the host of an agent loses the keys that are nowhere else, and a site of this key has no recovery key to seal backups to: make one (freehold-agent recovery init on an agent of the site) and the key is backed up before its first use; or choose two-holders, where another agent of the site has a copy, or single-copy, if losing one vault may lose the key";
         NoRecoveryKey = "no_recovery_key" at "durability", "sealed-backup needs a recovery key at every site of the key, and a site has none yet: make one (freehold-agent recovery init on an agent of the site), or choose two-holders, or single-copy if you accept that losing one vault loses the key";
         Limits = "limits_out_of_order" at "limits", "a soft limit must not be above its hard limit, and a hard limit must not be 0";
-        Rotation = "rotation_rule_out_of_order" at "rotation", "everySeconds must be above 0 and not below minIntervalSeconds";
+        Rotation = "rotation_rule_out_of_order" at "rotation", "everySeconds must be above 0 and not below minIntervalSeconds, afterUses above 0, and destroyAfterSeconds 3600 to 31622400 and only beside deactivateAfterSeconds";
+        UsesNotCounted = "rotation_by_uses_needs_limit" at "rotation", "agents count uses only under a limit: set a soft or hard limit on uses that is not below afterUses";
         TooManyLabels { max: usize } = "key_has_too_many_labels" at "labels", "a key has at most {max} labels";
         Template { what: &'static str } = "key_does_not_fit_template" at "template", "the template does not allow this: {what}; change the key, or publish a policy whose template allows it";
         TemplateUsedUp { max: u64 } = "template_used_up" at "template", "the template allows {max} keys and they were all made; publish a policy that allows more";
@@ -53,6 +54,14 @@ refusals! {
         NotMade { number: u32 } = "version_not_made", "version {number} has no version record yet; send the generator's record first";
         Transition { from: VersionState, to: VersionState } = "version_state_forbids", "a version that is {from} cannot become {to}";
         VersionNotSuspended { number: u32 } = "version_not_suspended", "version {number} is not suspended, so there is nothing to resume";
+        DeactivationIsScheduled { number: u32, due: Timestamp } = "deactivation_already_scheduled", "version {number} will be deactivated at {due}; cancel that first";
+        DeactivationPast = "deactivation_date_is_past" at "at", "this moment has passed; leave it out to deactivate the version now";
+        NoDeactivation { number: u32 } = "deactivation_not_scheduled", "no deactivation of version {number} is scheduled";
+        SuccessorItself = "key_succeeds_itself" at "successor", "a key cannot take its own place";
+        SuccessorMissing = "successor_not_found" at "successor", "there is no key of this name or id to take its place";
+        SuccessorElsewhere = "successor_of_another_project" at "successor", "the key that takes its place must be in the same project, so that the same policies reach it";
+        SuccessorPurpose { purpose: Purpose } = "successor_of_another_purpose" at "successor", "the key that takes its place must be for {purpose} too";
+        SuccessorCircle = "successor_leads_back" at "successor", "the place of that key is already taken by this one, directly or through others";
         DestructionIsScheduled { number: u32, due: Timestamp } = "destruction_already_scheduled", "version {number} will be destroyed from {due} on; cancel that first";
         DeletionProtection = "key_deletion_protected", "the key is protected from destruction; switch the protection off first";
         Wait { min_seconds: u64, max_seconds: u64 } = "destruction_wait_out_of_range" at "waitSeconds", "a destruction waits {min_seconds} to {max_seconds} seconds, so that it can be cancelled";

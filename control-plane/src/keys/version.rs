@@ -31,6 +31,15 @@ pub struct Version {
     pub backups: BTreeMap<AgentId, Backup>,
     /// When it became active.
     pub activated: Option<Timestamp>,
+    /// When it became deactivated.
+    #[serde(default)]
+    pub deactivated: Option<Timestamp>,
+    /// When somebody wants it deactivated.
+    #[serde(default)]
+    pub deactivation: Option<Deactivation>,
+    /// Somebody has cancelled its destruction: no rule schedules another.
+    #[serde(default)]
+    pub kept: bool,
     /// While it is suspended: the state it goes back to.
     pub suspended_in: Option<VersionState>,
     /// When it was last resumed: every earlier suspension is lifted.
@@ -118,6 +127,15 @@ pub struct Revoked {
     pub at: Timestamp,
 }
 
+/// A deactivation that somebody wants at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deactivation {
+    /// When.
+    pub due: Timestamp,
+    /// Why.
+    pub reason: Option<Text>,
+}
+
 /// The end of a version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Destruction {
@@ -125,6 +143,9 @@ pub struct Destruction {
     pub due: Timestamp,
     /// Why.
     pub reason: Option<Text>,
+    /// Until when backups that hold it may exist, as far as somebody has said.
+    #[serde(default)]
+    pub backups_expire: Option<Timestamp>,
     /// When holders were told.
     pub begun: Option<Timestamp>,
     /// When the last holder had reported it gone.
@@ -142,6 +163,9 @@ impl Version {
             holders: BTreeMap::new(),
             backups: BTreeMap::new(),
             activated: None,
+            deactivated: None,
+            deactivation: None,
+            kept: false,
             suspended_in: None,
             resumed: None,
             revoked: None,
@@ -195,7 +219,13 @@ impl Version {
     }
 
     /// Takes a state.
-    pub(super) fn become_state(&mut self, to: VersionState) {
+    pub(super) fn become_state(&mut self, to: VersionState, at: Timestamp) {
+        if to == VersionState::Deactivated {
+            self.deactivated = Some(at);
+        }
+        if !matches!(to, VersionState::PreActivation | VersionState::Active | VersionState::Suspended) {
+            self.deactivation = None;
+        }
         self.suspended_in = (to == VersionState::Suspended).then_some(self.suspended_in.unwrap_or(self.state));
         self.state = to;
     }

@@ -327,7 +327,7 @@ pub(super) async fn content(api: &Api, input: PolicyContentInput) -> Result<(Pol
             labels: payload::labels(&template.labels)?,
             durabilities: template.durabilities.into_iter().map(Into::into).collect(),
             exportable: template.exportable,
-            rotation: template.rotation.unwrap_or_default().into(),
+            rotation: template.rotation.unwrap_or_default().parse("content.templates")?,
             limits: template.limits.unwrap_or_default().into(),
             max_keys: template.max_keys.map(|number| number.0),
         };

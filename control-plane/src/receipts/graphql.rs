@@ -3,12 +3,17 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, Object, Result, SimpleObject};
 use schema::{
     encoding::{base64url, from_base64url},
-    id::{AgentId, ReceiptId},
+    id::{AgentId, KeyVersion, ReceiptId},
 };
 
-use super::query::{Page as RowPage, Position, ReceiptFilter, ReceiptView};
+use super::{
+    query::{Page as RowPage, Position, ReceiptFilter, ReceiptView},
+    usage::{Usage, Used},
+};
 use crate::{
+    access::permit::Question,
     agents::graphql::AgentNode,
+    callers::{Caller, graphql::CallerNode},
     eventing::view::Page,
     graphql::{
         api::Api,
@@ -119,12 +124,149 @@ impl ReceiptNode {
     }
 }
 
+/// One use of a key.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct KeyUse {
+    /// When, by the agent's wall clock.
+    pub at: Timestamp,
+    /// The caller's id.
+    pub caller_id: Option<ID>,
+    /// What was done.
+    pub operation: Operation,
+    /// `key_…/3`
+    pub key_version: Option<ID>,
+    /// The agent that did it.
+    pub agent_id: ID,
+    #[graphql(skip)]
+    agent: AgentId,
+}
+
+#[ComplexObject]
+impl KeyUse {
+    /// The caller.
+    async fn caller(&self, ctx: &Context<'_>) -> Result<Option<CallerNode>> {
+        caller(Api::of(ctx)?, self.caller_id.as_ref()).await
+    }
+
+    /// The agent.
+    async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
+        Api::of(ctx)?.load_agent(self.agent, None).await
+    }
+}
+
+async fn caller(api: &Api, id: Option<&ID>) -> Result<Option<CallerNode>> {
+    match id.and_then(|id| id.parse().ok()) {
+        Some(id) => api.view::<Caller>(Some(id), None).await,
+        None => Ok(None),
+    }
+}
+
+/// The last use of a key or version; nothing for who may not read receipts.
+pub async fn last_use(api: &Api, used: Used) -> Result<Option<KeyUse>> {
+    let question = Question::new("readReceipts", "Tenant", api.ctx.tenant);
+    if api.services.authorizer.decide(&api.ctx, &question).is_err() {
+        return Ok(None);
+    }
+    let found =
+        api.services.receipts.last_use(api.ctx.tenant, used).await.map_err(|error| fault("reading the last use of a key", &error))?;
+    Ok(found.map(|view| KeyUse {
+        at: Timestamp(view.time),
+        caller_id: view.intent.caller.map(Into::into),
+        operation: view.intent.operation.into(),
+        key_version: view.intent.key_version.map(|version| version.to_string().into()),
+        agent_id: view.agent.to_string().into(),
+        agent: view.agent,
+    }))
+}
+
+/// Everything that one caller did with one version by one operation.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct KeyUsage {
+    /// The caller's id.
+    pub caller_id: Option<ID>,
+    /// What was done.
+    pub operation: Operation,
+    /// Whether that protects new data, so that it makes more that depends on the key.
+    pub protects: bool,
+    /// `key_…/3`
+    pub key_version: ID,
+    /// How often.
+    pub count: UInt64,
+    /// First, by the agents' wall clocks.
+    pub first_at: Timestamp,
+    /// Last.
+    pub last_at: Timestamp,
+}
+
+#[ComplexObject]
+impl KeyUsage {
+    /// The caller.
+    async fn caller(&self, ctx: &Context<'_>) -> Result<Option<CallerNode>> {
+        caller(Api::of(ctx)?, self.caller_id.as_ref()).await
+    }
+}
+
+impl From<Usage> for KeyUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            caller_id: usage.caller.map(Into::into),
+            operation: usage.operation.into(),
+            protects: usage.operation.protects(),
+            key_version: usage.version.to_string().into(),
+            count: UInt64(usage.count),
+            first_at: Timestamp(usage.first),
+            last_at: Timestamp(usage.last),
+        }
+    }
+}
+
+/// What a key was used for.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct KeyUsageReport {
+    /// What was used last comes first.
+    pub uses: Vec<KeyUsage>,
+    /// Whether there is more than is shown: ask for a version, or a time.
+    pub more: bool,
+}
+
 /// Reading receipts.
 #[derive(Default)]
 pub struct ReceiptQuery;
 
 #[Object]
 impl ReceiptQuery {
+    /// Who did what with a key or version, as agents have said: what depends on it, and who still uses it. What was refused or
+    /// failed is not counted.
+    #[graphql(complexity = "20 * child_complexity")]
+    async fn key_usage(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id, `project/name`, `project/alias`, `key_…/3` or `project/name/3`.")] key: String,
+        #[graphql(desc = "Not before this.")] since: Option<Timestamp>,
+        #[graphql(desc = "Before this.")] until: Option<Timestamp>,
+    ) -> Result<Option<KeyUsageReport>> {
+        let api = Api::asking(ctx, "readReceipts", None).await?;
+        let used = match key.parse() {
+            Ok(version) => Used::Version(version),
+            Err(_) => match api.key_reference(&key).await? {
+                Some(id) => Used::Key(id),
+                None => match key.rsplit_once('/') {
+                    Some((key, number)) => match (api.key_reference(key).await?, number.parse()) {
+                        (Some(id), Ok(number)) => Used::Version(KeyVersion::new(id, number)),
+                        _ => return Ok(None),
+                    },
+                    None => return Ok(None),
+                },
+            },
+        };
+        let times = (since.map(|time| time.0), until.map(|time| time.0));
+        let found = api.services.receipts.usage(api.ctx.tenant, used, times).await;
+        let (uses, more) = found.map_err(|error| fault("counting the uses of a key", &error))?;
+        Ok(Some(KeyUsageReport { uses: uses.into_iter().map(Into::into).collect(), more }))
+    }
+
     /// The receipts of the tenant's agents, oldest first: `last` shows the newest.
     #[graphql(complexity = "cost(first, last) * child_complexity")]
     #[allow(clippy::too_many_arguments, reason = "arguments of a connection")]

@@ -11,3 +11,4 @@ pub mod graphql;
 pub mod ingest;
 pub mod query;
 pub mod rows;
+pub mod usage;

@@ -10,7 +10,7 @@ use schema::{
 };
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
-use super::rows::{ReceiptRows, RowsError, receipt_id};
+use super::rows::{FAILED, REFUSED, ReceiptRows, RowsError, receipt_id};
 use crate::pki::identity::AgentIdentity;
 
 words! {
@@ -107,6 +107,8 @@ pub struct ReceiptFilter {
     pub agent: Option<AgentId>,
     /// What came of it.
     pub outcome: Option<ReceiptOutcome>,
+    /// Only what was done, or may have been: not what was refused or failed.
+    pub done: bool,
     /// Not before this.
     pub since: Option<Timestamp>,
     /// Before this.
@@ -155,6 +157,13 @@ impl ReceiptRows {
         if let Some(outcome) = filter.outcome {
             condition("r.outcome = ?", outcome.as_str().into());
         }
+        if filter.done {
+            conditions.push(format!("r.outcome <> '{REFUSED}' AND r.outcome <> '{FAILED}'"));
+        }
+        let mut condition = |text: &str, value: Value| {
+            values.push(value);
+            conditions.push(text.replace('?', &format!("${}", values.len())));
+        };
         if let Some(since) = filter.since {
             condition("r.time >= ?", since.micros().into());
         }

@@ -23,6 +23,8 @@ pub(super) const TABLE: &str = "receipts";
 
 /// What an intent that nothing has been heard of since is called.
 pub(super) const PENDING: &str = "pending";
+/// What an operation is called that was tried and came to nothing.
+pub(super) const FAILED: &str = "failed";
 /// What a refusal is called.
 pub(super) const REFUSED: &str = "refused";
 
@@ -216,7 +218,7 @@ fn outcome(entry: &CheckedReceipt) -> Option<(u64, (&'static str, u64))> {
 pub(super) const fn outcome_word(result: OutcomeResult) -> &'static str {
     match result {
         OutcomeResult::Ok => "ok",
-        OutcomeResult::Failed => "failed",
+        OutcomeResult::Failed => FAILED,
         OutcomeResult::Aborted => "aborted",
         OutcomeResult::Unknown => "unknown",
     }

@@ -3,7 +3,7 @@
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
-    event::site::{SiteCreated, SiteEvent, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet, SiteRenamed},
+    event::site::{SiteCreated, SiteEvent, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet, SiteRenamed, SiteResumed, SiteSuspended},
     id::{AgentId, SiteId},
     name::{Name, Text},
     rule::OfflineRule,
@@ -25,6 +25,9 @@ pub struct Site {
     pub offline: Option<OfflineRule>,
     /// Its first agent.
     pub founder: Option<Founder>,
+    /// Since when none of its agents may do anything.
+    #[serde(default)]
+    pub suspended: Option<Timestamp>,
     /// The key that its backups are sealed to.
     #[serde(default)]
     pub recovery: Option<Recovery>,
@@ -115,6 +118,14 @@ impl Aggregate for Site {
             (SiteCommand::SetOfflineRule { rule: Some(rule) }, _) if !rule.is_sound() => Err(SiteRefusal::OfflineRule),
             (SiteCommand::SetOfflineRule { rule }, _) if *rule == self.offline => Ok(Vec::new()),
             (SiteCommand::SetOfflineRule { rule }, _) => Ok(vec![SiteOfflineRuleSet { rule: rule.clone() }.into()]),
+            (SiteCommand::SetSuspended { suspended: true, reason }, _) => match self.suspended {
+                Some(_) => Err(SiteRefusal::Suspended),
+                None => Ok(vec![SiteSuspended { reason: reason.clone() }.into()]),
+            },
+            (SiteCommand::SetSuspended { suspended: false, reason }, _) => match self.suspended {
+                Some(_) => Ok(vec![SiteResumed { reason: reason.clone() }.into()]),
+                None => Err(SiteRefusal::NotSuspended),
+            },
         }
     }
 
@@ -127,6 +138,8 @@ impl Aggregate for Site {
             SiteEvent::SiteRenamed(event) => self.display_name = event.display_name.clone(),
             SiteEvent::SiteFounded(event) => self.founder = Some(Founder { agent: event.agent, keyid: event.keyid }),
             SiteEvent::SiteOfflineRuleSet(event) => self.offline = event.rule.clone(),
+            SiteEvent::SiteSuspended(_) => self.suspended = Some(meta.time),
+            SiteEvent::SiteResumed(_) => self.suspended = None,
             SiteEvent::SiteRecoveryKeySet(event) => {
                 self.recovery = Some(Recovery {
                     number: event.number,
@@ -142,6 +155,7 @@ impl Aggregate for Site {
     }
 
     fn index(&self) -> Index {
-        Index { name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()), state: Some("active".to_owned()), ..Index::default() }
+        let state = if self.suspended.is_some() { "suspended" } else { "active" };
+        Index { name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()), state: Some(state.to_owned()), ..Index::default() }
     }
 }

@@ -46,4 +46,11 @@ pub enum SiteCommand {
         /// The rule; none: the tenant's, or the defaults.
         rule: Option<OfflineRule>,
     },
+    /// Stop everything its agents do, or allow it again.
+    SetSuspended {
+        /// Whether its agents are to stand still.
+        suspended: bool,
+        /// Why.
+        reason: Option<Text>,
+    },
 }

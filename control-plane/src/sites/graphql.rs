@@ -35,6 +35,8 @@ pub struct SiteNode {
     pub offline: Option<OfflineRule>,
     /// The key that its backups are sealed to; absent: there is none, and nothing is backed up.
     pub recovery_key: Option<SiteRecoveryKey>,
+    /// Since when none of its agents may do anything; absent while they may.
+    pub suspended_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Rises with every change.
@@ -86,6 +88,7 @@ impl Shown for Site {
             display_name: seen.state.display_name.as_ref().map(ToString::to_string),
             offline: seen.state.offline.as_ref().map(Into::into),
             recovery_key: seen.state.recovery.as_ref().map(SiteRecoveryKey::of),
+            suspended_at: seen.state.suspended.map(Timestamp),
             created_at: Timestamp(fixed.created),
             revision: UInt64(seen.revision),
             site: seen.id,
@@ -151,7 +154,29 @@ pub struct SetSiteOfflineRuleInput {
     common: Common,
 }
 
-payloads!(site: SiteNode => CreateSitePayload, RenameSitePayload, SetSiteOfflineRulePayload);
+/// A site whose agents shall stand still.
+#[derive(InputObject)]
+pub struct SuspendSiteInput {
+    /// Id or name.
+    site: ID,
+    /// Why.
+    reason: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+/// A site whose agents may act again.
+#[derive(InputObject)]
+pub struct ResumeSiteInput {
+    /// Id or name.
+    site: ID,
+    /// Why.
+    reason: Option<String>,
+    #[graphql(flatten)]
+    common: Common,
+}
+
+payloads!(site: SiteNode => CreateSitePayload, RenameSitePayload, SetSiteOfflineRulePayload, SuspendSitePayload, ResumeSitePayload);
 
 /// Reading sites.
 #[derive(Default)]
@@ -231,5 +256,27 @@ impl SiteMutation {
             api.run::<Site>(id, SiteCommand::SetOfflineRule { rule }, question, input.common).await
         };
         SetSiteOfflineRulePayload::of(attempt.await)
+    }
+
+    /// No agent of it does anything until it is resumed.
+    async fn suspend_site(&self, ctx: &Context<'_>, input: SuspendSiteInput) -> Result<SuspendSitePayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.site("site", &input.site)?;
+            let command = SiteCommand::SetSuspended { suspended: true, reason: optional("reason", input.reason.as_deref())? };
+            api.run::<Site>(id, command, Question::new("suspendSite", "Site", id), input.common).await
+        };
+        SuspendSitePayload::of(attempt.await)
+    }
+
+    /// Its agents may act again.
+    async fn resume_site(&self, ctx: &Context<'_>, input: ResumeSiteInput) -> Result<ResumeSitePayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let id = api.site("site", &input.site)?;
+            let command = SiteCommand::SetSuspended { suspended: false, reason: optional("reason", input.reason.as_deref())? };
+            api.run::<Site>(id, command, Question::new("resumeSite", "Site", id), input.common).await
+        };
+        ResumeSitePayload::of(attempt.await)
     }
 }

@@ -1,7 +1,7 @@
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
-    event::site::{SiteCreated, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet},
+    event::site::{SiteCreated, SiteFounded, SiteOfflineRuleSet, SiteRecoveryKeySet, SiteResumed, SiteSuspended},
     id::{AgentId, SiteId, TenantId},
     rule::OfflineRule,
 };
@@ -79,4 +79,13 @@ fn a_recovery_key_follows_the_one_before_and_of_two_at_once_the_first_counts() {
     after.clone().when(&set(1, 2, 3)).then_refused("recovery_key_number");
     let after = after.when(&set(2, 2, 3)).then([expected(2, 2).into()]);
     after.when(&set(1, 1, 3)).then_refused("recovery_key_number");
+}
+
+#[test]
+fn a_site_is_suspended_and_resumed() {
+    let set = |suspended| SiteCommand::SetSuspended { suspended, reason: None };
+    site().when(&set(false)).then_refused("site_not_suspended");
+    let after = site().when(&set(true)).then([SiteSuspended { reason: None }.into()]);
+    after.clone().when(&set(true)).then_refused("site_already_suspended");
+    after.when(&set(false)).then([SiteResumed { reason: None }.into()]).when(&set(false)).then_refused("site_not_suspended");
 }

@@ -11,13 +11,16 @@ use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
     header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
 };
-use schema::wire::{
-    agent::{
-        EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer,
-        StatementSet, path,
+use schema::{
+    encoding::Digest,
+    wire::{
+        agent::{
+            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse,
+            Report, ReportAnswer, StatementSet, path,
+        },
+        problem::Problem,
+        relay::{RelayAnswer, RelayAsk},
     },
-    problem::Problem,
-    relay::{RelayAnswer, RelayAsk},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use service::{
@@ -78,6 +81,12 @@ impl CallError {
             Self::TooLarge(_) => "answer_too_large",
             Self::Malformed(_) => "answer_malformed",
         }
+    }
+
+    /// The code of the refusal, when the control plane says that this agent is no longer one.
+    pub fn cut_off(&self) -> Option<&'static str> {
+        let codes = ["agent_quarantined", "agent_revoked"];
+        codes.into_iter().find(|code| matches!(self, Self::Refused { status: 403, code: refused, .. } if refused == code))
     }
 
     /// When it may be tried again, if the control plane said so.
@@ -172,13 +181,22 @@ impl ControlClient {
         self.post(path::RECEIPTS, batch).await
     }
 
-    /// The site's statements, when they are others than those of `etag`; waits up to `wait` for that.
-    pub async fn statements(&self, etag: Option<&str>, wait: Duration) -> Result<Option<Served>, CallError> {
+    /// The site's statements, when they are others than those of `etag`; waits up to `wait` for that. `position` is where the
+    /// agent's ratchet is.
+    pub async fn statements(
+        &self,
+        etag: Option<&str>,
+        wait: Duration,
+        position: Option<(u64, Digest)>,
+    ) -> Result<Option<Served>, CallError> {
         let mut url = self.url(path::STATEMENTS);
         url.query_pairs_mut().append_pair("wait", &wait.as_secs().to_string());
         let mut request = self.http.request(Method::GET, url).timeout(wait + PATIENCE);
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
+        }
+        if let Some((counter, hash)) = position {
+            request = request.header(RATCHET_HEADER, format!("{counter}.{hash}"));
         }
         let response = self.send(request).await?;
         if response.status() == StatusCode::NOT_MODIFIED {

@@ -9,6 +9,8 @@
 //! budgets.json       the lease, what was spent of it and of all before, the request that waits for its answer
 //! prekeys.json       short-lived keys that material for this agent is sealed to, sealed
 //! errands/           what commands beside the running agent ask of it, and its answers
+//! ratchet.json       the secrets that prove the next report to be of the same agent as the last
+//! cut-off.json       there while the control plane says that this agent is no longer one
 //! time.json          the last signed time
 //! confirmed.json     what a person here confirmed: join codes that were compared, an epoch that may begin, a recovery key
 //! recovery.json      the recovery key that was made here: its public half
@@ -28,6 +30,7 @@ use service::files::{FileError, OWNER_ONLY, create_private_directory, write_atom
 use trust::{
     accept::{Confirmed, Identity},
     pair::{Pair, SEEDS_BYTES},
+    ratchet::Ratchet,
     time::StoredTime,
 };
 use zeroize::Zeroizing;
@@ -200,6 +203,29 @@ impl ControlDirectory {
         self.0.join("budgets.json")
     }
 
+    /// The ratchet; the beginning of one before the first report.
+    pub fn ratchet(&self) -> Result<Ratchet, KeepError> {
+        Ok(self.read("ratchet.json")?.unwrap_or_default())
+    }
+
+    /// Keeps the ratchet. Durable when this returns.
+    pub fn keep_ratchet(&self, ratchet: &Ratchet) -> Result<(), KeepError> {
+        self.write("ratchet.json", ratchet)
+    }
+
+    /// Why the control plane said that this agent is no longer one: the code of its refusal.
+    pub fn cut_off(&self) -> Result<Option<String>, KeepError> {
+        self.read("cut-off.json")
+    }
+
+    /// Keeps that; none when it is one again.
+    pub fn keep_cut_off(&self, code: Option<&str>) -> Result<(), KeepError> {
+        match code {
+            Some(code) => self.write("cut-off.json", &code),
+            None => self.remove("cut-off.json"),
+        }
+    }
+
     /// The last signed time.
     pub fn time(&self) -> Result<Option<StoredTime>, KeepError> {
         self.read("time.json")
@@ -233,9 +259,33 @@ impl ControlDirectory {
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
-        ["certificate.json", "statements.json", "granting.json", "budgets.json", "prekeys.json", "identity.json"]
-            .into_iter()
-            .try_for_each(|name| self.remove(name))
+        [
+            "certificate.json",
+            "statements.json",
+            "granting.json",
+            "budgets.json",
+            "prekeys.json",
+            "ratchet.json",
+            "cut-off.json",
+            "identity.json",
+        ]
+        .into_iter()
+        .try_for_each(|name| self.remove(name))
+    }
+
+    /// Gives up the identity, so that this host can join again as another agent, with the vault it has. What was seen of the
+    /// site is kept, and so is the former pair: it signed for material that is still here. Gives who that was.
+    pub fn give_up_identity(&self) -> Result<Option<AgentId>, KeepError> {
+        let former = self.identity()?.map(|stored| stored.identity);
+        if let Some(former) = &former {
+            let mut confirmed = self.confirmed()?;
+            confirmed.agents.insert(former.agent, former.keyid);
+            self.keep_confirmed(&confirmed)?;
+        }
+        for name in ["certificate.json", "granting.json", "budgets.json", "ratchet.json", "cut-off.json", "identity.json"] {
+            self.remove(name)?;
+        }
+        Ok(former.map(|former| former.agent))
     }
 
     /// Makes the keys of a new agent and keeps them, before anybody hears of them.

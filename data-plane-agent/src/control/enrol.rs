@@ -1,7 +1,10 @@
 //! How an agent joins its site: it makes its own keys, proves its right with the token, and checks that the control plane
 //! serves the tenant whose root the enrolment file names.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schema::{
     clock::{Clock, Ids, Timestamp},
@@ -51,7 +54,10 @@ pub enum EnrolError {
         now: Timestamp,
     },
     /// The agent is somebody already.
-    #[error("this data directory belongs to {held} already; use another one, or remove its `control` directory to give that agent up")]
+    #[error(
+        "this data directory belongs to {held} already; use another one, or give that agent up and join as a new one with the same vault: \
+         freehold-agent enrol --again"
+    )]
     AlreadyEnrolled {
         /// Who it is.
         held: AgentId,
@@ -71,6 +77,41 @@ pub enum EnrolError {
     /// Keeping or reading files failed.
     #[error(transparent)]
     Keep(#[from] KeepError),
+    /// The journal of the former agent could not be put aside.
+    #[error("the journal {path} of the agent that is given up cannot be moved to {to}; move it by hand, then enrol again")]
+    Journal {
+        /// Where it is.
+        path: PathBuf,
+        /// Where it should go.
+        to: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An agent that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Who it was.
+    pub agent: AgentId,
+    /// Where its journal is now, if it had one: what stands in it is that agent's.
+    pub journal: Option<PathBuf>,
+}
+
+/// Gives up the agent of a data directory, so that its host can enrol again: the vault stays, and what was seen of the site.
+pub fn give_up(directory: &ControlDirectory, journal: &Path) -> Result<Option<GivenUp>, EnrolError> {
+    let Some(agent) = directory.identity()?.map(|stored| stored.identity.agent) else { return Ok(None) };
+    let mut name = journal.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{agent}"));
+    let to = journal.with_file_name(name);
+    let moved = match std::fs::rename(journal, &to) {
+        Ok(()) => Some(to),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(EnrolError::Journal { path: journal.to_owned(), to, source }),
+    };
+    directory.give_up_identity()?;
+    Ok(Some(GivenUp { agent, journal: moved }))
 }
 
 /// An agent that has joined.
@@ -112,15 +153,20 @@ pub fn read_enrolment_file(path: &Path) -> Result<EnrolmentToken, EnrolError> {
     serde_json::from_slice(&bytes).map_err(|source| EnrolError::NotAnEnrolmentFile { path: path.display().to_string(), source })
 }
 
+/// Whether an enrolment file can be used at all.
+pub fn check(token: &EnrolmentToken, clock: &dyn Clock) -> Result<(), EnrolError> {
+    let now = clock.now();
+    match () {
+        () if token.v != 1 => Err(EnrolError::Version(token.v)),
+        () if token.expires < now => Err(EnrolError::Ended { expires: token.expires, now }),
+        () => Ok(()),
+    }
+}
+
 /// Joins. May be run again after a lost answer: the same keys are shown again.
 pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enrolled, EnrolError> {
+    check(token, parts.clock)?;
     let now = parts.clock.now();
-    if token.v != 1 {
-        return Err(EnrolError::Version(token.v));
-    }
-    if token.expires < now {
-        return Err(EnrolError::Ended { expires: token.expires, now });
-    }
     let identity = identity(token, parts, now).await?;
     let request = EnrolRequest {
         token: token.token.clone(),
@@ -187,13 +233,17 @@ async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, now: Timestamp
 }
 
 /// Fetches the first set and has it judged. A site whose first statements are still being made is waited for.
+///
+/// A host that enrols again has seen the site before: what it must never forget, it does not.
 async fn first_set(client: &ControlClient, identity: &StoredIdentity, parts: &EnrolParts<'_>) -> Result<bool, EnrolError> {
+    let held = parts.directory.statements()?.and_then(|bytes| trust::accept::restore(&bytes, &identity.identity).ok());
     for _ in 0..FIRST_SET_TRIES {
-        match client.statements(None, Duration::ZERO).await {
+        match client.statements(None, Duration::ZERO, None).await {
             Ok(Some(served)) => {
                 let now = Moment { signed: Timestamp::default(), wall: parts.clock.now() };
                 let confirmed = parts.directory.confirmed()?;
-                let set = trust::accept::accept(None, &served.set, &identity.identity, &confirmed, now).map_err(EnrolError::Rejected)?;
+                let set =
+                    trust::accept::accept(held.as_ref(), &served.set, &identity.identity, &confirmed, now).map_err(EnrolError::Rejected)?;
                 parts.directory.keep_statements(&set.to_bytes())?;
                 return Ok(true);
             }

@@ -11,6 +11,7 @@
 //! - [`prekeys`]: keys that others seal material for this agent to.
 //! - [`relay`]: the exchange of material with the other agents of the site.
 //! - [`report`]: says what the agent made, holds and enforces.
+//! - [`ratchet`]: proves that every report is of the same agent as the last.
 
 pub mod certificate;
 pub mod client;
@@ -18,6 +19,7 @@ pub mod directory;
 pub mod enrol;
 pub mod lease;
 pub mod prekeys;
+pub mod ratchet;
 pub mod relay;
 pub mod report;
 pub mod sync;

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use schema::{
-    clock::Ids,
+    clock::{Ids, Timestamp},
     encoding::Base64,
-    wire::agent::{Rejected, Report, ReportAnswer},
+    wire::agent::{RatchetClaim, Rejected, Report, ReportAnswer},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,8 @@ use trust::accept::AcceptedSet;
 use super::{
     Backoff,
     client::{CallError, Connection},
+    directory::KeepError,
+    ratchet::RatchetKeeper,
 };
 
 /// A report is sent at least this often, so that the control plane knows what is enforced.
@@ -69,8 +71,25 @@ pub struct Reporter<W> {
     pub tested: watch::Receiver<u64>,
     /// Counts arrivals of material from other agents.
     pub arrived: watch::Receiver<u64>,
+    /// Proves that every report is of the same agent as the one before.
+    pub ratchet: Arc<RatchetKeeper>,
+    /// The name of this host, for people.
+    pub host: String,
+    /// When this process began.
+    pub started: Timestamp,
     /// Randomness, for pauses.
     pub ids: Arc<dyn Ids>,
+}
+
+/// Why a report was not sent or not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The control plane said no, or nothing.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// What must be kept before it is sent could not be.
+    #[error("nothing can be reported before the agent's ratchet is kept")]
+    Keep(#[from] KeepError),
 }
 
 impl<W: Work> Reporter<W> {
@@ -96,7 +115,11 @@ impl<W: Work> Reporter<W> {
                 Err(error) => {
                     metrics::counter!("freehold_report_failures_total").increment(1);
                     tracing::warn!(error = &error as &dyn std::error::Error, "the agent's report was not taken");
-                    error.retry_after().unwrap_or_default().max(backoff.pause(&*self.ids))
+                    let least = match &error {
+                        ReportError::Call(error) => error.retry_after(),
+                        ReportError::Keep(_) => None,
+                    };
+                    least.unwrap_or_default().max(backoff.pause(&*self.ids))
                 }
             };
             tokio::select! {
@@ -110,7 +133,7 @@ impl<W: Work> Reporter<W> {
     }
 
     /// Does what there is to do, and reports it once.
-    pub async fn once(&mut self) -> Result<(), CallError> {
+    pub async fn once(&mut self) -> Result<(), ReportError> {
         let mut documents = self.work.documents().await;
         // More than one request may hold is said in the next ones: what was not delivered is given again.
         let lists = [&documents.version_records, &documents.holder_reports, &documents.backup_reports];
@@ -118,8 +141,10 @@ impl<W: Work> Reporter<W> {
         documents.version_records.truncate(MAX_DOCUMENTS);
         documents.holder_reports.truncate(MAX_DOCUMENTS);
         documents.backup_reports.truncate(MAX_DOCUMENTS);
-        let report = self.report(documents);
+        let claim = self.ratchet.claim()?;
+        let report = self.report(documents, claim.clone());
         let answer = self.connection.client().report(&report).await?;
+        self.ratchet.was_answered(&claim);
         for refused in &answer.refused {
             tracing::error!(
                 list = refused.list,
@@ -134,7 +159,7 @@ impl<W: Work> Reporter<W> {
         Ok(())
     }
 
-    fn report(&self, documents: Documents) -> Report {
+    fn report(&self, documents: Documents, claim: RatchetClaim) -> Report {
         let accepted = self.accepted.borrow().clone();
         let enforced = (self.enforced)();
         Report {
@@ -150,6 +175,9 @@ impl<W: Work> Reporter<W> {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             vault: self.vault.clone(),
             self_tests: documents.self_tests,
+            ratchet: Some(claim),
+            host: Some(self.host.clone()),
+            started: Some(self.started),
         }
     }
 }

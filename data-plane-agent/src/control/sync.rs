@@ -15,6 +15,7 @@ use super::{
     Backoff,
     client::{CallError, Connection, Served},
     directory::{ControlDirectory, KeepError},
+    ratchet::RatchetKeeper,
     time::AgentClock,
 };
 
@@ -33,6 +34,9 @@ pub type PutInForce = Box<dyn Fn(&AcceptedSet) -> Result<(), Rejected> + Send + 
 /// Notes why the newest set was not accepted, for status and reports.
 pub type NoteRejection = Box<dyn Fn(Rejected) + Send + Sync>;
 
+/// Notes whether the control plane says that this agent is no longer one.
+pub type NoteCutOff = Box<dyn Fn(bool) + Send + Sync>;
+
 /// What fetching statements needs.
 pub struct SyncParts {
     /// The control plane.
@@ -49,6 +53,10 @@ pub struct SyncParts {
     pub put_in_force: PutInForce,
     /// What happens with a rejection.
     pub note_rejection: NoteRejection,
+    /// What happens when the control plane says that this agent is no longer one, and when it is one again.
+    pub note_cut_off: NoteCutOff,
+    /// Where the agent's ratchet is.
+    pub ratchet: Arc<RatchetKeeper>,
 }
 
 /// Why a poll changed nothing.
@@ -75,13 +83,17 @@ pub struct StatementSync {
     accepted: watch::Sender<Option<Arc<AcceptedSet>>>,
     /// The set whose policies grant: the accepted one, unless they cannot be used.
     granting: Option<Arc<AcceptedSet>>,
+    /// Why the control plane says that this agent is no longer one.
+    cut_off: Option<String>,
 }
 
 impl StatementSync {
     /// Begins with what was kept: verified again, and put in force if it still holds. A cache that does not hold is not used,
     /// and the next set is judged as if there were none.
     pub fn start(parts: SyncParts) -> Result<Self, KeepError> {
-        let mut sync = Self { parts, etag: None, accepted: watch::Sender::new(None), granting: None };
+        let cut_off = parts.directory.cut_off()?;
+        (parts.note_cut_off)(cut_off.is_some());
+        let mut sync = Self { parts, etag: None, accepted: watch::Sender::new(None), granting: None, cut_off };
         sync.resume_granting()?;
         if let Some(bytes) = sync.parts.directory.statements()? {
             match restore(&bytes, &sync.parts.identity) {
@@ -130,6 +142,7 @@ impl StatementSync {
             };
             let pause = match outcome {
                 Ok(_) => {
+                    self.cut_off(None);
                     if last_failure.take().is_some() {
                         tracing::info!("statements are current again");
                     }
@@ -137,6 +150,11 @@ impl StatementSync {
                     LEAST_PAUSE
                 }
                 Err(error) => {
+                    if let SyncError::Call(error) = &error
+                        && let Some(code) = error.cut_off()
+                    {
+                        self.cut_off(Some(code));
+                    }
                     let text = error.to_string();
                     metrics::counter!("freehold_sync_failures_total").increment(1);
                     // Once for each kind of failure: an outage of a day is not a line every minute.
@@ -165,9 +183,27 @@ impl StatementSync {
     /// Polls once. Gives whether another set is in force now.
     pub async fn once(&mut self, wait: Duration) -> Result<bool, SyncError> {
         let client = self.parts.connection.client();
-        match client.statements(self.etag.as_deref(), wait).await? {
+        match client.statements(self.etag.as_deref(), wait, self.parts.ratchet.position()).await? {
             None => Ok(false),
             Some(served) => self.take(served),
+        }
+    }
+
+    /// Whoever is no longer an agent of its site does nothing more, also after a start without the control plane.
+    fn cut_off(&mut self, code: Option<&'static str>) {
+        if self.cut_off.as_deref() == code {
+            return;
+        }
+        match code {
+            Some(code) => {
+                tracing::error!(code, "the control plane says that this agent is no longer one of its site: it does nothing more")
+            }
+            None => tracing::warn!("this agent is one of its site again"),
+        }
+        (self.parts.note_cut_off)(code.is_some());
+        self.cut_off = code.map(str::to_owned);
+        if let Err(error) = self.parts.directory.keep_cut_off(code) {
+            tracing::error!(error = &error as &dyn std::error::Error, "that this agent was cut off could not be kept");
         }
     }
 
@@ -289,7 +325,7 @@ mod tests {
         service::tls::install_provider();
         let (clock, ids) = (Arc::new(ManualClock::at(START)), Arc::new(ManualIds::seeded(1)));
         let (current, roots) = (Arc::new(Current::default()), ClientRoots::optional());
-        let (in_force, noted, now) = (current.clone(), current.clone(), clock.clone());
+        let (in_force, noted, cut, now) = (current.clone(), current.clone(), current.clone(), clock.clone());
         let client = ControlClient::unknown("https://localhost:1", None, &OutgoingConfig::default()).unwrap();
         let parts = SyncParts {
             connection: Connection::new(client),
@@ -306,6 +342,8 @@ mod tests {
                 put_in_force(&in_force, &roots, set).map(drop).map_err(unusable)
             }),
             note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
+            note_cut_off: Box::new(move |is| cut.cut_off(is)),
+            ratchet: RatchetKeeper::open(ControlDirectory::open(directory).unwrap(), Arc::new(ManualIds::seeded(2))).unwrap(),
         };
         (StatementSync::start(parts).unwrap(), current)
     }

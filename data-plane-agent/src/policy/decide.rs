@@ -282,6 +282,9 @@ pub fn known<'a>(grounds: &Grounds<'a>, id: CallerId) -> Result<(&'a InForce, &'
     if in_force.is_held(Subject::Agent(in_force.agent)) {
         return Err(Refusal::AgentSuspended);
     }
+    if in_force.is_held(Subject::Site(in_force.site)) {
+        return Err(Refusal::SiteSuspended);
+    }
     let caller = in_force.caller(id).ok_or(Refusal::CallerUnknown { caller: id.to_string() })?;
     if in_force.is_held(Subject::Caller(id)) || in_force.is_held(Subject::Project(caller.project)) {
         return Err(Refusal::CallerSuspended { caller: id });
@@ -459,6 +462,7 @@ mod tests {
             (Subject::Caller(CALLER), "caller_suspended"),
             (Subject::Project(PROJECT), "caller_suspended"),
             (Subject::Agent(crate::policy::testing::AGENT), "agent_suspended"),
+            (Subject::Site(SITE), "site_suspended"),
         ];
         for (subject, code) in subjects {
             let mut set = SetBuilder::new(ANYTHING);

@@ -32,8 +32,11 @@ pub enum Refusal {
         age_seconds: u64,
     },
     /// This agent was suspended or revoked.
-    #[error("this agent was suspended or revoked at the control plane")]
+    #[error("this agent was suspended or revoked at the control plane, or cut off there because another process came with its identity")]
     AgentSuspended,
+    /// The whole site was suspended.
+    #[error("this site was suspended at the control plane: it is resumed there (freehold site resume)")]
+    SiteSuspended,
     /// The caller proved who it is, but no policy lets it in.
     #[error("caller {caller} is not registered in the policy in force: create it at the control plane and publish")]
     CallerUnknown {
@@ -164,6 +167,7 @@ impl Refusal {
             Self::StatementsExpired { .. } => "statements_expired",
             Self::NotOffline { .. } => "not_allowed_offline",
             Self::AgentSuspended => "agent_suspended",
+            Self::SiteSuspended => "site_suspended",
             Self::CallerUnknown { .. } => "caller_unknown",
             Self::CallerSuspended { .. } => "caller_suspended",
             Self::KeyNotFound { .. } => "key_not_found",
@@ -192,6 +196,7 @@ impl Refusal {
             Self::StatementsExpired { .. } => (503, "The policy is too old"),
             Self::NotOffline { .. } => (403, "Not allowed offline"),
             Self::AgentSuspended => (403, "The agent is suspended"),
+            Self::SiteSuspended => (403, "The site is suspended"),
             Self::CallerUnknown { .. } => (403, "The caller is not registered"),
             Self::CallerSuspended { .. } => (403, "The caller is suspended"),
             Self::KeyNotFound { .. } => (404, "There is no such key here"),

@@ -12,12 +12,20 @@ use schema::{
 };
 use trust::statement::{
     policy::{CallerDefinition, KeyDefinition},
-    state::KeyState,
+    state::{KeyState, Subject},
 };
 
 use super::in_force::{Believed, CompositeInForce, InForce, KeyInForce, VersionInForce};
 
 impl InForce {
+    /// This set, while something more is held back.
+    #[must_use]
+    pub(super) fn without(&self, subject: Subject) -> Self {
+        let mut restricted = self.clone();
+        restricted.held.insert(subject);
+        restricted
+    }
+
     /// This set, without whatever the newer one takes away. It keeps its own policies and grows as old as it is.
     #[must_use]
     pub fn restricted_by(&self, newer: &Believed<'_>) -> Self {
@@ -108,7 +116,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use schema::{catalogue::Algorithm, composite::VerificationRule, context::EncryptionContext, key::Operation};
-    use trust::statement::{policy::CallerKind, state::Subject};
+    use trust::statement::policy::CallerKind;
 
     use super::*;
     use crate::policy::{

@@ -22,7 +22,10 @@ use service::{
 use super::{
     Shared, anew, backup, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    lock::{self, Locked},
+};
 
 /// How long a client may take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -54,10 +57,19 @@ pub enum ServerError {
     },
 }
 
+/// What the listener serves.
+#[derive(Clone)]
+pub enum Serving {
+    /// Everything there is; what handlers share.
+    Everything(web::Data<Shared>),
+    /// A refusal to everything: the agent is locked.
+    Nothing(web::Data<Locked>),
+}
+
 /// What the listener needs beside the handlers' own things.
 pub struct Parts {
-    /// What handlers share.
-    pub shared: web::Data<Shared>,
+    /// What is served.
+    pub serving: Serving,
     /// Whether the agent is ready.
     pub readiness: web::Data<Readiness>,
     /// What is counted.
@@ -72,11 +84,11 @@ pub struct Parts {
 
 /// Binds the listeners. Nothing is served until the server is polled.
 pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, SocketAddr), ServerError> {
-    let Parts { shared, readiness, metrics, request_ids, client_roots, in_flight } = parts;
+    let Parts { serving, readiness, metrics, request_ids, client_roots, in_flight } = parts;
     let body_limit = usize::try_from(config.limits.body.0).unwrap_or(usize::MAX);
     let mut server = HttpServer::new(move || {
+        let serving = serving.clone();
         App::new()
-            .app_data(shared.clone())
             .app_data(readiness.clone())
             .app_data(metrics.clone())
             .app_data(request_ids.clone())
@@ -86,8 +98,7 @@ pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, So
             .app_data(web::Data::new(in_flight.clone()))
             .wrap(from_fn(counted))
             .wrap(from_fn(requests))
-            .configure(routes)
-            .default_service(web::to(not_found))
+            .configure(move |config| serving.configure(config))
     })
     .disable_signals()
     .on_connect(listen::keep_peer_certificates)
@@ -129,6 +140,23 @@ pub fn bind(config: &Config, parts: Parts, now: Timestamp) -> Result<(Server, So
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(fault)?;
     }
     Ok((server.run(), address))
+}
+
+impl Serving {
+    fn configure(self, config: &mut ServiceConfig) {
+        match self {
+            Self::Everything(shared) => {
+                config.app_data(shared);
+                routes(config);
+                config.default_service(web::to(not_found));
+            }
+            Self::Nothing(locked) => {
+                config.app_data(locked).default_service(web::to(lock::refuse));
+            }
+        }
+        service::health::routes(config);
+        service::metrics::routes(config);
+    }
 }
 
 fn routes(config: &mut ServiceConfig) {
@@ -179,6 +207,4 @@ fn routes(config: &mut ServiceConfig) {
     serve(path::BACKUP, web::post().to(backup::backup));
     serve("/v1/keys/{key}/public", web::get().to(public_key::by_id));
     serve("/v1/keys/{project}/{name}/public", web::get().to(public_key::by_name));
-    service::health::routes(config);
-    service::metrics::routes(config);
 }

@@ -2,12 +2,12 @@
 
 use crate::{
     clock::Timestamp,
-    encoding::{Base64, Digest},
+    encoding::{Base64, Digest, u64_string},
     events,
     id::SiteId,
     key::RevocationReason,
     name::Text,
-    rule::Vouch,
+    rule::{Sighting, Vouch},
 };
 
 events! {
@@ -76,6 +76,16 @@ events! {
         AgentResumed 1 {
             /// Why.
             reason: Option<Text>,
+        },
+        /// Two processes came with its identity, and neither can be told to be the right one. It is cut off for good.
+        AgentQuarantined 1 {
+            /// The number of the report that did not follow the last one.
+            #[serde(with = "u64_string")]
+            counter: u64,
+            /// Who sent the report that did.
+            known: Sighting,
+            /// Who sent the one that did not.
+            other: Sighting,
         },
         /// It is no longer an agent of the site.
         AgentRevoked 1 {

@@ -5,7 +5,7 @@ use crate::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     events,
-    id::{AgentId, ProjectId, SiteId, VaultId},
+    id::{AgentId, KeyId, ProjectId, SiteId, VaultId},
     key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
 };
@@ -70,6 +70,11 @@ events! {
         KeyMinimumVersionsSet 1 {
             /// The lowest versions that may still be used.
             minimum_versions: MinimumVersions,
+        },
+        /// Another key takes its place, or none does any more.
+        KeySuccessorSet 1 {
+            /// The key that what this one protects is to move to.
+            successor: Option<KeyId>,
         },
         /// It is protected from destruction, or no longer.
         KeyDeletionProtectionSet 1 {
@@ -186,6 +191,20 @@ events! {
             /// Why.
             reason: Option<Text>,
         },
+        /// A version will be deactivated, unless somebody cancels it.
+        DeactivationScheduled 1 {
+            /// The version.
+            number: u32,
+            /// When.
+            due: Timestamp,
+            /// Why.
+            reason: Option<Text>,
+        },
+        /// It will not be.
+        DeactivationCancelled 1 {
+            /// The version.
+            number: u32,
+        },
         /// A version is known or feared to be in other hands.
         VersionCompromised 1 {
             /// The version.
@@ -210,6 +229,8 @@ events! {
             due: Timestamp,
             /// Why.
             reason: Option<Text>,
+            /// Until when backups that hold it may exist, as far as somebody has said.
+            backups_expire: Option<Timestamp>,
         },
         /// It will not be.
         DestructionCancelled 1 {

@@ -62,6 +62,7 @@ macro_rules! events {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(untagged)]
+        #[allow(clippy::large_enum_variant, reason = "events are made and read one at a time")]
         pub enum $enum { $($(#[$vdoc])* $variant($variant),)* }
 
         $(

@@ -51,5 +51,15 @@ events! {
             /// That agent's signed document: a DSSE envelope, exact bytes.
             document: Base64,
         },
+        /// None of its agents may do anything until it is resumed.
+        SiteSuspended 1 {
+            /// Why.
+            reason: Option<Text>,
+        },
+        /// Its agents may act again.
+        SiteResumed 1 {
+            /// Why.
+            reason: Option<Text>,
+        },
     }
 }

@@ -192,7 +192,32 @@ pub struct Report {
     /// What its self-tests found, signed (`trust::document::SelfTestReport`), exact bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_tests: Option<Base64>,
+    /// Proves the report before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratchet: Option<RatchetClaim>,
+    /// The name of its host now, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// When its process began, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
 }
+
+/// Proves the report before this one: `trust::ratchet`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RatchetClaim {
+    /// The number of this report of the agent, from 1.
+    #[serde(with = "u64_string")]
+    pub counter: u64,
+    /// The secret whose hash went with the last report that was answered; none in the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Base64>,
+    /// The hash of the secret that the next report will show.
+    pub next: Digest,
+}
+
+/// With a request for statements: where the agent's ratchet is, `<counter>.<hash>` (`trust::ratchet::Ratchet::position`).
+pub const RATCHET_HEADER: &str = "freehold-ratchet";
 
 /// A set of statements that an agent would not believe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

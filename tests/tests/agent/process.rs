@@ -10,9 +10,10 @@ use std::{
 };
 
 use data_plane_agent::{app::App, config::Config, vault::secret::harden};
+use freehold_tests::world::ShiftedClock;
 use memchr::memmem;
 use schema::{
-    clock::{SystemClock, SystemIds},
+    clock::{Clock, SystemClock, SystemIds},
     id::KeyVersion,
 };
 use trust::{accept::restore, testing::World};
@@ -165,7 +166,11 @@ pub(crate) async fn run() {
     let directory = Path::new(&directory);
     harden();
     let config = Config::load(Some(&directory.join("agent.toml")), [], &Default::default()).unwrap();
-    let agent = App::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
+    let clock: Arc<dyn Clock> = match ShiftedClock::shared(directory) {
+        Some(shifted) => Arc::new(shifted),
+        None => Arc::new(SystemClock),
+    };
+    let agent = App::start(config, clock, Arc::new(SystemIds)).await.unwrap();
     if let Ok(set) = fs::read(directory.join("set.json")) {
         agent.put_in_force(&restore(&set, &World::new().identity()).unwrap()).unwrap();
     }

@@ -95,7 +95,7 @@ fn reaches(scope: &Scope, policy: &Policy, subject: &Subject, definitions: &BTre
     match subject {
         Subject::Project(project) => project == own,
         Subject::Caller(caller) => policy.callers.contains_key(caller),
-        Subject::Agent(_) => false,
+        Subject::Agent(_) | Subject::Site(_) => false,
         Subject::Key(key) | Subject::Version(KeyVersion { key, .. }) => key_of(*key, own, definitions),
     }
 }

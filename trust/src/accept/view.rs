@@ -137,14 +137,16 @@ impl AcceptedSet {
         })
     }
 
-    /// The state a version is treated as: what state says, unless something holds the version, its key or its project back.
+    /// The state a version is treated as: what state says, unless something holds the version, its key, its project or
+    /// the site back.
     /// None when there is no such version.
     pub fn version_state(&self, version: KeyVersion) -> Option<VersionState> {
         let (definition, key) = self.key(version.key)?;
         let entry = key.versions.get(&version.number)?;
         let settled = self.memory.versions.get(&version).map_or(VersionState::PreActivation, |held| held.settled);
         let said = settles(version, entry.state, key.primary, &self.confirmations, &self.memory).unwrap_or(settled);
-        let subjects = [Subject::Version(version), Subject::Key(version.key), Subject::Project(definition.project)];
+        let site = Subject::Site(self.identity.site);
+        let subjects = [Subject::Version(version), Subject::Key(version.key), Subject::Project(definition.project), site];
         let held = subjects.iter().filter_map(|subject| self.memory.restrictions.get(subject));
         Some(held.fold(said, restricted))
     }

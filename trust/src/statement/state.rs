@@ -6,7 +6,7 @@ pub use schema::rule::Vouch;
 use schema::{
     clock::Timestamp,
     encoding::Base64,
-    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId},
+    id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId},
     key::{RevocationReason, VersionState},
     name::Name,
 };
@@ -107,6 +107,8 @@ pub enum Subject {
     Version(KeyVersion),
     /// Every key of a project.
     Project(ProjectId),
+    /// Every agent of a site, and every key there.
+    Site(SiteId),
 }
 
 /// Something was revoked.

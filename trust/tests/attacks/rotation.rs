@@ -21,6 +21,41 @@ use crate::{offer, refused};
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
+/// Age, calendar and uses say when the control plane may act by itself; none of them makes a version come sooner than the interval,
+/// and no rule of ending takes material away without policy.
+#[test]
+fn a_rule_by_calendar_uses_or_end_widens_nothing() {
+    let rule = RotationRule {
+        every_seconds: None,
+        min_interval_seconds: Some(DAY),
+        calendar: Some("* * * * *".parse().unwrap()),
+        after_uses: Some(1),
+        deactivate_after_seconds: Some(1),
+        destroy_after_seconds: Some(HOUR),
+    };
+    let mut told = Told::new();
+    told.world.project_policy().keys.get_mut(&KEY).unwrap().rotation = rule;
+    let current = offer(None, &told.world, &told.world.set()).unwrap();
+    let before = told.key().clone();
+    told.wait(HOUR);
+    told.version(told.now);
+    told.state();
+    let now = Moment { signed: told.now, wall: told.now };
+    let judged = accept(Some(&current), &told.world.set(), &told.world.identity(), &Confirmed::default(), now);
+    assert_eq!(judged.err().map(|rejection| rejection.code()), Some("too_soon"));
+
+    // Late enough, the old version may be deactivated by rule; destroyed, it only stops, until policy says so.
+    *told.key() = before;
+    told.wait(2 * DAY);
+    told.version(told.now);
+    told.key().versions.get_mut(&1).unwrap().state = VersionState::Destroyed;
+    told.state();
+    let now = Moment { signed: told.now, wall: told.now };
+    let set = accept(Some(&current), &told.world.set(), &told.world.identity(), &Confirmed::default(), now).unwrap();
+    let old = schema::id::KeyVersion::new(KEY, 1);
+    assert_eq!((set.version_state(old), set.destruction_confirmed(old)), (Some(VersionState::Suspended), false));
+}
+
 /// A site as an honest control plane tells of it, at a time.
 struct Told {
     world: World,
@@ -42,7 +77,8 @@ impl Told {
     /// The tenant signs a policy with another least time between two versions.
     fn sign(&mut self, seconds: u64) {
         let mut policy = self.signed.clone().unwrap_or_else(|| self.world.project_policy().clone());
-        policy.keys.get_mut(&KEY).unwrap().rotation = RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) };
+        policy.keys.get_mut(&KEY).unwrap().rotation =
+            RotationRule { every_seconds: None, min_interval_seconds: Some(seconds), ..Default::default() };
         policy.head.serial += 1;
         (policy.head.issued, policy.head.not_before, policy.head.expires) =
             (self.now, self.now, self.now.plus(Duration::from_secs(180 * DAY)));
@@ -75,7 +111,7 @@ impl Told {
 
     /// The least time between two versions is another, and policy says so.
     fn rule(&mut self, seconds: u64) {
-        let rule = RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) };
+        let rule = RotationRule { every_seconds: None, min_interval_seconds: Some(seconds), ..Default::default() };
         self.world.project_policy().keys.get_mut(&KEY).unwrap().rotation = rule;
         self.policy();
     }

@@ -31,8 +31,14 @@ fn what_cannot_work_is_refused_before_it_exists() {
     refused(|key| key.durability = Some(Durability::SealedBackup), "no_recovery_key");
     refused(|key| key.limits = Limits { soft_uses: Some(2), hard_uses: Some(1), ..Limits::default() }, "limits_out_of_order");
     refused(|key| key.limits = Limits { hard_seconds: Some(0), ..Limits::default() }, "limits_out_of_order");
-    refused(|key| key.rotation = RotationRule { every_seconds: Some(0), min_interval_seconds: None }, "rotation_rule_out_of_order");
-    refused(|key| key.rotation = RotationRule { every_seconds: Some(5), min_interval_seconds: Some(6) }, "rotation_rule_out_of_order");
+    refused(
+        |key| key.rotation = RotationRule { every_seconds: Some(0), min_interval_seconds: None, ..Default::default() },
+        "rotation_rule_out_of_order",
+    );
+    refused(
+        |key| key.rotation = RotationRule { every_seconds: Some(5), min_interval_seconds: Some(6), ..Default::default() },
+        "rotation_rule_out_of_order",
+    );
     refused(
         |key| key.labels = (0..65).map(|index| (format!("l{index}").parse().unwrap(), "x".parse().unwrap())).collect(),
         "key_has_too_many_labels",
@@ -129,7 +135,9 @@ fn settings_change_and_repeating_changes_nothing() {
         KeyCommand::Describe { description: Some("x".parse().unwrap()) },
         KeyCommand::Relabel { labels: [("env".parse().unwrap(), "prod".parse().unwrap())].into() },
         KeyCommand::SetLimits { limits },
-        KeyCommand::SetRotationRule { rotation: RotationRule { every_seconds: Some(60), min_interval_seconds: Some(60) } },
+        KeyCommand::SetRotationRule {
+            rotation: RotationRule { every_seconds: Some(60), min_interval_seconds: Some(60), ..Default::default() },
+        },
         KeyCommand::SetMinimumVersions { minimum_versions: MinimumVersions { process: 1, protect: 1 } },
         KeyCommand::SetDeletionProtection { protected: true },
     ] {

@@ -5,7 +5,7 @@ use schema::key::VersionState;
 use super::{super::*, *};
 
 fn schedule(wait_seconds: Option<u64>) -> KeyCommand {
-    KeyCommand::ScheduleDestruction { number: 1, wait_seconds, reason: None }
+    KeyCommand::ScheduleDestruction { number: 1, wait_seconds, due: None, reason: None, backups_expire: None }
 }
 
 const BEGIN: KeyCommand = KeyCommand::BeginDestruction { number: 1 };

@@ -54,7 +54,8 @@ fn a_partners_key_is_active_at_once_and_every_public_key_is_a_version() {
         after(present, [KeyCommand::SuspendVersion { number: 2, reason: None }, KeyCommand::ResumeVersion { number: 2, reason: None }]);
     assert_eq!(present.state().versions[&2].state, VersionState::Active);
     let wait_seconds = Some(MIN_WAIT.as_secs());
-    let present = after(present, [KeyCommand::ScheduleDestruction { number: 1, wait_seconds, reason: None }]);
+    let present =
+        after(present, [KeyCommand::ScheduleDestruction { number: 1, wait_seconds, due: None, reason: None, backups_expire: None }]);
     let (_, events) = present.later(MIN_WAIT).when(&KeyCommand::BeginDestruction { number: 1 }).then_accepted();
     assert_eq!(names(&events), ["DestructionBegun", "VersionDestroyed"]);
 }
@@ -81,7 +82,7 @@ fn what_cannot_be_a_partners_key_is_refused() {
 #[test]
 fn nobody_here_makes_holds_or_rotates_a_partners_key() {
     let present = after(key(), [partner()]);
-    let rule = RotationRule { every_seconds: Some(60), min_interval_seconds: None };
+    let rule = RotationRule { every_seconds: Some(60), min_interval_seconds: None, ..Default::default() };
     let record = made(1, |record| (record.algorithm, record.origin) = ("ML-DSA-65".parse().unwrap(), Origin::External));
     for command in [
         rotate(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use schema::{
+    clock::Timestamp,
     encoding::Digest,
     key::{MinimumVersions, RevocationReason, RotationRule, VersionState},
 };
@@ -38,15 +39,25 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
         1 => number.clone().prop_map(|number| KeyCommand::DeactivateVersion { number, reason: None }),
         1 => number.clone().prop_map(|number| KeyCommand::CompromiseVersion { number, reason: None }),
         1 => (number.clone(), reason).prop_map(|(number, reason)| KeyCommand::RevokeVersion { number, reason, comment: None }),
-        2 => (number.clone(), 0u64..8000).prop_map(|(number, wait)| KeyCommand::ScheduleDestruction { number, wait_seconds: Some(wait), reason: None }),
+        2 => (number.clone(), 0u64..8000).prop_map(|(number, wait)| KeyCommand::ScheduleDestruction { number, wait_seconds: Some(wait), due: None, reason: None, backups_expire: None }),
         1 => number.clone().prop_map(|number| KeyCommand::CancelDestruction { number }),
         2 => number.clone().prop_map(|number| KeyCommand::BeginDestruction { number }),
         2 => (number.clone(), agent()).prop_map(|(number, holder)| destroyed(number, holder)),
         1 => (number.clone(), agent()).prop_map(|(number, holder)| KeyCommand::AttestLost { number, holder, attestation: "Lost.".parse().unwrap() }),
+        1 => (number.clone(), 0u64..9000).prop_map(|(number, seconds)| KeyCommand::ScheduleDeactivation {
+            number,
+            due: Timestamp::default().plus(Duration::from_secs(seconds)),
+            reason: None,
+        }),
+        1 => number.clone().prop_map(|number| KeyCommand::CancelDeactivation { number }),
+        1 => proptest::option::of(1u128..4).prop_map(|successor| KeyCommand::SetSuccessor {
+            successor: successor.map(KeyId::from_bits),
+            found: Some(Successor { project: ProjectId::from_bits(1), purpose: schema::key::Purpose::Encrypt, leads_back: false }),
+        }),
         1 => Just(KeyCommand::Suspend { reason: None }),
         1 => Just(KeyCommand::Resume { reason: None }),
         1 => (0u32..5, 0u32..5).prop_map(|(process, protect)| KeyCommand::SetMinimumVersions { minimum_versions: MinimumVersions { process, protect } }),
-        1 => (0u64..5000).prop_map(|seconds| KeyCommand::SetRotationRule { rotation: RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) } }),
+        1 => (0u64..5000).prop_map(|seconds| KeyCommand::SetRotationRule { rotation: RotationRule { every_seconds: None, min_interval_seconds: Some(seconds), ..Default::default() } }),
         1 => any::<bool>().prop_map(|protected| KeyCommand::SetDeletionProtection { protected }),
     ]
 }
@@ -71,6 +82,8 @@ fn check(before: &Key, after: &Key, fingerprints: &mut BTreeMap<u32, Digest>) ->
         } else {
             prop_assert!(version.holders.is_empty());
         }
+        let is_over = !matches!(version.state, VersionState::PreActivation | VersionState::Active | VersionState::Suspended);
+        prop_assert!(!(is_over && version.deactivation.is_some()), "a deactivation of what is past it");
         prop_assert_eq!(version.suspended_in.is_some(), version.state == VersionState::Suspended);
         let begun = version.destruction.as_ref().is_some_and(|destruction| destruction.begun.is_some());
         prop_assert_eq!(begun, version.state == VersionState::Destroyed);

@@ -2,6 +2,7 @@
 
 mod creating;
 mod destroying;
+mod ending;
 mod external;
 mod machine;
 mod versions;

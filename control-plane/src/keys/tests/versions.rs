@@ -133,7 +133,7 @@ fn material_is_sent_by_holders_of_what_was_made_and_recorded_once() {
 
 #[test]
 fn rotation_waits_for_the_pending_version_and_the_least_interval() {
-    let rule = RotationRule { every_seconds: Some(7200), min_interval_seconds: Some(3600) };
+    let rule = RotationRule { every_seconds: Some(7200), min_interval_seconds: Some(3600), ..Default::default() };
     let present = after(key(), [create(|key| key.rotation = rule.clone()), made(1, |_| ())]);
     let present = present.when(&rotate()).then_refused("version_pending");
     let present = after(present, [ready(1, ALICE)]);
@@ -195,7 +195,7 @@ fn every_transition_of_the_standard_is_possible_and_no_other() {
         _ => None,
     };
     let begun = |present| {
-        let schedule = KeyCommand::ScheduleDestruction { number: 1, wait_seconds: None, reason: None };
+        let schedule = KeyCommand::ScheduleDestruction { number: 1, wait_seconds: None, due: None, reason: None, backups_expire: None };
         after(after(present, [schedule]).later(DEFAULT_WAIT), [KeyCommand::BeginDestruction { number: 1 }])
     };
     for from in VersionState::ALL {
