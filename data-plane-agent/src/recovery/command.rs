@@ -113,7 +113,7 @@ pub enum BackupCommand {
 pub struct Shares {
     /// A file with one share; as often as shares are needed [default: asked for, or read from standard input line by line].
     #[arg(long = "share-file", value_name = "FILE")]
-    files: Vec<PathBuf>,
+    share_files: Vec<PathBuf>,
 }
 
 impl RecoveryCommand {
@@ -350,7 +350,7 @@ async fn restore_files(config: &Config, files: &[PathBuf], shares: &Shares) -> a
 impl Shares {
     /// Reads shares until there are enough, and puts the recovery key together.
     fn combine(&self) -> anyhow::Result<RecoverySecret> {
-        let shares = if self.files.is_empty() { ask_for_shares()? } else { self.read()? };
+        let shares = if self.share_files.is_empty() { ask_for_shares()? } else { self.read()? };
         Ok(share::combine(&shares)?)
     }
 
@@ -360,7 +360,7 @@ impl Shares {
             let text = std::str::from_utf8(&line).map_err(|_| ShareError::NotAShare);
             anyhow::Ok(text.and_then(Share::parse).with_context(|| path.display().to_string())?)
         };
-        self.files.iter().map(read).collect()
+        self.share_files.iter().map(read).collect()
     }
 }
 
@@ -419,4 +419,22 @@ fn tombstones(tombstones: usize) -> String {
 
 fn names(versions: &[KeyVersion]) -> String {
     versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[derive(clap::Parser)]
+    enum All {
+        #[command(subcommand)]
+        Recovery(super::RecoveryCommand),
+        #[command(subcommand)]
+        Backup(super::BackupCommand),
+    }
+
+    #[test]
+    fn every_argument_has_a_name_of_its_own() {
+        All::command().debug_assert();
+    }
 }

@@ -21,7 +21,7 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
     let print = prop_oneof![6 => Just(None), 1 => Just(Some(Digest::of(b"other")))];
     let reason = proptest::sample::select(RevocationReason::ALL);
     prop_oneof![
-        2 => proptest::sample::select(&[Durability::SingleCopy, Durability::TwoHolders, Durability::SealedBackup][..])
+        2 => proptest::sample::select(&[Durability::SingleCopy, Durability::SingleCopy, Durability::TwoHolders, Durability::SealedBackup][..])
             .prop_map(|durability| create(|key| (key.durability, key.sites_have_recovery_keys) = (Some(durability), true))),
         1 => Just(super::external::partner()),
         2 => (1u8..4).prop_map(super::external::next),
@@ -33,7 +33,7 @@ fn any_command() -> impl Strategy<Value = KeyCommand> {
         })),
         8 => (number.clone(), agent()).prop_map(|(number, holder)| ready(number, holder)),
         2 => (number.clone(), agent(), agent()).prop_map(|(number, sender, recipient)| sent(number, sender, recipient)),
-        2 => (number.clone(), agent()).prop_map(|(number, holder)| backed_up(number, holder, 1)),
+        3 => (number.clone(), agent()).prop_map(|(number, holder)| backed_up(number, holder, 1)),
         2 => number.clone().prop_map(|number| KeyCommand::SuspendVersion { number, reason: None }),
         2 => number.clone().prop_map(|number| KeyCommand::ResumeVersion { number, reason: None }),
         1 => number.clone().prop_map(|number| KeyCommand::DeactivateVersion { number, reason: None }),
@@ -130,7 +130,7 @@ fn random_commands_reach_every_end() {
     let mut runner = TestRunner::deterministic();
     let strategy = proptest::collection::vec((any_command(), 0u64..3000), 80);
     let (mut rotated, mut destroyed, mut attested, mut states) = (false, false, false, std::collections::BTreeSet::new());
-    for _ in 0..400 {
+    for _ in 0..800 {
         let mut present = key();
         for (command, seconds) in strategy.new_tree(&mut runner).unwrap().current() {
             present = present.later(Duration::from_secs(seconds));
