@@ -90,6 +90,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "DeactivationScheduled",
     "DeactivationCancelled",
     "KeySuccessorSet",
+    "MaterialSent",
     "VersionDestroyed",
     "PolicyCreated",
     "PolicyDraftSaved",
