@@ -7,6 +7,7 @@
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
 //! - [`dsse`]: the envelope all of it is signed in.
 //! - [`mod@accept`]: the ordered checks that make a set of statements believed, and what the set then says.
+//! - [`signing`]: several people sign one statement, each for itself; [`passphrase`]: what keeps a pair in a file.
 //! - `testing`: a tenant in memory that signs valid sets, for tests (feature `testing`).
 //! - [`time`]: what time it is at an agent, and how current what it believes is.
 
@@ -17,8 +18,10 @@ mod json;
 pub mod movement;
 pub mod pair;
 pub mod ratchet;
+pub mod passphrase;
 pub mod recovery;
 pub mod seal;
+pub mod signing;
 pub mod statement;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -8,6 +8,7 @@ mod attacks {
     mod movement;
     mod recovery;
     mod rotation;
+    mod signers;
 }
 
 use std::{collections::BTreeMap, time::Duration};

@@ -20,11 +20,11 @@ mod definitions;
 mod keys;
 mod lease;
 mod memory;
-mod read;
+pub(crate) mod read;
 mod recovery;
 mod rejection;
 mod restrictions;
-mod roots;
+pub(crate) mod roots;
 mod roster;
 mod view;
 

@@ -17,11 +17,11 @@ const MAX_STATEMENTS: usize = 20_000;
 
 /// A statement that was read; whether it is believed is another matter.
 #[derive(Debug, Clone)]
-pub(super) struct Read<T> {
-    pub(super) bytes: Base64,
-    pub(super) envelope: Envelope,
-    pub(super) sha256: Digest,
-    pub(super) payload: T,
+pub(crate) struct Read<T> {
+    pub(crate) bytes: Base64,
+    pub(crate) envelope: Envelope,
+    pub(crate) sha256: Digest,
+    pub(crate) payload: T,
 }
 
 impl<T: Statement> Read<T> {
@@ -33,7 +33,7 @@ impl<T: Statement> Read<T> {
         Order { epoch: self.head().epoch, serial: self.head().serial }
     }
 
-    pub(super) fn new(bytes: &Base64) -> Result<Self, Rejection> {
+    pub(crate) fn new(bytes: &Base64) -> Result<Self, Rejection> {
         let kind = T::KIND;
         let unreadable = |source| Rejection::Unreadable { kind, source };
         let envelope = Envelope::parse(bytes.as_slice(), kind.max_bytes()).map_err(unreadable)?;

@@ -15,19 +15,19 @@ use crate::{
 
 /// Signers and thresholds of one root, checked.
 #[derive(Debug, Clone)]
-pub(super) struct Roles(BTreeMap<Kind, RoleSigners>);
+pub(crate) struct Roles(BTreeMap<Kind, RoleSigners>);
 
 #[derive(Debug, Clone)]
-pub(super) struct RoleSigners {
-    pub(super) signers: Signers,
-    pub(super) threshold: u32,
+pub(crate) struct RoleSigners {
+    pub(crate) signers: Signers,
+    pub(crate) threshold: u32,
     /// Whether the tenant, and nobody else, holds the pairs.
-    pub(super) tenant_held: bool,
+    pub(crate) tenant_held: bool,
 }
 
 impl Roles {
     /// Checks what a root says of signers.
-    pub(super) fn of(root: &Root) -> Result<Self, Rejection> {
+    pub(crate) fn of(root: &Root) -> Result<Self, Rejection> {
         let serial = root.head.serial;
         let unsound = |detail: String| Rejection::RootUnsound { serial, detail };
         let mut pairs = BTreeMap::new();
@@ -52,14 +52,14 @@ impl Roles {
     }
 
     /// The role of a kind. Leases are signed like state where a root names nobody for them.
-    pub(super) fn role(&self, kind: Kind) -> Result<&RoleSigners, Rejection> {
+    pub(crate) fn role(&self, kind: Kind) -> Result<&RoleSigners, Rejection> {
         let kind = if kind == Kind::Lease && !self.0.contains_key(&kind) { Kind::State } else { kind };
         let nobody = || Rejection::RootUnsound { serial: 0, detail: format!("nobody may sign the {kind}") };
         self.0.get(&kind).ok_or_else(nobody)
     }
 
     /// Check 3: enough pairs of the kind's role signed.
-    pub(super) fn verify<T: Statement>(&self, read: &Read<T>) -> Result<(), Rejection> {
+    pub(crate) fn verify<T: Statement>(&self, read: &Read<T>) -> Result<(), Rejection> {
         let role = self.role(T::KIND)?;
         let verified = read.envelope.verify(T::KIND.context(), &role.signers, role.threshold);
         verified.map(|_| ()).map_err(|source| Rejection::Signature { kind: T::KIND, source })
@@ -87,15 +87,15 @@ fn role_signers(root: &Root, kind: Kind, role: &Role, pairs: &BTreeMap<Digest, P
 }
 
 /// The chain from the first root that is trusted by itself. Never empty.
-pub(super) struct Chain {
-    pub(super) roots: Vec<Read<Root>>,
-    pub(super) roles: Roles,
+pub(crate) struct Chain {
+    pub(crate) roots: Vec<Read<Root>>,
+    pub(crate) roles: Roles,
 }
 
 impl Chain {
     /// Check 3 for roots: each new one by a threshold of the old and of its own signers. `held` are trusted already; without
     /// any, the root with the pinned hash is. Gaps are left to [`Chain::gaps`]: across one, nobody knows the old signers.
-    pub(super) fn build(held: Vec<Read<Root>>, offered: Vec<Read<Root>>, pinned: Digest) -> Result<Self, Rejection> {
+    pub(crate) fn build(held: Vec<Read<Root>>, offered: Vec<Read<Root>>, pinned: Digest) -> Result<Self, Rejection> {
         let mut roots = held;
         let mut offered = offered.into_iter();
         if roots.is_empty() {
@@ -127,7 +127,7 @@ impl Chain {
     }
 
     /// Check 6.
-    pub(super) fn gaps(&self) -> Result<(), Rejection> {
+    pub(crate) fn gaps(&self) -> Result<(), Rejection> {
         for pair in self.roots.windows(2) {
             let (held, found) = (pair[0].order(), pair[1].order());
             if found.serial != held.serial + 1 {
