@@ -256,9 +256,10 @@ impl App {
         }
 
         let (tls, authority_file) = graphql_tls(&config, graphql, &*ground.clock)?;
+        let statements = parts.statements.clone();
         let shared = Shared {
             edge: web::Data::new(parts.edge(&ground, &config)),
-            readiness: web::Data::new(readiness(&ground, &stopping)),
+            readiness: web::Data::new(readiness(&ground, &statements, &stopping)),
             metrics: web::Data::new(metrics),
             request_ids,
             development: config.development,
@@ -480,9 +481,10 @@ fn background(task: impl Future<Output = ()> + Send + 'static, stop: &Cancellati
     })
 }
 
-fn readiness(ground: &Ground, stopping: &CancellationToken) -> Readiness {
-    let (store, views) = (ground.store.clone(), ground.views.clone());
-    Readiness::new(stopping.clone()).check_async("read model", move || {
+fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
+    let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
+    let readiness = Readiness::new(stopping.clone()).note("statements", move || statements.ending().note());
+    readiness.check_async("read model", move || {
         let (store, views) = (store.clone(), views.clone());
         async move {
             let head = store.head().await.map_err(|_| "the database does not answer".to_owned())?;

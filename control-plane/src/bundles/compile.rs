@@ -42,6 +42,8 @@ pub struct Published {
     pub policies: BTreeMap<Scope, Policy>,
     /// By site.
     pub states: BTreeMap<SiteId, State>,
+    /// Policies that wait for the tenant's signers, by scope.
+    pub waiting: BTreeMap<Scope, Policy>,
 }
 
 /// Compiles everything.
@@ -60,7 +62,7 @@ pub fn compile(facts: &Facts, published: &Published) -> Content {
         .chain(facts.sites.iter().filter(|(_, site)| site.offline.is_some() || site.recovery.is_some()).map(|(id, _)| Scope::Site(*id)))
         .chain(facts.policies.iter().map(|document| document.scope).filter(|scope| matches!(scope, Scope::Site(_))))
         // What was ever published stays: an agent that pinned a scope is told of its present, not left with its past.
-        .chain(published.policies.keys().copied());
+        .chain(published.policies.keys().chain(published.waiting.keys()).copied());
     // Sorted once: with many projects, looking through all keys for each would take the product of both.
     let mut keys = BTreeMap::<_, Vec<_>>::new();
     for (id, key) in &facts.keys {
@@ -252,12 +254,16 @@ fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
     state
 }
 
-/// What policy lifts: everything it lifted before, and whatever a published state restricted and the facts no longer do.
+/// What policy lifts: everything it lifted before, or will when what waits is signed, and whatever a published state restricted and the facts no longer do.
 fn resumptions(facts: &Facts, published: &Published, states: &BTreeMap<SiteId, State>) -> BTreeMap<Scope, Vec<Resumption>> {
     let mut lifted = BTreeMap::<Scope, BTreeMap<Subject, BTreeMap<SiteId, SerialText>>>::new();
-    for (scope, policy) in &published.policies {
+    for (scope, policy) in published.policies.iter().chain(&published.waiting) {
         for resumption in &policy.resumptions {
-            lifted.entry(*scope).or_default().insert(resumption.subject, resumption.up_to_state_serial.clone());
+            let serials = lifted.entry(*scope).or_default().entry(resumption.subject).or_default();
+            for (site, up_to) in &resumption.up_to_state_serial {
+                let serial = serials.entry(*site).or_insert(SerialText(0));
+                *serial = (*serial).max(*up_to);
+            }
         }
     }
     for (site, last) in &published.states {
@@ -430,7 +436,7 @@ mod tests {
 
     /// As if the content had been published as each scope's statement number `serial`.
     fn publish(content: &Content, serial: u64) -> Published {
-        let mut published = Published { policies: content.policies.clone(), states: content.states.clone() };
+        let mut published = Published { policies: content.policies.clone(), states: content.states.clone(), ..Published::default() };
         published.policies.values_mut().for_each(|policy| policy.head.serial = serial);
         published.states.values_mut().for_each(|state| state.head.serial = serial);
         published

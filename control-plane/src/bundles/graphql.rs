@@ -4,7 +4,10 @@ use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject};
 use schema::id::{AgentId, SiteId};
 use trust::statement::{Kind, Scope};
 
-use super::in_force::{InForce, in_force};
+use super::{
+    ending::warning,
+    in_force::{InForce, in_force},
+};
 use crate::{
     agents::graphql::AgentNode,
     graphql::{
@@ -34,6 +37,8 @@ pub struct SiteStatement {
     pub issued_at: Timestamp,
     /// The last moment it may be accepted.
     pub expires_at: Timestamp,
+    /// That it ends soon and only the tenant's signers can renew it, and what to do.
+    pub warning: Option<String>,
     #[graphql(skip)]
     agents: Vec<AgentId>,
 }
@@ -47,8 +52,8 @@ impl SiteStatement {
     }
 }
 
-impl From<InForce> for SiteStatement {
-    fn from(statement: InForce) -> Self {
+impl SiteStatement {
+    fn of(statement: InForce, now: schema::clock::Timestamp) -> Self {
         let (project, site) = match statement.scope {
             Scope::Tenant => (None, None),
             Scope::Project(project) => (Some(project.to_string().into()), None),
@@ -63,6 +68,7 @@ impl From<InForce> for SiteStatement {
             sha256: statement.sha256.to_string(),
             issued_at: Timestamp(statement.issued),
             expires_at: Timestamp(statement.expires),
+            warning: warning(statement.kind, statement.expires, now),
             agents: statement.enforced_by,
         }
     }
@@ -71,5 +77,14 @@ impl From<InForce> for SiteStatement {
 /// The statements in force at a site.
 pub async fn statements(api: &Api, site: SiteId) -> Result<Vec<SiteStatement>, Fault> {
     let found = in_force(&api.services.statements, &api.services.reports, api.ctx.tenant, site).await;
-    Ok(found.map_err(|error| fault("reading statements", &error))?.into_iter().map(Into::into).collect())
+    let now = api.services.clock.now();
+    let found = found.map_err(|error| fault("reading statements", &error))?;
+    let newest = found.iter().filter(|statement| statement.kind == Kind::Root).map(|root| root.serial).max();
+    let shown = found.into_iter().map(|statement| {
+        let is_past = statement.kind == Kind::Root && Some(statement.serial) != newest;
+        let shown = SiteStatement::of(statement, now);
+        // Roots that others followed are kept for agents that missed some; they may end.
+        if is_past { SiteStatement { warning: None, ..shown } } else { shown }
+    });
+    Ok(shown.collect())
 }

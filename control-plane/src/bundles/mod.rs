@@ -5,19 +5,28 @@
 //! - [`templates`]: which are in force, and which keys a change of them would leave outside.
 //! - [`signers`]: the pairs that sign, and the first root.
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
+//! - `waiting` and `shelf`: what waits for a tenant's own signers; [`within`]: state under policies that wait; [`proposals`]:
+//!   what signers and administrators do about it.
+//! - [`ending`]: what ends soon and only people can renew.
 //! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people;
 //!   [`containment`]: how far a suspension has come.
 
 pub mod compile;
 pub mod containment;
+pub mod ending;
 pub mod facts;
 pub mod gather;
 pub mod graphql;
 pub mod heartbeat;
 pub mod in_force;
+pub mod proposal_graphql;
+pub mod proposals;
 pub mod reactor;
 pub mod read;
 pub mod service;
+mod shelf;
 pub mod signers;
 pub mod stream;
 pub mod templates;
+mod waiting;
+mod within;

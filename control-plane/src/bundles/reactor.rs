@@ -70,6 +70,9 @@ pub const TRIGGERS: &[&str] = &[
     "CompositeRetired",
     "PolicyPublished",
     "PolicyRolledBack",
+    "StatementProposed",
+    "StatementSigned",
+    "ProposalWithdrawn",
 ];
 
 /// Types of event that no statement speaks of.
@@ -188,6 +191,7 @@ impl Reactor for StatementReactor {
                 tracing::error!(%tenant, %site, error = &error as &dyn Error, "signing a heartbeat failed");
             }
         }
+        self.statements.ending().measure();
         Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use schema::id::{PolicyId, TenantId};
+use schema::{
+    id::{PolicyId, TenantId},
+    rule::Scope,
+};
 
 use super::{
     facts::{Facts, PolicyFacts},
@@ -14,6 +17,8 @@ use crate::{
         view::{QueryError, Views},
     },
     policies::{Policy, cedar},
+    projects::Project,
+    sites::Site,
 };
 
 /// Why the facts could not be read.
@@ -56,6 +61,14 @@ impl FactsReader {
             policies: self.policies(tenant).await?,
         };
         Ok(facts(tenant, aggregates))
+    }
+
+    /// Everything a policy may be for: the tenant, its projects, its sites.
+    pub async fn scopes(&self, tenant: TenantId) -> Result<Vec<Scope>, FactsError> {
+        let (projects, sites): (Vec<Project>, Vec<Site>) = (self.views.every(tenant).await?, self.views.every(tenant).await?);
+        let projects = projects.into_iter().filter_map(|project| Some(Scope::Project(project.fixed?.id)));
+        let sites = sites.into_iter().filter_map(|site| Some(Scope::Site(site.fixed?.id)));
+        Ok(std::iter::once(Scope::Tenant).chain(projects).chain(sites).collect())
     }
 
     /// What is published, in order of ids.

@@ -3,7 +3,7 @@
 //! Order, always: sign -> record with the expected serial, envelope beside it -> pin in a heartbeat that is kept -> serve.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,12 +13,15 @@ use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
     encoding::{Base64, Digest},
     event::statement::StatementKind,
-    id::{AgentId, PrincipalId, SiteId, TenantId},
+    id::{AgentId, KeyId, PrincipalId, SiteId, TenantId},
+    key::Limits,
     wire::agent::StatementSet,
 };
 use tokio::sync::watch;
 use trust::{
+    accept::Rejection,
     dsse::{Envelope, EnvelopeError, sign_statement},
+    signing::{Authority, UnreadablePayload},
     statement::{
         Head, Kind, Scope, Statement,
         lease::Lease,
@@ -29,13 +32,16 @@ use trust::{
 };
 
 use super::{
-    compile::{Content, Headed, Published, blank_head, compile, projects_at_sites, states},
+    compile::{Content, Headed, blank_head, compile, projects_at_sites, states},
     containment::restricts,
+    ending::Ending,
     facts::Facts,
     heartbeat::{Current, HeartbeatError, Heartbeats, Member},
     read::{FactsError, FactsReader},
+    shelf::Shelf,
     signers::{InvalidSigners, TenantSigners, fill, renew_before},
     stream::{StatementCommand, StatementRefusal, StatementStream, stream_id},
+    within,
 };
 use crate::{
     access::{context::OpContext, permit::Question},
@@ -51,7 +57,7 @@ const SIGNERS_SECRET: &str = "statement-signers";
 /// The principal that publishes.
 const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
 /// Epochs begin by recovery only.
-const FIRST_EPOCH: u64 = 1;
+pub(super) const FIRST_EPOCH: u64 = 1;
 /// How often a compilation starts over when another replica was first.
 const ATTEMPTS: usize = 5;
 /// How often a waiting agent's site is looked at, for what other replicas publish.
@@ -86,6 +92,15 @@ pub enum StatementsError {
     /// A published statement does not parse.
     #[error("a published statement is damaged")]
     Damaged(#[source] EnvelopeError),
+    /// A root that was recorded, or waits, says what no root may say.
+    #[error("a recorded root is not sound")]
+    Root(#[source] Rejection),
+    /// What waits for signatures cannot be read.
+    #[error("a proposal is damaged")]
+    Unreadable(#[source] UnreadablePayload),
+    /// The tenant's own signers sign this, and nobody else.
+    #[error("the tenant's own signers sign the {0}, the control plane does not")]
+    TenantHeld(Kind),
     /// Other replicas were first, time and again.
     #[error("other replicas keep publishing for this tenant at the same moment")]
     Contended,
@@ -119,14 +134,7 @@ struct Inner {
     wakers: Mutex<HashMap<(TenantId, SiteId), watch::Sender<()>>>,
     served: Mutex<HashMap<(TenantId, SiteId), Served>>,
     envelopes: Mutex<EnvelopeCache>,
-}
-
-/// What was published last for one tenant.
-#[derive(Debug, Clone, Default)]
-struct Shelf {
-    roots: Vec<Member>,
-    policies: BTreeMap<Scope, (Policy, Member)>,
-    states: BTreeMap<SiteId, (State, Member)>,
+    ending: Ending,
 }
 
 /// The set an agent gets, and its entity tag.
@@ -179,6 +187,7 @@ impl Statements {
             wakers: Mutex::default(),
             served: Mutex::default(),
             envelopes: Mutex::default(),
+            ending: Ending::default(),
         }))
     }
 
@@ -216,9 +225,15 @@ impl Statements {
     /// Signs a new heartbeat of a site that pins what the last one did.
     pub async fn beat(&self, tenant: TenantId, site: SiteId) -> Result<(), StatementsError> {
         let signers = self.signers(tenant).await?;
-        self.0.heartbeats.issue(&signers, tenant, site, None, self.0.clock.now()).await?;
+        let current = self.0.heartbeats.issue(&signers, tenant, site, None, self.0.clock.now()).await?;
+        self.0.ending.look_at(tenant, site, &current.members, self.0.clock.now());
         self.wake(tenant, site);
         Ok(())
+    }
+
+    /// What ends soon, and only the tenants' signers can renew.
+    pub fn ending(&self) -> &Ending {
+        &self.0.ending
     }
 
     /// Sites whose heartbeat is at least this old.
@@ -229,8 +244,19 @@ impl Statements {
     /// Whether a statement that the site's heartbeat pins should be signed anew.
     pub async fn is_ending(&self, tenant: TenantId, site: SiteId) -> Result<bool, StatementsError> {
         let now = self.0.clock.now();
-        let current = self.0.heartbeats.current(tenant, site).await?;
-        Ok(current.is_some_and(|current| current.members.iter().any(|member| is_ending(member.kind, member.expires, now))))
+        let Some(current) = self.0.heartbeats.current(tenant, site).await? else { return Ok(false) };
+        let ending: Vec<&Member> = current.members.iter().filter(|member| is_ending(member.kind, member.expires, now)).collect();
+        if ending.is_empty() {
+            return Ok(false);
+        }
+        // What waits for signatures already needs no second proposal.
+        let shelf = self.shelf(tenant);
+        let shelf = shelf.lock().await;
+        let waits = |member: &&Member| {
+            let waiting = shelf.as_ref().and_then(|shelf| shelf.waiting.get(&member.scope)).filter(|_| member.kind == Kind::Policy);
+            waiting.is_some_and(|(policy, _)| !is_ending(Kind::Policy, policy.head.expires, now))
+        };
+        Ok(!ending.iter().all(waits))
     }
 
     /// What is in force at a site: what its current heartbeat pins.
@@ -320,6 +346,32 @@ impl Statements {
         Ok(bytes)
     }
 
+    /// The limits of a key that agents of a site go by, where the tenant's own signers sign policy: a change of them waits, and
+    /// a lease above what is in force would be refused. None where the control plane's present is what is in force.
+    pub async fn limits_in_force(&self, tenant: TenantId, site: SiteId, key: KeyId) -> Result<Option<Limits>, StatementsError> {
+        let Some(current) = self.0.heartbeats.current(tenant, site).await? else { return Ok(None) };
+        let Some(root) = current.members.iter().rev().find(|member| member.kind == Kind::Root) else { return Ok(None) };
+        let (root, _) = self.open::<Root>(tenant, Scope::Tenant, root.envelope).await?;
+        let authority = Authority::of(&payload_of(&root)).map_err(StatementsError::Root)?;
+        if !authority.is_tenant_held(Kind::Policy) {
+            return Ok(None);
+        }
+        for member in &current.members {
+            let limits = match member.kind {
+                Kind::Policy => self.open::<Policy>(tenant, member.scope, member.envelope).await?.0.keys.remove(&key).map(|key| key.limits),
+                Kind::State => {
+                    let (mut state, _) = self.open::<State>(tenant, member.scope, member.envelope).await?;
+                    state.templated.remove(&key).map(|key| key.definition.limits)
+                }
+                _ => None,
+            };
+            if limits.is_some() {
+                return Ok(limits);
+            }
+        }
+        Ok(None)
+    }
+
     async fn body(&self, tenant: TenantId, current: Current) -> Result<Bytes, StatementsError> {
         let mut set = StatementSet { heartbeat: Some(current.envelope.into()), ..StatementSet::default() };
         for member in &current.members {
@@ -339,10 +391,12 @@ impl Statements {
         self.roots(tenant, shelf).await?;
         let asked = self.0.clock.now();
         let facts = self.0.facts.facts(tenant).await?;
-        if shelf.as_ref().is_some_and(|shelf| shelf.policies.is_empty()) {
+        let Some(shelf) = shelf else { return Err(StatementsError::Missing) };
+        if shelf.policies.is_empty() {
             self.fetch(tenant, &facts, shelf).await?;
         }
-        let Some(shelf) = shelf else { return Err(StatementsError::Missing) };
+        self.refresh_waiting(tenant, shelf).await?;
+        self.settle(tenant, shelf).await?;
         let Content { policies, states } = compile(&facts, &shelf.as_published());
         // Agents judge the time of a version by policy and state: a policy is not older than what it was compiled from, and a
         // state not younger.
@@ -350,24 +404,40 @@ impl Statements {
         let compiled = self.0.clock.now().max(newest);
         let mut count = 0;
         for (scope, content) in policies {
-            let last = shelf.policies.get(&scope);
-            if let Some(next) = self.publish_changed(tenant, scope, content, last, &shelf.roots, compiled).await? {
-                shelf.policies.insert(scope, next);
-                count += 1;
+            if !shelf.is_tenant_held() {
+                let last = shelf.policies.get(&scope);
+                if let Some(next) = self.publish_changed(tenant, scope, content.clone(), last, shelf.root_serial(), compiled).await? {
+                    shelf.policies.insert(scope, next);
+                    count += 1;
+                }
+            }
+            if shelf.is_tenant_held() || shelf.waiting_root.is_some() || shelf.waiting.contains_key(&scope) {
+                self.propose_changed(tenant, scope, content, shelf, compiled).await?;
             }
         }
+        let placed = projects_at_sites(&facts);
         for (site, content) in states {
+            let content = if shelf.is_tenant_held() {
+                let here = placed.get(&site);
+                let policies = shelf.reaching(site, |project| here.is_some_and(|projects| projects.contains(project)));
+                within::policy(content, &policies, shelf.states.get(&site).map(|(state, _)| state), site)
+            } else {
+                content
+            };
             let last = shelf.states.get(&site);
-            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, &shelf.roots, asked).await? {
+            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, shelf.root_serial(), asked).await? {
                 shelf.states.insert(site, next);
                 count += 1;
             }
         }
-        let placed = projects_at_sites(&facts);
         for site in facts.sites.keys() {
             let projects = placed.get(site);
             let members = shelf.members(*site, |project| projects.is_some_and(|projects| projects.contains(project)));
-            self.pin(tenant, *site, &members).await?;
+            if self.hangs_together(tenant, shelf, &members).await? {
+                self.pin(tenant, *site, &members).await?;
+            } else {
+                tracing::warn!(%tenant, %site, "policies lack signatures of the newest root's signers: the site keeps what it has until they are there");
+            }
         }
         if count > 0 {
             tracing::info!(%tenant, statements = count, millis = started.elapsed().as_millis() as u64, "statements were published");
@@ -393,19 +463,18 @@ impl Statements {
         scope: Scope,
         content: S,
         last: Option<&(S, Member)>,
-        roots: &[Member],
+        root_serial: u64,
         now: Timestamp,
     ) -> Result<Option<(S, Member)>, StatementsError> {
-        let root = roots.last().ok_or(StatementsError::Missing)?;
         if let Some((last, member)) = last
             && last.blank() == content
-            && last.head().root_serial == root.serial
+            && last.head().root_serial == root_serial
             && !is_ending(S::KIND, member.expires, now)
         {
             return Ok(None);
         }
         let serial = last.map_or(1, |(_, member)| member.serial + 1);
-        self.publish(tenant, scope, content, serial, root.serial, now).await.map(Some)
+        self.publish(tenant, scope, content, serial, root_serial, now).await.map(Some)
     }
 
     /// Signs and records one statement.
@@ -420,6 +489,9 @@ impl Statements {
     ) -> Result<(S, Member), StatementsError> {
         let kind = recorded(S::KIND).ok_or(StatementsError::Missing)?;
         let signers = self.signers(tenant).await?;
+        if S::KIND == Kind::Root && serial != 1 {
+            return Err(StatementsError::TenantHeld(S::KIND));
+        }
         let mut statement = content;
         let now = now.max(statement.newest());
         fill(statement.head_mut(), S::KIND, FIRST_EPOCH, serial, root_serial, now);
@@ -433,7 +505,7 @@ impl Statements {
     }
 
     /// Records a statement that was signed, its envelope beside it; gives the envelope's digest.
-    async fn record(&self, tenant: TenantId, recorded: Recorded, envelope: Vec<u8>) -> Result<Digest, StatementsError> {
+    pub(super) async fn record(&self, tenant: TenantId, recorded: Recorded, envelope: Vec<u8>) -> Result<Digest, StatementsError> {
         let Recorded { kind, scope, serial, sha256 } = recorded;
         let envelope_sha256 = Digest::of(&envelope);
         let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope);
@@ -446,29 +518,36 @@ impl Statements {
         Ok(envelope_sha256)
     }
 
-    /// The roots, the first one made when there is none.
+    /// The roots, the first one made when there is none. Asked of the log each time: who signs policies may have changed
+    /// by another replica's hand.
     async fn roots(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<Vec<Member>, StatementsError> {
-        if let Some(shelf) = shelf {
+        let stream = self.stream(tenant, StatementKind::Root, &scope_text(tenant, Scope::Tenant)).await?;
+        let known = |shelf: &Shelf| shelf.roots.iter().map(|root| root.envelope).eq(stream.envelopes.iter().copied());
+        if let Some(shelf) = shelf.as_ref().filter(|shelf| !stream.envelopes.is_empty() && known(shelf)) {
             return Ok(shelf.roots.clone());
         }
-        let stream = self.stream(tenant, StatementKind::Root, &scope_text(tenant, Scope::Tenant)).await?;
-        let mut roots = Vec::with_capacity(stream.envelopes.len());
+        let (mut roots, mut newest) = (Vec::with_capacity(stream.envelopes.len()), None);
         for envelope in &stream.envelopes {
-            let (_, member) = self.open::<Root>(tenant, Scope::Tenant, *envelope).await?;
+            let (root, member) = self.open::<Root>(tenant, Scope::Tenant, *envelope).await?;
             roots.push(member);
+            newest = Some(root);
         }
-        if roots.is_empty() {
-            let signers = self.signers(tenant).await?;
-            let (_, member) = self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, 1, self.0.clock.now()).await?;
-            roots.push(member);
-        }
-        *shelf = Some(Shelf { roots: roots.clone(), ..Shelf::default() });
+        let newest = match newest {
+            Some(root) => root,
+            None => {
+                let signers = self.signers(tenant).await?;
+                let (root, member) = self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, 1, self.0.clock.now()).await?;
+                roots.push(member);
+                root
+            }
+        };
+        let authority = Authority::of(&payload_of(&newest)).map_err(StatementsError::Root)?;
+        *shelf = Some(Shelf::of(roots.clone(), Arc::new(authority)));
         Ok(roots)
     }
 
     /// Reads what was published last for every scope there is.
-    async fn fetch(&self, tenant: TenantId, facts: &Facts, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
-        let Some(shelf) = shelf else { return Ok(()) };
+    async fn fetch(&self, tenant: TenantId, facts: &Facts, shelf: &mut Shelf) -> Result<(), StatementsError> {
         let scopes = std::iter::once(Scope::Tenant)
             .chain(facts.projects.keys().copied().map(Scope::Project))
             .chain(facts.sites.keys().copied().map(Scope::Site));
@@ -477,6 +556,7 @@ impl Statements {
             if let Some(envelope) = stream.envelopes.last() {
                 shelf.policies.insert(scope, self.open(tenant, scope, *envelope).await?);
             }
+            self.take_waiting(tenant, scope, stream.pending, shelf).await?;
         }
         for site in facts.sites.keys() {
             let stream = self.stream(tenant, StatementKind::State, &scope_text(tenant, Scope::Site(*site))).await?;
@@ -487,14 +567,14 @@ impl Statements {
         Ok(())
     }
 
-    async fn stream(&self, tenant: TenantId, kind: StatementKind, scope: &str) -> Result<StatementStream, StatementsError> {
+    pub(super) async fn stream(&self, tenant: TenantId, kind: StatementKind, scope: &str) -> Result<StatementStream, StatementsError> {
         let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, scope);
         let loaded = self.0.handler.load::<StatementStream>(tenant, id).await;
         Ok(loaded.map_err(|error| StatementsError::Record(Box::new(error)))?.state)
     }
 
     /// A statement of our own that was recorded before.
-    async fn open<S: Statement>(&self, tenant: TenantId, scope: Scope, digest: Digest) -> Result<(S, Member), StatementsError> {
+    pub(super) async fn open<S: Statement>(&self, tenant: TenantId, scope: Scope, digest: Digest) -> Result<(S, Member), StatementsError> {
         let bytes = self.envelope(tenant, digest).await?;
         let envelope = Envelope::parse(&bytes, S::KIND.max_bytes()).map_err(StatementsError::Damaged)?;
         let parsed: S =
@@ -514,7 +594,7 @@ impl Statements {
         Ok((parsed, member))
     }
 
-    async fn envelope(&self, tenant: TenantId, digest: Digest) -> Result<Arc<[u8]>, StatementsError> {
+    pub(super) async fn envelope(&self, tenant: TenantId, digest: Digest) -> Result<Arc<[u8]>, StatementsError> {
         if let Some(bytes) = locked(&self.0.envelopes).by_digest.get(&digest) {
             return Ok(Arc::clone(bytes));
         }
@@ -524,7 +604,7 @@ impl Statements {
     }
 
     /// The tenant's pairs; made when there are none. Of several replicas that make them at once, all use the first.
-    async fn signers(&self, tenant: TenantId) -> Result<Arc<TenantSigners>, StatementsError> {
+    pub(super) async fn signers(&self, tenant: TenantId) -> Result<Arc<TenantSigners>, StatementsError> {
         if let Some(signers) = locked(&self.0.signers).get(&tenant) {
             return Ok(Arc::clone(signers));
         }
@@ -540,8 +620,20 @@ impl Statements {
         Ok(signers)
     }
 
-    fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
+    pub(super) fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
         Arc::clone(locked(&self.0.published).entry(tenant).or_default())
+    }
+
+    pub(super) fn handler(&self) -> &Handler {
+        &self.0.handler
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    pub(super) fn facts(&self) -> &FactsReader {
+        &self.0.facts
     }
 
     fn wake(&self, tenant: TenantId, site: SiteId) {
@@ -550,39 +642,19 @@ impl Statements {
         }
     }
 
-    fn context(&self, tenant: TenantId) -> OpContext {
+    pub(super) fn context(&self, tenant: TenantId) -> OpContext {
         let request = new_id(&*self.0.ids, self.0.clock.now());
         OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request }
     }
 }
 
 /// What is recorded of a statement.
-struct Recorded {
-    kind: StatementKind,
+pub(super) struct Recorded {
+    pub(super) kind: StatementKind,
     /// What it is for: the id of a tenant, project, site or agent, as text.
-    scope: String,
-    serial: u64,
-    sha256: Digest,
-}
-
-impl Shelf {
-    fn as_published(&self) -> Published {
-        Published {
-            policies: self.policies.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),
-            states: self.states.iter().map(|(site, (state, _))| (*site, state.clone())).collect(),
-        }
-    }
-
-    /// What a site's heartbeat pins: every root, the tenant's policy, those of its projects, its own, its state.
-    fn members(&self, site: SiteId, has_keys_here: impl Fn(&schema::id::ProjectId) -> bool) -> Vec<Member> {
-        let reaches = |scope: &Scope| match scope {
-            Scope::Tenant => true,
-            Scope::Project(project) => has_keys_here(project),
-            Scope::Site(other) => *other == site,
-        };
-        let policies = self.policies.iter().filter(|(scope, _)| reaches(scope)).map(|(_, (_, member))| member.clone());
-        self.roots.iter().cloned().chain(policies).chain(self.states.get(&site).map(|(_, member)| member.clone())).collect()
-    }
+    pub(super) scope: String,
+    pub(super) serial: u64,
+    pub(super) sha256: Digest,
 }
 
 impl EnvelopeCache {
@@ -596,8 +668,14 @@ impl EnvelopeCache {
     }
 }
 
-fn is_ending(kind: Kind, expires: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_ending(kind: Kind, expires: Timestamp, now: Timestamp) -> bool {
     expires.since(now) < renew_before(kind)
+}
+
+/// The exact bytes that are signed.
+#[allow(clippy::expect_used, reason = "our own types: their map keys are all text, and writing to memory cannot fail")]
+pub(super) fn payload_of<S: Statement>(statement: &S) -> Vec<u8> {
+    serde_json::to_vec(statement).expect("statements are JSON")
 }
 
 const fn recorded(kind: Kind) -> Option<StatementKind> {
@@ -610,7 +688,7 @@ const fn recorded(kind: Kind) -> Option<StatementKind> {
 }
 
 /// What a stream of statements is for, as text: the id of the tenant, project or site.
-fn scope_text(tenant: TenantId, scope: Scope) -> String {
+pub(super) fn scope_text(tenant: TenantId, scope: Scope) -> String {
     match scope {
         Scope::Tenant => tenant.to_string(),
         Scope::Project(project) => project.to_string(),

@@ -1,10 +1,14 @@
-//! The published statements of one kind for one scope, as a stream of events. Two replicas that sign the same serial at
-//! once collide here: one of them is refused and starts over.
+//! The statements of one kind for one scope, as a stream of events: what was published, and what waits for the tenant's
+//! signers. Two replicas that sign or propose the same serial at once collide here: one of them is refused and starts over.
+
+use std::collections::BTreeMap;
 
 use schema::{
+    clock::Timestamp,
     encoding::Digest,
-    event::statement::{StatementEvent, StatementKind, StatementPublished},
+    event::statement::{ProposalWithdrawn, StatementEvent, StatementKind, StatementProposed, StatementPublished, StatementSigned},
     id::StatementStreamId,
+    name::Text,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +33,56 @@ pub struct StatementStream {
     pub envelopes: Vec<Digest>,
     /// Which kind; as text it is what listings filter by.
     pub kind: Option<StatementKind>,
+    /// What waits for signatures.
+    pub pending: Option<Pending>,
+}
+
+/// What waits for signatures of the tenant's own signers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its serial.
+    pub serial: u64,
+    /// The serial of the root whose signers are to sign it.
+    pub root_serial: u64,
+    /// SHA-256 of its payload, by which the payload is kept.
+    pub sha256: Digest,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// What waited here before.
+    pub supersedes: Option<Digest>,
+    /// Who signed, and under which SHA-256 both signatures are kept.
+    pub signed: BTreeMap<Digest, Digest>,
+}
+
+/// What is to wait for signatures.
+#[derive(Debug, Clone, Serialize)]
+pub struct Proposal {
+    /// Its kind.
+    pub kind: StatementKind,
+    /// What it is for: the id of a tenant, project or site, as text.
+    pub scope: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its serial.
+    pub serial: u64,
+    /// The serial of the root whose signers are to sign it.
+    pub root_serial: u64,
+    /// SHA-256 of its payload.
+    pub sha256: Digest,
+}
+
+/// What was found about a signature that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// It is a signer's, over these bytes.
+    Genuine,
+    /// Its pair may not sign this.
+    #[default]
+    Stranger,
+    /// Its pair may sign this, and did not sign these bytes.
+    NotGenuine,
 }
 
 /// What may be asked of a stream of statements.
@@ -49,6 +103,27 @@ pub enum StatementCommand {
         /// SHA-256 of its envelope.
         envelope_sha256: Digest,
     },
+    /// Let one wait for signatures; what waits here already need not be signed any more.
+    Propose(Proposal),
+    /// Add a signer's signatures to what waits.
+    Sign {
+        /// SHA-256 of the payload that was signed.
+        sha256: Digest,
+        /// The key id of the signer's pair.
+        keyid: Digest,
+        /// SHA-256 of both signatures.
+        signatures_sha256: Digest,
+        /// What was found about them.
+        #[serde(skip)]
+        verdict: Verdict,
+    },
+    /// Let nothing wait any more.
+    Withdraw {
+        /// SHA-256 of the payload that waits.
+        sha256: Digest,
+        /// Why.
+        reason: Option<Text>,
+    },
 }
 
 refusals! {
@@ -56,12 +131,39 @@ refusals! {
     StatementRefusal {
         NotNext { serial: u64, expected: u64 } = "statement_not_next", "statement {serial} does not follow: the next one is {expected}";
         OlderEpoch { epoch: u64, present: u64 } = "statement_of_older_epoch", "epoch {epoch} is over; the present one is {present}";
+        RootUnsound { detail: String } = "root_unsound", "no root may say this: {detail}";
+        NothingWaits = "proposal_not_found" at "sha256", "nothing waits for signatures here: it was published or withdrawn in the meantime";
+        Superseded { present: Digest } = "proposal_superseded" at "sha256", "a newer change took the place of this one: look at {present} and sign that";
+        Stranger { keyid: Digest } = "signer_not_in_role" at "keyid", "the pair {keyid} is none of those who may sign this";
+        NotGenuine { keyid: Digest } = "signature_not_genuine" at "signature", "these are not signatures of {keyid} over the statement that waits";
+        AlreadySigned { keyid: Digest } = "statement_already_signed" at "keyid", "the pair {keyid} has signed this already";
     }
 }
 
 /// The id of the stream of a kind for a scope (the id of a tenant, project or site, as text).
 pub fn stream_id(keys: &TenantKeys, kind: StatementKind, scope: &str) -> StatementStreamId {
     keys.derived_id("statements", &[kind.as_str(), scope])
+}
+
+impl StatementStream {
+    /// What is next, in this epoch or a later one.
+    fn follows(&self, epoch: u64, serial: u64) -> Result<(), StatementRefusal> {
+        if epoch < self.epoch {
+            return Err(StatementRefusal::OlderEpoch { epoch, present: self.epoch });
+        }
+        if serial != self.serial + 1 {
+            return Err(StatementRefusal::NotNext { serial, expected: self.serial + 1 });
+        }
+        Ok(())
+    }
+
+    fn waiting(&self, sha256: Digest) -> Result<&Pending, StatementRefusal> {
+        match &self.pending {
+            None => Err(StatementRefusal::NothingWaits),
+            Some(pending) if pending.sha256 != sha256 => Err(StatementRefusal::Superseded { present: pending.sha256 }),
+            Some(pending) => Ok(pending),
+        }
+    }
 }
 
 impl Aggregate for StatementStream {
@@ -72,23 +174,67 @@ impl Aggregate for StatementStream {
     const KIND: &'static str = "statements";
 
     fn decide(&self, command: &StatementCommand, _: &Deciding<'_>) -> Result<Vec<StatementEvent>, StatementRefusal> {
-        let StatementCommand::Publish { kind, scope, epoch, serial, sha256, envelope_sha256 } = command.clone();
-        if epoch < self.epoch {
-            return Err(StatementRefusal::OlderEpoch { epoch, present: self.epoch });
+        match command.clone() {
+            StatementCommand::Publish { kind, scope, epoch, serial, sha256, envelope_sha256 } => {
+                self.follows(epoch, serial)?;
+                Ok(vec![StatementPublished { kind, scope, epoch, serial, sha256, envelope_sha256 }.into()])
+            }
+            StatementCommand::Propose(Proposal { kind, scope, epoch, serial, root_serial, sha256 }) => {
+                self.follows(epoch, serial)?;
+                let waits = self.pending.as_ref().map(|pending| pending.sha256);
+                if waits == Some(sha256) {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![StatementProposed { kind, scope, epoch, serial, root_serial, sha256, supersedes: waits }.into()])
+            }
+            StatementCommand::Sign { sha256, keyid, signatures_sha256, verdict } => {
+                let pending = self.waiting(sha256)?;
+                match verdict {
+                    Verdict::Stranger => Err(StatementRefusal::Stranger { keyid }),
+                    Verdict::NotGenuine => Err(StatementRefusal::NotGenuine { keyid }),
+                    Verdict::Genuine if pending.signed.contains_key(&keyid) => Err(StatementRefusal::AlreadySigned { keyid }),
+                    Verdict::Genuine => Ok(vec![StatementSigned { sha256, keyid, signatures_sha256 }.into()]),
+                }
+            }
+            StatementCommand::Withdraw { sha256, reason } => {
+                self.waiting(sha256)?;
+                Ok(vec![ProposalWithdrawn { sha256, reason }.into()])
+            }
         }
-        if serial != self.serial + 1 {
-            return Err(StatementRefusal::NotNext { serial, expected: self.serial + 1 });
-        }
-        Ok(vec![StatementPublished { kind, scope, epoch, serial, sha256, envelope_sha256 }.into()])
     }
 
-    fn evolve(&mut self, event: &StatementEvent, _: &EventMeta) {
-        let StatementEvent::StatementPublished(event) = event;
-        (self.epoch, self.serial, self.sha256, self.kind) = (event.epoch, event.serial, Some(event.sha256), Some(event.kind));
-        if event.kind != StatementKind::Root {
-            self.envelopes.clear();
+    fn evolve(&mut self, event: &StatementEvent, meta: &EventMeta) {
+        match event {
+            StatementEvent::StatementPublished(event) => {
+                (self.epoch, self.serial, self.sha256, self.kind) = (event.epoch, event.serial, Some(event.sha256), Some(event.kind));
+                if event.kind != StatementKind::Root {
+                    self.envelopes.clear();
+                }
+                self.envelopes.push(event.envelope_sha256);
+                // What waits is the next one, and this was it; or it was overtaken, and would not follow any more.
+                self.pending = None;
+            }
+            StatementEvent::StatementProposed(event) => {
+                self.kind = Some(event.kind);
+                self.pending = Some(Pending {
+                    epoch: event.epoch,
+                    serial: event.serial,
+                    root_serial: event.root_serial,
+                    sha256: event.sha256,
+                    since: meta.time,
+                    supersedes: event.supersedes,
+                    signed: BTreeMap::new(),
+                });
+            }
+            StatementEvent::StatementSigned(event) => {
+                if let Some(pending) = self.pending.as_mut().filter(|pending| pending.sha256 == event.sha256) {
+                    pending.signed.insert(event.keyid, event.signatures_sha256);
+                }
+            }
+            StatementEvent::ProposalWithdrawn(event) => {
+                self.pending.take_if(|pending| pending.sha256 == event.sha256);
+            }
         }
-        self.envelopes.push(event.envelope_sha256);
     }
 
     fn index(&self) -> Index {
@@ -108,7 +254,7 @@ mod tests {
     }
 
     fn publish(kind: StatementKind, serial: u64) -> StatementCommand {
-        let StatementEvent::StatementPublished(event) = published(kind, serial);
+        let StatementEvent::StatementPublished(event) = published(kind, serial) else { unreachable!() };
         StatementCommand::Publish {
             kind,
             scope: event.scope,
@@ -141,5 +287,79 @@ mod tests {
             assert_eq!(scenario.state().envelopes.len(), kept);
             assert_eq!(scenario.state().serial, 3);
         }
+    }
+
+    const PAIRS: [Digest; 2] = [Digest([51; 32]), Digest([52; 32])];
+
+    fn proposal(serial: u64, content: u8) -> Proposal {
+        let scope = "ten_x".to_owned();
+        Proposal { kind: StatementKind::Policy, scope, epoch: 1, serial, root_serial: 2, sha256: Digest([content; 32]) }
+    }
+
+    fn proposed(serial: u64, content: u8, supersedes: Option<u8>) -> StatementEvent {
+        let Proposal { kind, scope, epoch, serial, root_serial, sha256 } = proposal(serial, content);
+        let supersedes = supersedes.map(|content| Digest([content; 32]));
+        StatementProposed { kind, scope, epoch, serial, root_serial, sha256, supersedes }.into()
+    }
+
+    fn sign(content: u8, pair: usize, verdict: Verdict) -> StatementCommand {
+        let (sha256, keyid) = (Digest([content; 32]), PAIRS[pair]);
+        StatementCommand::Sign { sha256, keyid, signatures_sha256: Digest([90; 32]), verdict }
+    }
+
+    fn signed(content: u8, pair: usize) -> StatementEvent {
+        StatementSigned { sha256: Digest([content; 32]), keyid: PAIRS[pair], signatures_sha256: Digest([90; 32]) }.into()
+    }
+
+    #[test]
+    fn what_waits_gathers_each_signers_signatures_once() {
+        Scenario::<StatementStream>::of(StatementStreamId::from_bits(1))
+            .when(&sign(1, 0, Verdict::Genuine))
+            .then_refused("proposal_not_found")
+            .when(&StatementCommand::Propose(proposal(2, 1)))
+            .then_refused("statement_not_next")
+            .when(&StatementCommand::Propose(proposal(1, 1)))
+            .then([proposed(1, 1, None)])
+            .when(&StatementCommand::Propose(proposal(1, 1)))
+            .then([])
+            .when(&sign(1, 0, Verdict::Stranger))
+            .then_refused("signer_not_in_role")
+            .when(&sign(1, 0, Verdict::NotGenuine))
+            .then_refused("signature_not_genuine")
+            .when(&sign(1, 0, Verdict::Genuine))
+            .then([signed(1, 0)])
+            .when(&sign(1, 0, Verdict::Genuine))
+            .then_refused("statement_already_signed")
+            .when(&sign(1, 1, Verdict::Genuine))
+            .then([signed(1, 1)]);
+    }
+
+    #[test]
+    fn a_newer_change_takes_the_place_of_what_waits_and_its_signatures() {
+        let scenario = Scenario::<StatementStream>::of(StatementStreamId::from_bits(1))
+            .given([proposed(1, 1, None), signed(1, 0)])
+            .when(&StatementCommand::Propose(proposal(1, 2)))
+            .then([proposed(1, 2, Some(1))])
+            .when(&sign(1, 1, Verdict::Genuine))
+            .then_refused("proposal_superseded");
+        assert!(scenario.state().pending.as_ref().unwrap().signed.is_empty());
+    }
+
+    #[test]
+    fn nothing_waits_after_it_was_published_or_withdrawn() {
+        let withdraw = |content| StatementCommand::Withdraw { sha256: Digest([content; 32]), reason: None };
+        let scenario = Scenario::<StatementStream>::of(StatementStreamId::from_bits(1))
+            .when(&withdraw(1))
+            .then_refused("proposal_not_found")
+            .when(&StatementCommand::Propose(proposal(1, 1)))
+            .then([proposed(1, 1, None)])
+            .when(&withdraw(2))
+            .then_refused("proposal_superseded")
+            .when(&withdraw(1))
+            .then([ProposalWithdrawn { sha256: Digest([1; 32]), reason: None }.into()]);
+        assert_eq!(scenario.state().pending, None);
+        let scenario = Scenario::<StatementStream>::of(StatementStreamId::from_bits(1))
+            .given([proposed(1, 1, None), published(StatementKind::Policy, 1)]);
+        assert_eq!((scenario.state().pending.as_ref(), scenario.state().serial), (None, 1));
     }
 }

@@ -40,7 +40,7 @@ pub(crate) use refusals;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::{agents, aliases, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
+    use crate::{agents, aliases, bundles, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
 
     #[test]
     fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
@@ -55,6 +55,7 @@ mod tests {
             aliases::AliasRefusal::CODES,
             composites::CompositeRefusal::CODES,
             policies::PolicyRefusal::CODES,
+            bundles::stream::StatementRefusal::CODES,
             tokens::ApiTokenRefusal::CODES,
         ];
         let text = include_str!("../../../docs/errors.md");

@@ -15,7 +15,10 @@ use crate::{
     access::context::OpContext,
     agents::graphql::{AgentMutation, AgentQuery},
     aliases::graphql::AliasMutation,
-    bundles::containment::ContainmentQuery,
+    bundles::{
+        containment::ContainmentQuery,
+        proposal_graphql::{ProposalMutation, ProposalQuery},
+    },
     callers::graphql::{CallerMutation, CallerQuery},
     composites::graphql::{CompositeMutation, CompositeQuery},
     eventing::graphql::EventQuery,
@@ -43,6 +46,7 @@ pub struct Query(
     KeyQuery,
     CompositeQuery,
     PolicyQuery,
+    ProposalQuery,
     TokenQuery,
     EventQuery,
     ReceiptQuery,
@@ -61,6 +65,7 @@ pub struct Mutation(
     AliasMutation,
     CompositeMutation,
     PolicyMutation,
+    ProposalMutation,
     TokenMutation,
 );
 

@@ -7,7 +7,7 @@ use schema::{
     clock::{Clock, Ids},
     encoding::Digest,
     id::{AgentId, KeyId, KeyVersion},
-    key::VersionState,
+    key::{Limits, VersionState},
     ranges::LimitKind,
     wire::agent::{LeaseAnswer, LeaseAsk},
 };
@@ -131,6 +131,10 @@ impl Leases {
         if !is_here {
             return Ok(());
         }
+        let mut state = state;
+        if let Some(told) = self.statements.limits_in_force(tenant, site, key).await? {
+            state.limits = strictest(&state.limits, &told);
+        }
         let number = given.number;
         let parts = versions
             .iter()
@@ -169,6 +173,15 @@ struct Given {
     number: u64,
     answers: Option<Digest>,
     budgets: BTreeMap<KeyVersion, Leased>,
+}
+
+/// The hard limits of both: a raised one holds once its policy is signed, a lowered one at once.
+fn strictest(wanted: &Limits, told: &Limits) -> Limits {
+    let lower = |a: Option<u64>, b: Option<u64>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    Limits { hard_uses: lower(wanted.hard_uses, told.hard_uses), hard_bytes: lower(wanted.hard_bytes, told.hard_bytes), ..wanted.clone() }
 }
 
 /// The soft and the hard limit in force: the key's own, within what its algorithm allows.

@@ -1,0 +1,117 @@
+//! What was published last for one tenant, what waits for its signers, and whose signatures count.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use schema::{
+    encoding::Digest,
+    id::{ProjectId, SiteId},
+};
+use trust::{
+    signing::{Authority, Need, Part},
+    statement::{Kind, Scope, policy::Policy, state::State},
+};
+
+use super::{compile::Published, heartbeat::Member, stream::Pending};
+
+/// What was published last for one tenant, and what waits.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    pub(super) roots: Vec<Member>,
+    /// Who signs what under the newest root.
+    pub(super) authority: Arc<Authority>,
+    pub(super) policies: BTreeMap<Scope, (Policy, Member)>,
+    pub(super) states: BTreeMap<SiteId, (State, Member)>,
+    /// The root that waits for signatures, and who would sign what under it.
+    pub(super) waiting_root: Option<(Arc<Authority>, Waiting)>,
+    /// The policies that wait for signatures.
+    pub(super) waiting: BTreeMap<Scope, (Policy, Waiting)>,
+    /// Whether enough signers of a root signed an envelope: both by SHA-256.
+    pub(super) verified: HashMap<(Digest, Digest), bool>,
+}
+
+/// A statement that waits, and what it has gathered.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) pending: Pending,
+    /// The exact bytes.
+    pub(super) payload: Arc<[u8]>,
+    /// The genuine parts of those who may sign it, now or under the root that waits.
+    pub(super) parts: BTreeMap<Digest, Part>,
+}
+
+impl Waiting {
+    /// What it needs of a role, and has.
+    pub(super) fn need(&self, authority: &Authority, kind: Kind) -> Option<Need> {
+        authority.role(kind).ok().map(|role| Need::of(role, &self.parts))
+    }
+
+    /// Whether it has enough.
+    pub(super) fn is_met(&self, authority: &Authority, kind: Kind) -> bool {
+        self.need(authority, kind).is_some_and(|need| need.is_met())
+    }
+
+    /// Its parts by those whose signatures count under a root.
+    pub(super) fn parts_of(&self, authority: &Authority, kind: Kind) -> Vec<Part> {
+        let counts = |keyid: &Digest| authority.role(kind).is_ok_and(|role| role.signers.find(keyid).is_some());
+        self.parts.values().filter(|part| counts(&part.keyid)).cloned().collect()
+    }
+}
+
+impl Shelf {
+    pub(super) fn of(roots: Vec<Member>, authority: Arc<Authority>) -> Self {
+        Self {
+            roots,
+            authority,
+            policies: BTreeMap::new(),
+            states: BTreeMap::new(),
+            waiting_root: None,
+            waiting: BTreeMap::new(),
+            verified: HashMap::new(),
+        }
+    }
+
+    /// Whether the control plane may not sign policies, because the tenant's own signers do.
+    pub(super) fn is_tenant_held(&self) -> bool {
+        self.authority.is_tenant_held(Kind::Policy)
+    }
+
+    /// The serial of the newest root.
+    pub(super) fn root_serial(&self) -> u64 {
+        self.authority.root().head.serial
+    }
+
+    pub(super) fn as_published(&self) -> Published {
+        Published {
+            policies: self.policies.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),
+            states: self.states.iter().map(|(site, (state, _))| (*site, state.clone())).collect(),
+            waiting: self.waiting.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),
+        }
+    }
+
+    /// What a site's heartbeat pins: every root, the tenant's policy, those of its projects, its own, its state.
+    pub(super) fn members(&self, site: SiteId, has_keys_here: impl Fn(&ProjectId) -> bool) -> Vec<Member> {
+        let reaches = |scope: &Scope| reaches(scope, site, &has_keys_here);
+        let policies = self.policies.iter().filter(|(scope, _)| reaches(scope)).map(|(_, (_, member))| member.clone());
+        self.roots.iter().cloned().chain(policies).chain(self.states.get(&site).map(|(_, member)| member.clone())).collect()
+    }
+
+    /// The policies in force that reach a site.
+    pub(super) fn reaching(&self, site: SiteId, has_keys_here: impl Fn(&ProjectId) -> bool) -> BTreeMap<Scope, &Policy> {
+        self.policies
+            .iter()
+            .filter(|(scope, _)| reaches(scope, site, &has_keys_here))
+            .map(|(scope, (policy, _))| (*scope, policy))
+            .collect()
+    }
+}
+
+fn reaches(scope: &Scope, site: SiteId, has_keys_here: impl Fn(&ProjectId) -> bool) -> bool {
+    match scope {
+        Scope::Tenant => true,
+        Scope::Project(project) => has_keys_here(project),
+        Scope::Site(other) => *other == site,
+    }
+}
