@@ -118,6 +118,12 @@ pub enum Command {
     /// Policies: who may do what with which key
     #[command(subcommand)]
     Policy(commands::policy::Policy),
+    /// Signers: pairs of yours that sign root and policy
+    #[command(subcommand)]
+    Signer(commands::signer::Signer),
+    /// The root: who signs what
+    #[command(subcommand)]
+    Root(commands::root::Root),
     /// API tokens of the control plane
     #[command(subcommand)]
     Token(commands::token::Token),

@@ -27,6 +27,8 @@ pub mod documents {
     pub const COMPOSITE: &str = include_str!("queries/composite.graphql");
     /// Policies.
     pub const POLICY: &str = include_str!("queries/policy.graphql");
+    /// Statements that wait for signatures.
+    pub const SIGNING: &str = include_str!("queries/signing.graphql");
     /// API tokens.
     pub const TOKEN: &str = include_str!("queries/token.graphql");
     /// Events and receipts.
@@ -34,7 +36,7 @@ pub mod documents {
     /// How far a suspension has come.
     pub const CONTAINMENT: &str = include_str!("queries/containment.graphql");
     /// All of them.
-    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, TOKEN, AUDIT];
+    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, AUDIT];
 }
 
 /// A client of one control plane.

@@ -2,6 +2,7 @@
 //!
 //! - [`args`]: every command there is. `commands/`: one file per noun.
 //! - [`profile`]: where to connect and with what; [`graphql`] talks to the control plane, [`agent`] to an agent.
+//! - `signing`: how root and policy are signed by people who believe the control plane nothing.
 //! - [`output`]: table, json, yaml, name. [`error`]: what went wrong, what to do next, the exit code.
 
 pub mod agent;
@@ -13,6 +14,7 @@ mod http;
 pub mod output;
 pub mod profile;
 mod secret;
+mod signing;
 mod upload;
 
 use std::process::ExitCode;

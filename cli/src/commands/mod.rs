@@ -15,6 +15,8 @@ pub mod messages;
 pub mod policy;
 pub mod profile;
 pub mod project;
+pub mod root;
+pub mod signer;
 pub mod site;
 pub mod tenant;
 pub mod token;
@@ -72,6 +74,10 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
     let global = cli.global;
     let session = match &cli.command {
         Command::Profile(profile) => return profile.run(&global),
+        Command::Signer(_) => {
+            let Command::Signer(signer) = cli.command else { return Ok(()) };
+            return signer.run(global.output);
+        }
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
             clap_complete::generate(*shell, &mut command, "freehold", &mut std::io::stdout());
@@ -80,7 +86,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         _ => Session::new(&global)?,
     };
     match cli.command {
-        Command::Profile(_) | Command::Completions { .. } => Ok(()),
+        Command::Profile(_) | Command::Signer(_) | Command::Completions { .. } => Ok(()),
         Command::Whoami => whoami(&session).await,
         Command::Tenant(command) => command.run(&session).await,
         Command::Project(command) => command.run(&session).await,
@@ -90,6 +96,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Key(command) => command.run(&session).await,
         Command::Composite(command) => command.run(&session).await,
         Command::Policy(command) => command.run(&session).await,
+        Command::Root(command) => command.run(&session).await,
         Command::Token(command) => command.run(&session).await,
         Command::Event(command) => command.run(&session).await,
         Command::Receipt(command) => command.run(&session).await,
@@ -146,7 +153,7 @@ fn status_columns(value: &Value) -> Vec<output::Column> {
         ("heartbeat", "/heartbeat"),
         ("heartbeat age", "/heartbeat_age_seconds"),
         ("state", "/state"),
-        ("root", "/root"),
+        ("root", "/root/sha256"),
         ("policies", "/policies"),
         ("vault", "/vault"),
         ("self tests", "/self_tests"),

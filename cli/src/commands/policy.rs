@@ -7,12 +7,17 @@ use std::{
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use trust::statement::Kind;
 
 use super::{Idempotency, Limit, Session};
 use crate::{
     error::{Error, Exit},
-    graphql::{Client, documents::POLICY},
+    graphql::{
+        Client,
+        documents::{POLICY, PROJECT, SITE, TENANT},
+    },
     output,
+    signing::{desk::Desk, file::Memory},
 };
 
 /// Policies: who may do what with which key.
@@ -81,6 +86,18 @@ pub enum Policy {
         #[command(flatten)]
         idempotency: Idempotency,
     },
+    /// List policies that wait for signatures of your signers
+    Pending,
+    /// Look at policies that wait, and sign them
+    ///
+    /// What is shown is computed here from the very bytes that are signed, against what is in force and your signers signed.
+    Sign {
+        /// Only these: 'tenant', or the id or name of a project or site; left out: everything that waits
+        #[arg(value_name = "SCOPE")]
+        scopes: Vec<String>,
+        #[command(flatten)]
+        sign: super::root::Signing,
+    },
     /// Publish an earlier version again
     Rollback {
         /// Id, name, or project/name
@@ -121,6 +138,14 @@ impl Policy {
                 let columns = [COLUMNS, &[("draft text", "/draft/content/cedar"), ("text in force", "/cedar")]].concat();
                 return output::object(session.output, &columns, &value);
             }
+            Self::Pending => return super::root::pending(session, Kind::Policy).await,
+            Self::Sign { scopes, sign } => {
+                let mut only = Vec::new();
+                for scope in &scopes {
+                    only.push(scope_id(&client, scope).await?);
+                }
+                return sign.run(session, Kind::Policy, &only).await;
+            }
             Self::Check { file } => return check(session, &client, &file).await,
             Self::Diff { policy, from, to } => {
                 let diff = client
@@ -158,8 +183,28 @@ impl Policy {
         };
         let payload = client.mutate(POLICY, operation, input).await?;
         print_problems(payload.get("problems"), Path::new("draft"));
+        if matches!(operation, "PublishPolicy" | "RollbackPolicy") && session.output == output::Format::Table {
+            let desk = Desk::open(session.control_plane()?, &Memory::default(), None).await;
+            if desk.is_ok_and(|desk| desk.authority.is_tenant_held(Kind::Policy)) {
+                output::note("Agents go by it once your signers have signed it: freehold policy pending, freehold policy sign.");
+            }
+        }
         output::object(session.output, COLUMNS, payload.get("policy").unwrap_or(&Value::Null))
     }
+}
+
+/// The id of what a policy may be for.
+async fn scope_id(client: &Client, reference: &str) -> Result<String, Error> {
+    if reference == "tenant" {
+        let viewer = client.one(TENANT, "Viewer", json!({}), "the tenant").await?;
+        return Ok(viewer.pointer("/tenant/id").and_then(Value::as_str).unwrap_or_default().to_owned());
+    }
+    for (document, operation) in [(PROJECT, "Project"), (SITE, "Site")] {
+        if let Ok(found) = client.one(document, operation, json!({ "reference": reference }), reference).await {
+            return Ok(found["id"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    Err(Error::new(Exit::NotFound, "not_found", format!("there is no project or site '{reference}', or it is not yours to see")))
 }
 
 async fn check(session: &Session, client: &Client, file: &Path) -> Result<(), Error> {

@@ -121,6 +121,7 @@ impl Site {
                     ("expires", "/expiresAt"),
                     ("sha256", "/sha256"),
                     ("enforced by", "/enforcedBy"),
+                    ("warning", "/warning"),
                 ];
                 let rows: Vec<Value> = rows.into_iter().map(with_agent_ids).collect();
                 output::list(session.output, &columns, &rows)
