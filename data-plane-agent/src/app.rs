@@ -406,7 +406,17 @@ fn readiness(
     tests: Arc<SelfTests>,
 ) -> Readiness {
     let (clock, alarms) = (time.clone(), journal.clone());
+    let (seen, told) = (current.clone(), time.clone());
     Readiness::new(stopping)
+        .note("statements", move || match (freshness(seen.load().as_deref(), told.now()), seen.rejection()) {
+            (Freshness::None | Freshness::Expired, _) | (Freshness::Fresh, None) => None,
+            (_, Some(rejected)) => {
+                Some(format!("the newest statements are not believed ({}), those in force go on: {}", rejected.code, rejected.detail))
+            }
+            (Freshness::Stale | Freshness::Grace, None) => {
+                Some("no newer statements came for a while: the control plane is not reached, or withholds them".to_owned())
+            }
+        })
         .check("statements", move || match (freshness(current.load().as_deref(), time.now()), current.rejection()) {
             (Freshness::Fresh | Freshness::Stale | Freshness::Grace, _) => Ok(()),
             (Freshness::Expired, _) => {

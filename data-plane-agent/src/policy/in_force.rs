@@ -14,7 +14,7 @@ use schema::{
     id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
     key::{KeyReference, Operation, VersionState},
     name::Name,
-    wire::operation::StatementSerial,
+    wire::operation::{RootInForce, StatementSerial},
 };
 use trust::{
     accept::{AcceptedSet, RecoveryMemory},
@@ -98,6 +98,8 @@ pub struct InForce {
     pub heartbeat_serial: u64,
     /// The serial of the state.
     pub state_serial: u64,
+    /// The root.
+    pub root: RootInForce,
     /// The policies' scopes and serials.
     pub policy_serials: Vec<StatementSerial>,
     /// The serials as receipts name them: `h42.s7.t3…`
@@ -225,6 +227,7 @@ impl InForce {
             heartbeat_time: believed.heartbeat.time(),
             heartbeat_serial: believed.heartbeat.head.serial,
             state_serial: believed.state.head.serial,
+            root: RootInForce { serial: believed.heartbeat.root.serial, sha256: believed.heartbeat.root.sha256 },
             policy_serials: believed.policies.iter().map(|policy| serial_of(policy)).collect(),
             serials: believed.serials.as_str().into(),
             offline: believed.offline.clone(),

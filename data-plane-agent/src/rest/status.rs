@@ -39,6 +39,7 @@ pub async fn status(shared: web::Data<Shared>) -> HttpResponse {
         heartbeat_age_seconds: in_force.map(|set| set.age_seconds(now)),
         heartbeat: in_force.map(|set| set.heartbeat_serial),
         state: in_force.map(|set| set.state_serial),
+        root: in_force.map(|set| set.root),
         policies: in_force.map_or_else(Vec::new, |set| set.policy_serials.clone()),
         keys: in_force.map_or(0, |set| set.key_count()),
         callers: in_force.map_or(0, |set| set.caller_count()),

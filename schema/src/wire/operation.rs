@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     context::EncryptionContext,
-    encoding::{Base64, base64url, from_base64url, opt_u64_string, u64_string},
+    encoding::{Base64, Digest, base64url, from_base64url, opt_u64_string, u64_string},
     id::{AgentId, KeyVersion, SiteId, TenantId},
     key::words,
 };
@@ -413,6 +413,18 @@ pub struct RandomAnswer {
     pub warnings: Vec<Warning>,
 }
 
+/// The root in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootInForce {
+    /// The serial.
+    #[serde(with = "u64_string")]
+    #[schema(value_type = String)]
+    pub serial: u64,
+    /// SHA-256 of its payload, base64url.
+    #[schema(value_type = String)]
+    pub sha256: Digest,
+}
+
 /// One policy statement in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatementSerial {
@@ -472,6 +484,9 @@ pub struct AgentStatus {
     #[serde(default, with = "opt_u64_string", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub state: Option<u64>,
+    /// The root in force: who signs what. People compare it before they sign for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootInForce>,
     /// The policies in force.
     pub policies: Vec<StatementSerial>,
     /// How many keys are in force.
