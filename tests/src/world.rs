@@ -169,7 +169,7 @@ impl World {
 
     /// Runs an agent.
     pub async fn agent(&self, config: &AgentConfig) -> RunningAgent {
-        Agent::start(config.clone(), self.clock.clone(), Arc::new(SystemIds)).await.expect("an agent")
+        self.agent_at(config, self.clock.clone()).await
     }
 
     /// Invites an agent to the site, lets it join, and has a person beside the founder, which runs, vouch for it.
@@ -188,6 +188,25 @@ impl World {
         })
         .await;
         newcomer
+    }
+
+    /// The same by this clock.
+    pub async fn agent_at(&self, config: &AgentConfig, clock: Arc<dyn Clock>) -> RunningAgent {
+        Agent::start(config.clone(), clock, Arc::new(SystemIds)).await.expect("an agent")
+    }
+
+    /// What an agent that speaks plain HTTP says of itself.
+    pub async fn ask(&self, agent: &RunningAgent, path: &str) -> Value {
+        let answer = self.http.get(format!("http://{}{path}", agent.address)).send().await.expect("an answer");
+        answer.json().await.expect("JSON")
+    }
+
+    /// A GraphQL mutation that is refused; its code.
+    pub async fn refused(&self, name: &str, input: Value) -> String {
+        let kind = format!("{}{}Input", name[..1].to_uppercase(), &name[1..]);
+        let query = format!("mutation($input: {kind}!) {{ {name}(input: $input) {{ userErrors {{ code }} }} }}");
+        let answer = self.query(&query, json!({ "input": input })).await;
+        answer[name]["userErrors"][0]["code"].as_str().unwrap_or("nothing was refused").to_owned()
     }
 
     /// A call to an agent that speaks plain HTTP.

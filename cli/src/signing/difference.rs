@@ -24,6 +24,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("composites", "Composites"),
     ("templates", "Templates of keys the control plane may make by itself"),
     ("vouching", "Who may vouch for new agents"),
+    ("recovery", "The recovery key that backups are sealed to"),
     ("offline", "What goes on without the control plane"),
     ("ledger", "What is demanded of the ledger"),
     ("requires", "What agents must understand"),

@@ -649,7 +649,7 @@ mod tests {
         let mut before = templated(|_| {});
         before.keys.get_mut(&KEY).unwrap().suspended = true;
         let before = compile(&before, &Published::default());
-        let published = Published { policies: before.policies, states: before.states };
+        let published = Published { policies: before.policies, states: before.states, ..Published::default() };
 
         let content = compile(&facts, &published);
         let state = &content.states[&SITE];

@@ -43,9 +43,12 @@ pub fn warning(kind: Kind, expires: Timestamp, now: Timestamp) -> Option<String>
     }
 }
 
+/// When each statement of a site ends that ends soon.
+type Soon = BTreeMap<(Kind, Scope), Timestamp>;
+
 /// What ends soon, of all tenants whose heartbeats are signed here.
 #[derive(Debug, Default)]
-pub struct Ending(Mutex<BTreeMap<(TenantId, SiteId), BTreeMap<(Kind, Scope), Timestamp>>>);
+pub struct Ending(Mutex<BTreeMap<(TenantId, SiteId), Soon>>);
 
 impl Ending {
     /// Remembers what of a site's statements ends soon.
@@ -56,7 +59,7 @@ impl Ending {
             .filter(|member| newest(member.kind, member.scope).is_some_and(|newest| newest.serial == member.serial))
             .filter(|member| warning(member.kind, member.expires, now).is_some())
             .map(|member| ((member.kind, member.scope), member.expires))
-            .collect::<BTreeMap<_, _>>();
+            .collect::<Soon>();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if soon.is_empty() {
             all.remove(&(tenant, site));

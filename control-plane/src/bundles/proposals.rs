@@ -122,7 +122,7 @@ impl Statements {
         let (root, _) = self.open::<Root>(tenant, Scope::Tenant, *newest).await?;
         let authority = Authority::of(&payload_of(&root)).map_err(StatementsError::Root)?;
         let next = match stream.pending {
-            Some(pending) => Some(Authority::of(&*self.envelope(tenant, pending.sha256).await?).map_err(StatementsError::Root)?),
+            Some(pending) => Some(Authority::of(&self.envelope(tenant, pending.sha256).await?).map_err(StatementsError::Root)?),
             None => None,
         };
         Ok((authority, next))
@@ -138,7 +138,7 @@ impl Statements {
             None => Verdict::Stranger,
             // What does not wait any more is refused as such, whoever signed it.
             Some(_) if !waits => Verdict::Genuine,
-            Some(pair) if part.is_genuine(kind, &*self.envelope(tenant, sha256).await?, pair) => Verdict::Genuine,
+            Some(pair) if part.is_genuine(kind, &self.envelope(tenant, sha256).await?, pair) => Verdict::Genuine,
             Some(_) => Verdict::NotGenuine,
         };
         let id = stream_id(&*self.handler().keys(tenant).await?, recorded(kind), &text);

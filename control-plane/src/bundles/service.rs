@@ -406,7 +406,7 @@ impl Statements {
         for (scope, content) in policies {
             if !shelf.is_tenant_held() {
                 let last = shelf.policies.get(&scope);
-                if let Some(next) = self.publish_changed(tenant, scope, content.clone(), last, shelf.root_serial(), compiled).await? {
+                if let Some(next) = self.publish_changed(tenant, scope, content.clone(), last, shelf.newest_root(), compiled).await? {
                     shelf.policies.insert(scope, next);
                     count += 1;
                 }
@@ -425,7 +425,7 @@ impl Statements {
                 content
             };
             let last = shelf.states.get(&site);
-            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, shelf.root_serial(), asked).await? {
+            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, shelf.newest_root(), asked).await? {
                 shelf.states.insert(site, next);
                 count += 1;
             }

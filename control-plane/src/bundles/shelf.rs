@@ -79,7 +79,7 @@ impl Shelf {
     }
 
     /// The serial of the newest root.
-    pub(super) fn root_serial(&self) -> u64 {
+    pub(super) fn newest_root(&self) -> u64 {
         self.authority.root().head.serial
     }
 

@@ -208,7 +208,7 @@ impl Statements {
                 (member.serial + 1, changed && shelf.is_tenant_held())
             }
         };
-        let mut root_serial = shelf.root_serial();
+        let mut root_serial = shelf.newest_root();
         let next = shelf.waiting_root.as_ref().map(|(next, _)| Arc::clone(next));
         let current = Arc::clone(&shelf.authority);
         if let (Some(next), Some((_, member))) = (next, &last)

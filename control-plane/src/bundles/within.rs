@@ -181,7 +181,7 @@ mod tests {
         };
         let state = KeyState { primary: 1, versions: [(1, version(0, VersionState::Active))].into() };
         let template = template.map(|template| template.parse().unwrap());
-        KeyFacts { definition, template, suspended: false, state, revoked_versions: BTreeMap::new() }
+        KeyFacts { definition, template, suspended: false, state, revoked_versions: BTreeMap::new(), backups: BTreeMap::new() }
     }
 
     fn version(created: u64, state: VersionState) -> VersionEntry {
@@ -193,6 +193,7 @@ mod tests {
             generator: Some(AgentId::from_bits(1)),
             record,
             ready: BTreeMap::new(),
+            backup: None,
         }
     }
 
@@ -214,7 +215,7 @@ mod tests {
     fn facts(keys: Vec<(u128, KeyFacts)>, template: KeyTemplate) -> Facts {
         let mut facts = Facts::of(TenantId::from_bits(1));
         facts.projects.insert(PROJECT, ProjectFacts { suspended: false });
-        facts.sites.insert(SITE, SiteFacts { offline: None });
+        facts.sites.insert(SITE, SiteFacts { offline: None, recovery: None, suspended: false });
         facts.agents.insert(
             AgentId::from_bits(1),
             crate::bundles::facts::AgentFacts {
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn versions_wait_for_the_rule_that_allows_them_so_soon() {
-        let rule = |seconds| RotationRule { every_seconds: None, min_interval_seconds: Some(seconds) };
+        let rule = |seconds| RotationRule { min_interval_seconds: Some(seconds), ..RotationRule::default() };
         let with = |seconds: u64, created: &[u64]| {
             let mut key = key("a", None);
             key.definition.rotation = rule(seconds);

@@ -223,6 +223,7 @@ fn the_control_plane_adds_its_own_agent_and_it_is_sent_nothing() {
         generator: Some(OTHER_AGENT),
         record: None,
         ready: BTreeMap::new(),
+        backup: None,
     };
     world.tick();
     world.key().versions.insert(2, entry);
