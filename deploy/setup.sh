@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building or testing needs, by the ordinary package clients, and says what it does. Quick when all is there.
 #   setup.sh build   a C compiler and make
-#   setup.sh test    beside that: PostgreSQL's server programs, OpenSSL's command line, and the programs of others that check our
+#   setup.sh test    beside that: PostgreSQL's server programs, OpenSSL's command line, SoftHSM2, and the programs of others that check our
 #                    formats (tests/peers), from PyPI and npm at the versions written down there
 #   setup.sh deny    beside that: cargo-deny
 set -euo pipefail
@@ -66,6 +66,7 @@ test)
         { say "the Rust toolchain lacks rustfmt or clippy: rustup component add rustfmt clippy"; exit 1; }
     if ! command -v initdb >/dev/null && [ -z "$(postgres_bin)" ]; then apt_install postgresql; fi
     command -v openssl >/dev/null || apt_install openssl
+    command -v softhsm2-util >/dev/null || apt_install softhsm2
     peers
     ;;
 deny)

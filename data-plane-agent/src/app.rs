@@ -1,5 +1,8 @@
 //! Puts the parts together; owns start and shutdown.
 
+mod health;
+mod vault;
+
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use actix_web::web;
@@ -10,7 +13,7 @@ use schema::{
     wire::operation::Freshness,
 };
 use service::{
-    files::{DirectoryLock, FileError, create_private_directory, read_secret_line},
+    files::{DirectoryLock, FileError, create_private_directory},
     health::Readiness,
     log::RequestIds,
     metrics::Metrics,
@@ -57,11 +60,12 @@ use crate::{
         tokens::{Tokens, TokensError},
     },
     selftest::{SelfTests, Serve},
-    vault::{
-        Vault, VaultError,
-        file::{FileVault, Unlock},
-        secret::SecretBytes,
-    },
+    vault::{Vault, VaultError},
+};
+
+pub use self::{
+    health::VaultHealth,
+    vault::{open_vault, unlock},
 };
 
 /// Why an agent does not start. Each says what to do.
@@ -136,7 +140,8 @@ impl App {
         let tests = SelfTests::new(serve, clock.clone(), ids.clone());
         let running = tests.clone();
         tokio::task::spawn_blocking(move || running.run()).await.map_err(|_| AppError::Ended("the round of self-tests"))?;
-        let vault: Arc<dyn Vault> = Arc::new(open_vault(&config, ids.clone()).await?);
+        let vault = open_vault(&config, ids.clone()).await?;
+        let vault_health = Arc::new(VaultHealth::default());
         let journal = Arc::new(DurableJournal::open_on(disk, &config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
         let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
 
@@ -177,6 +182,7 @@ impl App {
             about: About {
                 identity: membership.as_ref().map(|member| (member.identity().agent, member.identity().site, member.identity().tenant)),
                 vault: vault.description().kind.to_owned(),
+                vault_health: vault_health.clone(),
             },
             local: LocalToken::make(&config.data_dir, &*ids)?,
             backups: backups.clone(),
@@ -186,7 +192,8 @@ impl App {
         let in_flight = shutdown::InFlight::default();
         let advice = Arc::new(CertificateAdvice::default());
         let certificate = advice.clone();
-        let ready = readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone());
+        let vault_state = (vault_health.clone(), vault.description().needed_for_use);
+        let ready = readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone(), vault_state);
         let ready = ready.note("certificate", move || certificate.current());
         let parts = Parts {
             serving: Serving::Everything(shared),
@@ -223,6 +230,7 @@ impl App {
         let mut measuring = JoinSet::new();
         measuring.spawn(metrics.keep_folding());
         measuring.spawn(measure(current.clone(), agent_clock, journal.clone()));
+        measuring.spawn(vault_health.watch(vault.clone()));
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
         Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
     }
@@ -373,26 +381,6 @@ fn swap(current: &Current, client_roots: &ClientRoots, in_force: InForce) -> Arc
     in_force
 }
 
-/// Opens the vault that the settings name, or makes it.
-pub async fn open_vault(config: &Config, ids: Arc<dyn Ids>) -> Result<FileVault, AppError> {
-    let unlock = match (&config.vault.passphrase_file, &config.vault.key_file) {
-        (Some(path), _) => {
-            let passphrase = SecretBytes::new(read_secret_line(path)?.to_vec());
-            if passphrase.is_empty() {
-                let what = format!("the passphrase file {} is empty; write the vault's passphrase into it, on one line", path.display());
-                return Err(VaultError::UnusableSecret(what).into());
-            }
-            Unlock::Passphrase(passphrase)
-        }
-        (None, Some(path)) => Unlock::KeyFile(path.clone()),
-        (None, None) => return Err(VaultError::UnusableSecret("neither a passphrase nor a key file is set".to_owned()).into()),
-    };
-    let directory = config.vault_directory();
-    // Stretching a passphrase takes a while: not on a thread that serves others.
-    let opened = tokio::task::spawn_blocking(move || FileVault::open_or_create(&directory, &unlock, ids)).await;
-    Ok(opened.map_err(|_| AppError::Ended("opening the vault"))??)
-}
-
 #[allow(clippy::expect_used, reason = "a name of our own, covered by a test")]
 fn context_key_name() -> Name {
     "receipt-context".parse().expect("this is a name")
@@ -404,9 +392,14 @@ fn readiness(
     time: Arc<AgentClock>,
     journal: Arc<DurableJournal>,
     tests: Arc<SelfTests>,
+    (vault, vault_needed): (Arc<VaultHealth>, bool),
 ) -> Readiness {
+<<<<<<< HEAD
     let (clock, alarms) = (time.clone(), journal.clone());
     let (seen, told) = (current.clone(), time.clone());
+=======
+    let (clock, alarms, noted) = (time.clone(), journal.clone(), vault.clone());
+>>>>>>> ca662a9 (all)
     Readiness::new(stopping)
         .note("statements", move || match (freshness(seen.load().as_deref(), told.now()), seen.rejection()) {
             (Freshness::None | Freshness::Expired, _) | (Freshness::Fresh, None) => None,
@@ -434,6 +427,11 @@ fn readiness(
             None => Ok(()),
             Some(fault) => Err(fault.to_string()),
         })
+        .check("vault", move || match vault.trouble() {
+            Some(trouble) if vault_needed => Err(trouble.1),
+            _ => Ok(()),
+        })
+        .note("vault", move || noted.trouble().map(|(_, detail)| detail))
         .note("journal", move || alarms.status().alarm)
         .note("clock", move || clock.advice())
         .note("self_tests", move || {

@@ -1,5 +1,7 @@
 //! `freehold-agent`: runs an agent, and the few things an operator does beside it on the same host.
 
+mod vault_command;
+
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
@@ -49,6 +51,8 @@ use service::{
     config::ConfigError,
     files::{DirectoryLock, OWNER_ONLY},
 };
+
+use crate::vault_command::VaultCommand;
 
 /// Where settings are when nothing else is said.
 const DEFAULT_CONFIG: &str = "/etc/freehold/agent.toml";
@@ -119,6 +123,9 @@ enum Command {
     /// Back up the vault, and bring backups back.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Look at the vault, change what opens it, or make another root key.
+    #[command(subcommand)]
+    Vault(VaultCommand),
     /// Say what the running agent enforces.
     Status,
     /// Test every algorithm now: known answers, pairwise tests, fast against reference implementation.
@@ -238,6 +245,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             harden();
             service::tls::install_provider();
             say(&runtime()?.block_on(command.run(&config()?))?)
+        }
+        Command::Vault(command) => {
+            harden();
+            let config = config()?;
+            runtime()?.block_on(command.run(&config))
         }
         Command::Status => say(&(serde_json::to_string_pretty(&ask::<serde_json::Value>(&config()?, Method::GET, path::STATUS)?)? + "\n")),
         Command::SelfTest { here: true } => {
@@ -371,7 +383,7 @@ fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> 
         let vault = open_vault(config, Arc::new(SystemIds)).await?;
         let parts = EnrolParts {
             directory: &ControlDirectory::open(&config.data_dir)?,
-            vault: &vault,
+            vault: &*vault,
             outgoing: &config.control_plane.outgoing,
             clock: &SystemClock,
             ids: &SystemIds,

@@ -95,6 +95,32 @@ words! {
 }
 
 words! {
+    /// How well a vault guards the material of a version, weakest first.
+    Protection {
+        /// Used in the agent's memory, and kept sealed under a passphrase, a file, or a vault of software.
+        Software = "software",
+        /// Used in the agent's memory, and kept sealed under a key that never leaves a device.
+        SealedByHardware = "sealed-by-hardware",
+        /// Used inside a device, which never lets it out.
+        Hardware = "hardware",
+    }
+}
+
+impl Protection {
+    /// Whether it is the level that every vault has.
+    pub fn is_least(&self) -> bool {
+        *self == Self::Software
+    }
+}
+
+impl Default for Protection {
+    /// What every vault has.
+    fn default() -> Self {
+        Self::Software
+    }
+}
+
+words! {
     /// Where the material of a key was made.
     Origin {
         /// By an agent of the site, in its vault.

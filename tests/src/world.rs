@@ -155,7 +155,7 @@ impl World {
         service::files::create_private_directory(&config.data_dir).expect("a folder");
         let vault = open_vault(config, Arc::new(SystemIds)).await.expect("a vault");
         let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
-        let (vault, outgoing) = (&vault, &config.control_plane.outgoing);
+        let (vault, outgoing) = (&*vault, &config.control_plane.outgoing);
         let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &*self.clock, ids: &SystemIds, host: "here" };
         enrol(&token, &parts).await.expect("an agent that joins")
     }

@@ -23,6 +23,7 @@ mod agent {
     pub(crate) mod recovery;
     mod recovery_faults;
     mod streams;
+    mod vaults;
     mod vouching;
     mod warnings;
 }
@@ -80,10 +81,15 @@ const AUDIT: &str = "permit (principal == Caller::\"AUDITOR\", action == Action:
 const KEY_FILE: &[u8; 32] = b"\xd1opens the vault of these tests\xf7";
 
 fn settings(directory: &Path, more: &str) -> Config {
+    settings_with(directory, more, &format!("kind = \"file\"\nkey_file = \"{}/vault.key\"\n", directory.display()))
+}
+
+/// The same with another vault.
+fn settings_with(directory: &Path, more: &str, vault: &str) -> Config {
     std::fs::write(directory.join("vault.key"), KEY_FILE).unwrap();
     std::fs::set_permissions(directory.join("vault.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let file = directory.join("agent.toml");
-    let text = format!("data_dir = \"{0}/data\"\n{more}\n[vault]\nkind = \"file\"\nkey_file = \"{0}/vault.key\"\n", directory.display());
+    let text = format!("data_dir = \"{}/data\"\n{more}\n[vault]\n{vault}", directory.display());
     std::fs::write(&file, text).unwrap();
     Config::load(Some(&file), [], &Default::default()).unwrap()
 }
@@ -97,11 +103,22 @@ impl Site {
         Self::start_on(Arc::new(SystemDisk), more, now).await
     }
 
+    /// Starts on the wall clock, with this section `[vault]`.
+    async fn start_with_vault(vault: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = settings_with(directory.path(), "[server]\nlisten = \"127.0.0.1:0\"\nplain_http = true\nworkers = 2", vault);
+        Self::start_in(directory, Arc::new(SystemDisk), config, schema::clock::Clock::now(&schema::clock::SystemClock)).await
+    }
+
     /// The same with the journal on this disk.
     async fn start_on(disk: Arc<dyn Disk>, more: &str, now: Timestamp) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let clock = ManualClock::at(now);
         let config = settings(directory.path(), more);
+        Self::start_in(directory, disk, config, now).await
+    }
+
+    async fn start_in(directory: tempfile::TempDir, disk: Arc<dyn Disk>, config: Config, now: Timestamp) -> Self {
+        let clock = ManualClock::at(now);
         let token = |caller: CallerId, seed| {
             let path = config.callers_file();
             service::files::create_private_directory(&config.data_dir).unwrap();

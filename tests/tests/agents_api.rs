@@ -298,7 +298,7 @@ impl Agent {
         let (issued, algorithm, origin) = (SystemClock.now(), "A256KW+A256GCM".parse().unwrap(), Origin::Generated);
         let record = VersionRecord { tenant, site, version, algorithm, origin, fingerprint, public_key: None, generator: agent, issued };
         let (holder, vault, status) = (agent, VaultId::from_bits(agent.bits()), HolderStatus::Ready);
-        let ready = HolderReport { tenant, site, version, fingerprint, holder, vault, status, issued };
+        let ready = HolderReport { tenant, site, version, fingerprint, holder, vault, status, protection: None, issued };
         (document::sign(&record, &self.applicant.pair), document::sign(&ready, &self.applicant.pair))
     }
 

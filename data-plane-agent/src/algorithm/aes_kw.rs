@@ -7,10 +7,10 @@ use super::{AlgorithmError, ContentEncryption, Implementation, LoadedKey, Wrappe
 use crate::vault::secret::{ContentKey, SecretBytes};
 
 /// Bytes of a wrapped 256-bit key.
-const WRAPPED_BYTES: usize = 40;
+pub(crate) const WRAPPED_BYTES: usize = 40;
 
 /// How long a bare key may be: RFC 3394 wraps whole blocks of 8 bytes, at least two.
-const BARE_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
+pub(crate) const BARE_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
 /// The family.
 #[derive(Debug)]
@@ -64,9 +64,7 @@ impl LoadedKey for Key {
     }
 
     fn wrap_bytes(&self, key: &SecretBytes) -> Result<Vec<u8>, AlgorithmError> {
-        if !BARE_KEY_BYTES.contains(&key.len()) || !key.len().is_multiple_of(8) {
-            return Err(AlgorithmError::Unfit { algorithm: self.algorithm, detail: "a bare key has 16 to 4096 bytes, a multiple of 8" });
-        }
+        check_bare_key(self.algorithm, key)?;
         let failed = AlgorithmError::Failed { algorithm: self.algorithm, act: "wrapping a key" };
         let mut wrapped = vec![0; key.len() + 8];
         AesKek::new(&AES_256, self.secret.expose()).and_then(|kek| kek.wrap(key.expose(), &mut wrapped).map(|_| ())).map_err(|_| failed)?;
@@ -75,16 +73,26 @@ impl LoadedKey for Key {
 
     fn unwrap_bytes(&self, wrapped: &[u8]) -> Result<SecretBytes, AlgorithmError> {
         let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "unwrapping a key" };
-        let length = wrapped.len().wrapping_sub(8);
-        if !BARE_KEY_BYTES.contains(&length) || !length.is_multiple_of(8) {
-            return Err(not_genuine);
-        }
+        let length = bare_key_bytes(wrapped).ok_or(not_genuine.clone())?;
         let mut key = SecretBytes::new(vec![0; length]);
         AesKek::new(&AES_256, self.secret.expose())
             .and_then(|kek| kek.unwrap(wrapped, key.expose_mut()).map(|_| ()))
             .map_err(|_| not_genuine)?;
         Ok(key)
     }
+}
+
+/// Whether this is a bare key that can be wrapped.
+pub(crate) fn check_bare_key(algorithm: Algorithm, key: &SecretBytes) -> Result<(), AlgorithmError> {
+    if BARE_KEY_BYTES.contains(&key.len()) && key.len().is_multiple_of(8) {
+        return Ok(());
+    }
+    Err(AlgorithmError::Unfit { algorithm, detail: "a bare key has 16 to 4096 bytes, a multiple of 8" })
+}
+
+/// How long the bare key is that is wrapped in this; none when no key can be.
+pub(crate) fn bare_key_bytes(wrapped: &[u8]) -> Option<usize> {
+    wrapped.len().checked_sub(8).filter(|length| BARE_KEY_BYTES.contains(length) && length.is_multiple_of(8))
 }
 
 fn rfc_3394(algorithm: Algorithm) -> Result<(), AlgorithmError> {

@@ -53,7 +53,7 @@ impl Implementation for Ecdh {
         let ephemeral = Key::new(algorithm, &scalar(algorithm, curve(algorithm), ids)?)?;
         let mut wrapped =
             WrappedKey { encapsulated: Some(ephemeral.public_key.clone()), encrypted_key: vec![0; WRAPPED_BYTES], ..WrappedKey::default() };
-        let kek = ephemeral.kek(public_key, &wrapped)?;
+        let kek = kek(algorithm, &ephemeral.agree(public_key)?, &wrapped)?;
         kek.wrap(key.expose(), &mut wrapped.encrypted_key).map_err(|_| failed)?;
         Ok(wrapped)
     }
@@ -78,15 +78,52 @@ impl Key {
         let public_key = secret.compute_public_key().map_err(|_| malformed)?.as_ref().to_vec();
         Ok(Self { algorithm, secret, public_key })
     }
+}
 
-    /// The key that wraps the content key.
-    fn kek(&self, public_key: &[u8], wrapped: &WrappedKey) -> Result<AesKek, AlgorithmError> {
-        let failed = AlgorithmError::Failed { algorithm: self.algorithm, act: "deriving a key" };
-        let agreed = self.agree(public_key)?;
-        let name = self.algorithm.entry().jose_alg.unwrap_or_default();
-        let kek = concat_kdf(&agreed, name, &wrapped.sender, &wrapped.recipient, 32).ok_or(failed.clone())?;
-        AesKek::new(&AES_256, kek.expose()).map_err(|_| failed)
-    }
+/// The key that wraps the content key.
+fn kek(algorithm: Algorithm, agreed: &SecretBytes, wrapped: &WrappedKey) -> Result<AesKek, AlgorithmError> {
+    let failed = AlgorithmError::Failed { algorithm, act: "deriving a key" };
+    let name = algorithm.entry().jose_alg.unwrap_or_default();
+    let kek = concat_kdf(agreed, name, &wrapped.sender, &wrapped.recipient, 32).ok_or(failed.clone())?;
+    AesKek::new(&AES_256, kek.expose()).map_err(|_| failed)
+}
+
+/// Unwraps a content key; `agree` is what only the holder of the key can do, wherever the key is.
+pub(crate) fn unwrap_key(
+    algorithm: Algorithm,
+    wrapped: &WrappedKey,
+    agree: impl FnOnce(&[u8]) -> Result<SecretBytes, AlgorithmError>,
+) -> Result<ContentKey, AlgorithmError> {
+    let not_genuine = AlgorithmError::NotGenuine { algorithm, act: "opening a sealed key" };
+    let Some(ephemeral) = wrapped.encapsulated.as_ref().filter(|_| wrapped.encrypted_key.len() == WRAPPED_BYTES) else {
+        return Err(not_genuine);
+    };
+    let agreed = agree(ephemeral).map_err(|error| or_trouble(error, &not_genuine))?;
+    let kek = kek(algorithm, &agreed, wrapped)?;
+    let mut key = SecretBytes::new(vec![0; 32]);
+    kek.unwrap(&wrapped.encrypted_key, key.expose_mut()).map_err(|_| not_genuine.clone())?;
+    ContentKey::from_slice(key.expose()).ok_or(not_genuine)
+}
+
+/// Unwraps a content key of an old format likewise.
+pub(crate) fn unwrap_transported(
+    algorithm: Algorithm,
+    transport: &KeyTransport,
+    encrypted_key: &[u8],
+    length_bytes: usize,
+    agree: impl FnOnce(&[u8]) -> Result<SecretBytes, AlgorithmError>,
+) -> Result<SecretBytes, AlgorithmError> {
+    let KeyTransport::Agreed(agreement) = transport else {
+        return Err(AlgorithmError::NotServed { algorithm, act: "decrypt what was encrypted to an RSA key" });
+    };
+    let not_genuine = AlgorithmError::NotGenuine { algorithm, act: "unwrapping a content key" };
+    let secret = agree(&agreement.public_key).map_err(|error| or_trouble(error, &not_genuine))?;
+    legacy::unwrap_agreed(&secret, agreement, encrypted_key, length_bytes).ok_or(not_genuine)
+}
+
+/// What goes wrong with a sender's public key is the message's fault, unless the device is in trouble.
+fn or_trouble(error: AlgorithmError, not_genuine: &AlgorithmError) -> AlgorithmError {
+    if matches!(error, AlgorithmError::Trouble(_)) { error } else { not_genuine.clone() }
 }
 
 impl LoadedKey for Key {
@@ -106,14 +143,7 @@ impl LoadedKey for Key {
     }
 
     fn unwrap_key(&self, wrapped: &WrappedKey, _content: ContentEncryption) -> Result<ContentKey, AlgorithmError> {
-        let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "opening a sealed key" };
-        let Some(ephemeral) = wrapped.encapsulated.as_ref().filter(|_| wrapped.encrypted_key.len() == WRAPPED_BYTES) else {
-            return Err(not_genuine);
-        };
-        let kek = self.kek(ephemeral, wrapped).map_err(|_| not_genuine.clone())?;
-        let mut key = SecretBytes::new(vec![0; 32]);
-        kek.unwrap(&wrapped.encrypted_key, key.expose_mut()).map_err(|_| not_genuine.clone())?;
-        ContentKey::from_slice(key.expose()).ok_or(not_genuine)
+        unwrap_key(self.algorithm, wrapped, |ephemeral| self.agree(ephemeral))
     }
 
     fn unwrap_transported(
@@ -122,12 +152,7 @@ impl LoadedKey for Key {
         encrypted_key: &[u8],
         length_bytes: usize,
     ) -> Result<SecretBytes, AlgorithmError> {
-        let KeyTransport::Agreed(agreement) = transport else {
-            return Err(AlgorithmError::NotServed { algorithm: self.algorithm, act: "decrypt what was encrypted to an RSA key" });
-        };
-        let not_genuine = AlgorithmError::NotGenuine { algorithm: self.algorithm, act: "unwrapping a content key" };
-        let secret = self.agree(&agreement.public_key).map_err(|_| not_genuine.clone())?;
-        legacy::unwrap_agreed(&secret, agreement, encrypted_key, length_bytes).ok_or(not_genuine)
+        unwrap_transported(self.algorithm, transport, encrypted_key, length_bytes, |public_key| self.agree(public_key))
     }
 }
 

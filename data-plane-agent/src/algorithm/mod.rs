@@ -34,7 +34,10 @@ use schema::{
     key::{FINGERPRINT_LABEL, Operation, Purpose},
 };
 
-use crate::vault::secret::{ContentKey, SecretBytes};
+use crate::vault::{
+    Trouble,
+    secret::{ContentKey, SecretBytes},
+};
 
 /// How the content of a message or file is protected under its content key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +127,9 @@ pub enum AlgorithmError {
         /// What failed.
         act: &'static str,
     },
+    /// The device that holds the key did not do it.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
     /// The implementation failed for no reason of the input.
     #[error("{act} with {algorithm} failed inside the cryptographic library")]
     Failed {
@@ -134,7 +140,7 @@ pub enum AlgorithmError {
     },
 }
 
-/// A key expanded in memory. Wiped on drop.
+/// A key in use: expanded in memory and wiped on drop, or in a device that never lets it out.
 pub trait LoadedKey: Send + Sync {
     /// Which algorithm.
     fn algorithm(&self) -> Algorithm;
@@ -219,8 +225,8 @@ pub trait LoadedKey: Send + Sync {
         Err(AlgorithmError::NotServed { algorithm: self.algorithm(), act: "derive keys" })
     }
 
-    /// Whether one call takes so long (more than a few milliseconds) that it must not run on a thread that serves
-    /// others.
+    /// Whether one call takes so long (more than a few milliseconds), or waits for a device, that it must not run on a
+    /// thread that serves others.
     fn is_slow(&self) -> bool {
         false
     }

@@ -1,11 +1,14 @@
 //! The agent's settings: one TOML file, the environment, and flags (`service::config`).
 
+mod vault;
+
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig};
 
+pub use self::vault::{Pkcs11Config, RemoteConfig, UnlockKind, VaultConfig, VaultKind};
 use crate::journal::durable::JournalConfig;
 
 /// Everything that can be set. Unknown settings are errors.
@@ -69,31 +72,6 @@ impl Default for ServerConfig {
             shutdown_notice: Period(std::time::Duration::ZERO),
         }
     }
-}
-
-/// Which vault, and what opens it. Exactly one of the two secrets must be set.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VaultConfig {
-    /// What it is.
-    pub kind: VaultKind,
-    /// The directory; absent: `vault` in the data directory.
-    #[serde(default)]
-    pub directory: Option<PathBuf>,
-    /// A file with the passphrase (one line), readable by its owner only.
-    #[serde(default)]
-    pub passphrase_file: Option<PathBuf>,
-    /// A file with 32 random bytes, readable by its owner only; systemd credentials work.
-    #[serde(default)]
-    pub key_file: Option<PathBuf>,
-}
-
-/// What a vault is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VaultKind {
-    /// A directory of sealed files.
-    File,
 }
 
 /// How the control plane is reached. Where it is stands in the enrolment file.
@@ -181,15 +159,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         self.server.tls.files()?;
-        match (&self.vault.passphrase_file, &self.vault.key_file) {
-            (None, None) => problems.push(
-                "setting vault.passphrase_file or vault.key_file is missing: name the file that opens the vault (for a key file: \
-                 head -c 32 /dev/urandom > FILE; chmod 600 FILE)"
-                    .to_owned(),
-            ),
-            (Some(_), Some(_)) => problems.push("set vault.passphrase_file or vault.key_file, not both".to_owned()),
-            _ => {}
-        }
+        self.vault.check(&mut problems);
         if self.server.plain_http && self.server.tls.certificate_file.is_some() {
             problems.push("server.plain_http and server.tls.certificate_file contradict each other: remove one".to_owned());
         }
@@ -256,8 +226,25 @@ mod tests {
     fn wrong_settings_say_what_to_do() {
         let cases = [
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\n", "vault.passphrase_file or vault.key_file"),
-            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\npassphrase_file = \"b\"\n", "not both"),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/d/backups\"\n", "lost with it"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\npassphrase_file = \"b\"\n", "only one"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\nunlock = \"remote\"\n", "only one"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nunlock = \"pkcs11\"\n", "[vault.pkcs11]"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n", "[vault.remote]"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"pkcs11\"\nkey_file = \"a\"\n", "vault.key_file"),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"pkcs11\"\n[vault.pkcs11]\nmodule = \"p11.so\"\ntoken = \"t\"\npin_file = \"p\"\n",
+                "absolute",
+            ),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"pkcs11\"\n[vault.pkcs11]\nmodule = \"/p11.so\"\ntoken = \"t\"\npin_file = \"p\"\nsessions = 0\n",
+                "sessions",
+            ),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"http://bao:8200\"\ntoken_file = \"t\"\n", "https://"),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\nkv_path = \"a/../b\"\n",
+                "vault.remote.kv_path",
+            ),
             ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
             ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\nkeyfile = \"b\"\n", "vault.keyfile"),
@@ -266,6 +253,20 @@ mod tests {
         for (text, expected) in cases {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn devices_and_remote_vaults_can_be_named() {
+        let token = "[vault.pkcs11]\nmodule = \"/p11.so\"\ntoken = \"t\"\npin_file = \"p\"\n";
+        let server = "[vault.remote]\nurl = \"http://127.0.0.1:8200\"\ntoken_file = \"t\"\n";
+        for (kind, unlock, table) in [
+            ("pkcs11", "", token),
+            ("remote", "", server),
+            ("file", "unlock = \"pkcs11\"\n", token),
+            ("file", "unlock = \"remote\"\n", server),
+        ] {
+            load(&format!("data_dir = \"/d\"\n[vault]\nkind = \"{kind}\"\n{unlock}{table}")).unwrap();
         }
     }
 

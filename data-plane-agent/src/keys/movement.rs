@@ -33,6 +33,7 @@ use crate::{
         prekeys::{Means, PrekeyError, Prekeys},
         time::AgentClock,
     },
+    keys::reconcile::meets,
     policy::movement::{StaysHere, hand_over},
     vault::{Exported, Vault, VaultError, secret::SecretBytes},
 };
@@ -92,7 +93,7 @@ impl NotTaken {
 
     /// Whether the same transfer may be taken another time: the vault failed, not the transfer.
     fn passes(&self) -> bool {
-        matches!(self, Self::Vault(error) if !matches!(error, VaultError::Destroyed(_) | VaultError::OtherMaterial(_) | VaultError::OtherAlgorithm { .. } | VaultError::Algorithm(_)))
+        matches!(self, Self::Vault(error) if !matches!(error, VaultError::Destroyed(_) | VaultError::OtherMaterial(_) | VaultError::OtherAlgorithm { .. } | VaultError::ProtectionNotMet { .. } | VaultError::Algorithm(_)))
     }
 }
 
@@ -216,6 +217,9 @@ impl Mover {
         let key = algorithm::serve(head.algorithm).load(head.algorithm, &secret).map_err(VaultError::from)?;
         // The material itself, not what is said of it.
         received.check(algorithm::fingerprint(head.algorithm, key.public_key(), &secret))?;
+        if let Some((definition, _)) = set.key(head.version.key) {
+            meets(Some(self.parts.vault.description().brought), definition, head.version)?;
+        }
         self.parts.vault.import(head.version, head.algorithm, secret).await?;
         self.parts.prekeys.used(head.prekey);
         Ok(head.version)

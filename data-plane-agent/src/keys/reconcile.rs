@@ -9,13 +9,14 @@ use schema::{
     clock::Clock,
     encoding::{Base64, Digest},
     id::{KeyVersion, VaultId},
-    key::{Durability, Origin, VersionState},
+    key::{Durability, Origin, Protection, VersionState},
 };
 use trust::{
     document::{HolderReport, HolderStatus, VersionRecord},
     dsse::sign_document,
     pair::Pair,
     recovery::BackupReport,
+    statement::policy::KeyDefinition,
 };
 
 use crate::{
@@ -111,17 +112,25 @@ impl Reconciler {
         match &entry.record {
             None if entry.generator == Some(round.in_force.agent) && entry.state == VersionState::PreActivation => {
                 let algorithm = key.algorithm();
+                meets(round.vault.description().algorithms.get(&algorithm).copied(), &key.definition, version)?;
                 let held = round.vault.generate(version, algorithm).await?;
                 let record = self.say(version, Said::Made, || {
                     tracing::info!(%version, %algorithm, "a key version was made");
                     sign_document(&round.record(&held), &[round.pair])
                 });
                 documents.version_records.push(record);
-                documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready));
+                documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready, Some(held.protection)));
             }
             Some(record) if !entry.reported_ready => match round.vault.held(version).await {
                 Ok(held) if held.fingerprint == record.fingerprint => {
-                    documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready));
+                    meets(Some(held.protection), &key.definition, version)?;
+                    documents.holder_reports.push(self.report(
+                        round,
+                        version,
+                        held.fingerprint,
+                        HolderStatus::Ready,
+                        Some(held.protection),
+                    ));
                 }
                 Ok(_) => {
                     tracing::error!(%version, "the vault holds other material than the version's record says: it is not reported ready");
@@ -157,7 +166,7 @@ impl Reconciler {
         }
         // A version that nobody made has no fingerprint, and nobody waits to hear that it is gone.
         if let Some(fingerprint) = held.or(entry.record.as_ref().map(|record| record.fingerprint)) {
-            documents.holder_reports.push(self.report(round, version, fingerprint, HolderStatus::Destroyed));
+            documents.holder_reports.push(self.report(round, version, fingerprint, HolderStatus::Destroyed, None));
         }
         Ok(())
     }
@@ -196,7 +205,14 @@ impl Reconciler {
         Ok(())
     }
 
-    fn report(&mut self, round: &Round<'_>, version: KeyVersion, fingerprint: Digest, status: HolderStatus) -> Base64 {
+    fn report(
+        &mut self,
+        round: &Round<'_>,
+        version: KeyVersion,
+        fingerprint: Digest,
+        status: HolderStatus,
+        protection: Option<Protection>,
+    ) -> Base64 {
         let said = match status {
             HolderStatus::Ready => Said::Ready,
             HolderStatus::Destroyed => Said::Destroyed,
@@ -204,13 +220,19 @@ impl Reconciler {
         self.say(version, said, || {
             let InForce { tenant, site, agent, .. } = round.in_force;
             let (tenant, site, holder, vault, issued) = (*tenant, *site, *agent, round.home, round.clock.now());
-            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, vault, status, issued }, &[round.pair])
+            sign_document(&HolderReport { tenant, site, version, fingerprint, holder, vault, status, protection, issued }, &[round.pair])
         })
     }
 
     fn say(&mut self, version: KeyVersion, said: Said, sign: impl FnOnce() -> Vec<u8>) -> Base64 {
         self.signed.entry((version, said)).or_insert_with(|| Base64(sign())).clone()
     }
+}
+
+/// Refuses to bring material where it is guarded less than its key demands.
+pub(crate) fn meets(offered: Option<Protection>, definition: &KeyDefinition, version: KeyVersion) -> Result<(), VaultError> {
+    let (demanded, offered) = (definition.protection, offered.unwrap_or_default());
+    if offered < demanded { Err(VaultError::ProtectionNotMet { version, demanded, offered }) } else { Ok(()) }
 }
 
 impl Round<'_> {
@@ -330,6 +352,17 @@ mod tests {
         assert_eq!((known.version_records.len(), known.holder_reports.len()), (0, 1), "the record is known, the report is not");
         bench.set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().ready.insert(AGENT, first.holder_reports[0].clone());
         assert_eq!(bench.run(&mut reconciler).await, Documents::default());
+    }
+
+    #[tokio::test]
+    async fn a_version_is_not_made_where_it_is_guarded_less_than_its_key_demands() {
+        let mut bench = Bench::new();
+        bench.set.key().protection = Protection::SealedByHardware;
+        assert_eq!(bench.run(&mut Reconciler::default()).await, Documents::default());
+        assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::NotHeld(_))), "nothing was made");
+        bench.set.key().protection = Protection::Software;
+        let made = bench.run(&mut Reconciler::default()).await;
+        assert_eq!(report(&bench, &made.holder_reports[0]).protection, Some(Protection::Software));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use schema::{
     composite::Member,
     encoding::Digest,
     id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
-    key::{KeyReference, Operation, VersionState},
+    key::{KeyReference, Operation, Protection, VersionState},
     name::Name,
     wire::operation::{RootInForce, StatementSerial},
 };
@@ -390,7 +390,9 @@ impl InForce {
 fn external(definition: &KeyDefinition, version: KeyVersion) -> Option<Arc<Held>> {
     let external = definition.external_version(version.number).filter(|_| definition.is_external())?;
     let public_key = Some(external.public_key.0.clone());
-    Some(Arc::new(Held { version, algorithm: definition.algorithm, fingerprint: external.fingerprint, public_key }))
+    // How the partner guards the private half, nobody here knows.
+    let protection = Protection::Software;
+    Some(Arc::new(Held { version, algorithm: definition.algorithm, fingerprint: external.fingerprint, public_key, protection }))
 }
 
 fn serial_of(policy: &Policy) -> StatementSerial {

@@ -7,7 +7,7 @@ use schema::{
     composite::VerificationRule,
     encoding::Digest,
     id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule, VersionState},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, Purpose, RotationRule, VersionState},
     name::Labels,
 };
 use trust::{
@@ -56,6 +56,7 @@ pub(crate) fn key(project: ProjectId, name: &str, placement: &[SiteId]) -> KeyDe
         placement: placement.to_vec(),
         labels: Labels::new(),
         durability: Durability::SingleCopy,
+        protection: Protection::Software,
         exportable: false,
         origin: Origin::Generated,
         eligible_generators: vec![],

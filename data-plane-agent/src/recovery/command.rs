@@ -252,12 +252,12 @@ async fn create(config: &Config) -> anyhow::Result<BackupAnswer> {
     let set = kept_set(&directory)?;
     let stored = directory.identity()?.context("this agent has not joined a site: run freehold-agent enrol first")?;
     let vault = open_vault(config, Arc::new(SystemIds)).await?;
-    let keys = directory.keys(&stored, &vault).await?;
+    let keys = directory.keys(&stored, &*vault).await?;
     let current = Arc::new(Current::default());
     current.swap(Arc::new(InForce::compile(Believed::of(&set))?));
     let backups = Backups {
         directory: config.backup.directory.clone(),
-        vault: Arc::new(vault),
+        vault,
         current,
         identity: stored.identity,
         pair: Arc::new(Pair::from_seeds(&keys.pair.to_seeds())),
@@ -325,7 +325,7 @@ async fn restore_files(config: &Config, files: &[PathBuf], shares: &Shares) -> a
     files.iter().try_for_each(|file| believe(file, &set))?;
     let secret = shares.combine()?;
     let vault = open_vault(config, Arc::new(SystemIds)).await?;
-    let vault: &dyn Vault = &vault;
+    let vault: &dyn Vault = &*vault;
     let done = restore::restore(&files, &secret, &set, vault).await?;
     let mut text = format!("{} restored.\n", count(done.restored.len()));
     // Whoever has the shares has shown which recovery key is the right one.

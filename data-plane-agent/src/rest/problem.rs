@@ -2,12 +2,26 @@
 
 use schema::wire::problem::Problem;
 
-use crate::{message::MessageError, vault::VaultError};
+use crate::{
+    message::MessageError,
+    vault::{TroubleKind, VaultError},
+};
 
 /// A message that could not be made, opened or verified.
 pub fn of_message(error: &MessageError) -> Problem {
     if let MessageError::Vault(VaultError::NotHeld(_) | VaultError::Destroyed(_)) = error {
         return Problem::new(409, error.code(), "This agent does not have the key", error.to_string());
+    }
+    if let MessageError::Vault(VaultError::Trouble(trouble)) = error {
+        tracing::error!(error = error as &dyn std::error::Error, "the vault did not do what it was asked");
+        let detail = match trouble.kind {
+            TroubleKind::Gone => "the device or service that holds the key cannot be reached; try again, or at another agent",
+            TroubleKind::Slow => "the device or service that holds the key did not answer in time; try again, or at another agent",
+            TroubleKind::Locked => "the device or service that holds the key is locked; it works again when an operator unlocks it",
+            TroubleKind::Refused => "the device or service that holds the key refused the agent; an operator must look at its rights",
+            TroubleKind::Failed => "the device or service that holds the key failed; the agent's log says what it answered",
+        };
+        return Problem::new(503, error.code(), "The vault cannot be used now", detail);
     }
     if error.is_the_callers() {
         let title = match error {

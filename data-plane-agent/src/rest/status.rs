@@ -1,17 +1,19 @@
 //! `GET /v1/status`: what the agent enforces. No secrets, and no names of keys or callers.
 
+use std::sync::Arc;
+
 use actix_web::{HttpResponse, web};
 use schema::{
     clock::Clock,
     id::{AgentId, SiteId, TenantId},
     wire::{
-        health::{JournalFault, JournalHealth},
+        health::{JournalFault, JournalHealth, VaultFault},
         operation::AgentStatus,
     },
 };
 
 use super::{Shared, self_test};
-use crate::{journal::Status, policy::decide::freshness};
+use crate::{app::VaultHealth, journal::Status, policy::decide::freshness};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +22,8 @@ pub struct About {
     pub identity: Option<(AgentId, SiteId, TenantId)>,
     /// What the vault is.
     pub vault: String,
+    /// How it is.
+    pub vault_health: Arc<VaultHealth>,
 }
 
 /// Says what the agent enforces, and how old it is.
@@ -46,6 +50,7 @@ pub async fn status(shared: web::Data<Shared>) -> HttpResponse {
         cedar_policies: in_force.map_or(0, |set| set.policies.len()),
         rejection: pipeline.current.rejection(),
         vault: shared.about.vault.clone(),
+        vault_fault: shared.about.vault_health.trouble().map(|(code, detail)| VaultFault { code: code.to_owned(), detail }),
         algorithms: tested.enabled.iter().map(|algorithm| algorithm.name().to_owned()).collect(),
         self_tests: self_test::answer(&tested),
         journal: journal(pipeline.journal.status()),

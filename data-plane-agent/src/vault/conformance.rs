@@ -31,7 +31,8 @@ where
     F: Future<Output = V>,
 {
     let vault = open().await;
-    let algorithms = vault.description().algorithms;
+    let algorithms: Vec<Algorithm> = vault.description().algorithms.into_keys().collect();
+    vault.check().await.unwrap();
     assert!(!algorithms.is_empty(), "a vault that can do nothing");
     assert!(vault.versions().await.unwrap().is_empty(), "the suite needs an empty vault");
     for (key, algorithm) in (1..).zip(&algorithms) {
@@ -68,6 +69,7 @@ async fn making(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {
     assert_eq!(vault.held(version).await.unwrap_err().code(), "key_version_not_held");
     let held = vault.generate(version, algorithm).await.unwrap();
     assert_eq!((held.version, held.algorithm), (version, algorithm));
+    assert_eq!(held.protection, vault.description().algorithms[&algorithm], "it guards what it makes as well as it says");
     assert_eq!(held.public_key.is_some(), algorithm.entry().asymmetric);
     assert_eq!(vault.generate(version, algorithm).await.unwrap(), held, "making it again gives the same");
     assert_eq!(vault.held(version).await.unwrap(), held);
@@ -174,7 +176,7 @@ async fn using(vault: &dyn Vault, version: KeyVersion, algorithm: Algorithm) {
     not_served(vault, &ids, algorithm, permit).await;
 }
 
-fn refusal<T>(result: Result<T, VaultError>) -> &'static str {
+pub fn refusal<T>(result: Result<T, VaultError>) -> &'static str {
     result.err().expect("a refusal").code()
 }
 
@@ -219,7 +221,7 @@ async fn not_served(vault: &dyn Vault, ids: &ManualIds, algorithm: Algorithm, pe
 }
 
 async fn strangers(vault: &dyn Vault) {
-    let algorithm = vault.description().algorithms[0];
+    let algorithm = *vault.description().algorithms.first_key_value().unwrap().0;
     let stranger = UsePermit::for_test(version(77, 1), Operation::Sign, algorithm);
     assert_eq!(vault.sign(stranger, b"x").await.unwrap_err().code(), "key_version_not_held");
 }

@@ -3,7 +3,9 @@
 //!
 //! - [`secret`]: bytes that do not print or copy, and a hardened process.
 //! - [`public`]: what needs only the public key of a version.
-//! - [`file`]: keys sealed in a directory, used in the agent's memory.
+//! - [`keeper`]: what the vaults share: keys brought into use from wherever they are kept, off the async threads, in bounded time.
+//! - [`sealed`]: material that is kept sealed as records somewhere, and used in the agent's memory.
+//! - [`file`]: records in a directory. [`remote`]: on a server. [`pkcs11`]: on a token, which also has keys inside.
 //! - [`identity`]: which vault it is: agents that share one say the same.
 //! - [`conformance`]: what every vault must do, as one suite of tests.
 
@@ -11,15 +13,27 @@
 pub mod conformance;
 pub mod file;
 pub mod identity;
+pub mod keeper;
+pub mod pkcs11;
 pub mod public;
+pub mod remote;
+pub mod sealed;
 pub mod secret;
+pub mod trouble;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use schema::{catalogue::Algorithm, encoding::Digest, id::KeyVersion, key::Operation, name::Name};
+use schema::{
+    catalogue::Algorithm,
+    encoding::Digest,
+    id::KeyVersion,
+    key::{Operation, Protection},
+    name::Name,
+};
 
 use self::secret::{ContentKey, SecretBytes};
+pub use self::trouble::{Trouble, TroubleKind};
 use crate::{
     algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey, legacy::KeyTransport},
     policy::permit::{ExportPermit, UsePermit},
@@ -32,10 +46,13 @@ pub struct Description {
     pub kind: &'static str,
     /// Where it is, for people.
     pub place: String,
-    /// What it can make and use.
-    pub algorithms: Vec<Algorithm>,
-    /// Whether the material is used in the agent's memory rather than inside the vault.
-    pub used_in_memory: bool,
+    /// What it can make and use, and how well it guards what it makes. Below [`Protection::Hardware`] the material is used
+    /// in the agent's memory.
+    pub algorithms: BTreeMap<Algorithm, Protection>,
+    /// How well it guards what was made elsewhere.
+    pub brought: Protection,
+    /// Whether keys are used inside, so that none can be used while it is gone.
+    pub needed_for_use: bool,
 }
 
 /// What a vault says of a version it holds.
@@ -49,6 +66,8 @@ pub struct Held {
     pub fingerprint: Digest,
     /// The public key as the algorithm's standard encodes it, where there is one.
     pub public_key: Option<Vec<u8>>,
+    /// How well the material is guarded here.
+    pub protection: Protection,
 }
 
 /// Material on its way out of a vault.
@@ -65,6 +84,9 @@ pub struct Exported {
 pub trait Vault: Send + Sync + 'static {
     /// What it is and what it can do.
     fn description(&self) -> Description;
+
+    /// Whether it can be used now, asked of whatever it depends on; answers in bounded time.
+    async fn check(&self) -> Result<(), VaultError>;
 
     /// Makes the material of a version, stores it durably, reads it back and tests it before reporting. A version that is
     /// there already is reported as it is (a retry after a crash); a destroyed one is refused.
@@ -169,6 +191,18 @@ pub enum VaultError {
     /// The version is there with other material.
     #[error("{0} is held with other material; the material first seen for a version is the only one it ever has")]
     OtherMaterial(KeyVersion),
+    /// The key demands more than this vault gives.
+    #[error(
+        "the key of {version} demands the protection {demanded}, and this vault gives {offered} to its algorithm; it is not made or held here"
+    )]
+    ProtectionNotMet {
+        /// The version.
+        version: KeyVersion,
+        /// What the key demands.
+        demanded: Protection,
+        /// What there is here.
+        offered: Protection,
+    },
     /// The material never leaves this vault.
     #[error("{0} cannot leave this vault: its material is not extractable")]
     NotExtractable(KeyVersion),
@@ -182,7 +216,10 @@ pub enum VaultError {
     },
     /// The algorithm did not do it.
     #[error(transparent)]
-    Algorithm(#[from] AlgorithmError),
+    Algorithm(AlgorithmError),
+    /// The device or service that holds or seals the keys did not do it.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
     /// The passphrase or key file is not the one this vault was made with.
     #[error("{0} cannot be opened: the passphrase or key file is not the one it was made with")]
     WrongSecret(PathBuf),
@@ -226,6 +263,15 @@ pub enum VaultError {
     },
 }
 
+impl From<AlgorithmError> for VaultError {
+    fn from(error: AlgorithmError) -> Self {
+        match error {
+            AlgorithmError::Trouble(trouble) => Self::Trouble(trouble),
+            other => Self::Algorithm(other),
+        }
+    }
+}
+
 impl VaultError {
     /// A stable name.
     pub fn code(&self) -> &'static str {
@@ -234,6 +280,7 @@ impl VaultError {
             Self::Destroyed(_) => "key_version_destroyed",
             Self::OtherAlgorithm { .. } => "key_version_other_algorithm",
             Self::OtherMaterial(_) => "key_version_other_material",
+            Self::ProtectionNotMet { .. } => "protection_not_met",
             Self::NotExtractable(_) => "key_version_not_extractable",
             Self::OtherOperation { .. } => "permit_other_operation",
             Self::Algorithm(AlgorithmError::NotGenuine { .. }) => "not_genuine",
@@ -241,6 +288,7 @@ impl VaultError {
             Self::Algorithm(AlgorithmError::Unfit { .. }) => "unfit_input",
             Self::Algorithm(AlgorithmError::MalformedKey { .. }) => "malformed_key",
             Self::Algorithm(AlgorithmError::Failed { .. }) => "algorithm_failed",
+            Self::Algorithm(AlgorithmError::Trouble(trouble)) | Self::Trouble(trouble) => trouble.kind.code(),
             Self::WrongSecret(_) => "vault_wrong_secret",
             Self::UnusableSecret(_) => "vault_unusable_secret",
             Self::Corrupt { .. } => "vault_corrupt",

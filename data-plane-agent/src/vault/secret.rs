@@ -116,6 +116,11 @@ impl ContentKey {
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// The same key once more, for another thread; both are wiped.
+    pub(crate) fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
 }
 
 impl Drop for ContentKey {

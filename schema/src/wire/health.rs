@@ -75,6 +75,15 @@ pub struct JournalHealth {
     pub fault: Option<JournalFault>,
 }
 
+/// Why the vault cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VaultFault {
+    /// The stable code.
+    pub code: String,
+    /// What is wrong, and what to do.
+    pub detail: String,
+}
+
 /// Why the journal takes no intents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalFault {

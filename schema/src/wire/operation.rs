@@ -501,6 +501,9 @@ pub struct AgentStatus {
     pub rejection: Option<super::agent::Rejected>,
     /// What the vault is.
     pub vault: String,
+    /// Why the vault cannot be used, if so. Keys that are used in the agent's memory may work all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_fault: Option<super::health::VaultFault>,
     /// Algorithms that passed every round of self-tests, and are served.
     pub algorithms: Vec<String>,
     /// What the last round of self-tests found.

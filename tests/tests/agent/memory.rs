@@ -8,7 +8,7 @@ use std::{
 use data_plane_agent::{
     algorithm::{fingerprint, serve},
     app::open_vault,
-    vault::{Vault, secret::SecretBytes},
+    vault::secret::SecretBytes,
 };
 use futures::StreamExt;
 use reqwest::StatusCode;
@@ -198,7 +198,7 @@ async fn no_key_is_left_in_memory_once_it_is_gone() {
     let vault = open_vault(&site.config, Arc::new(SystemIds)).await.unwrap();
     for Planted { algorithm, version, .. } in &planted {
         site.world.state.keys.insert(version.key, KeyState { primary: 1, versions: Default::default() });
-        site.rotate_in(&vault, version.key, 1, algorithm.name(), SystemClock.now()).await;
+        site.rotate_in(&*vault, version.key, 1, algorithm.name(), SystemClock.now()).await;
     }
     drop(vault);
     site.accept();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use data_plane_agent::{app::open_vault, config::Config, recovery::backups::list, vault::Vault};
+use data_plane_agent::{app::open_vault, config::Config, recovery::backups::list};
 use freehold_tests::world::{World, until};
 use schema::clock::{SystemIds, random};
 use serde_json::json;

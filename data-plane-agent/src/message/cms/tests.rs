@@ -30,7 +30,8 @@ fn open(message: &[u8], place: Option<usize>) -> Result<Vec<u8>, MessageError> {
 
 fn held(algorithm: &str, public_key: &[u8]) -> Held {
     let version = KeyVersion::new(KeyId::from_bits(9), 1);
-    Held { version, algorithm: algorithm.parse().unwrap(), fingerprint: Digest([0; 32]), public_key: Some(public_key.to_vec()) }
+    let protection = schema::key::Protection::Software;
+    Held { version, algorithm: algorithm.parse().unwrap(), fingerprint: Digest([0; 32]), public_key: Some(public_key.to_vec()), protection }
 }
 
 fn rsa() -> Held {

@@ -129,6 +129,7 @@ fn rfc_8037_appendix_a() {
         algorithm: "Ed25519".parse().unwrap(),
         fingerprint: schema::encoding::Digest([0; 32]),
         public_key: Some(public_key),
+        protection: schema::key::Protection::Software,
     };
     let message = Jws::parse(text.as_bytes(), None).unwrap();
     message.verify(0, permit(ED25519, Operation::Verify), &held, &EncryptionContext::default()).unwrap();
@@ -141,7 +142,13 @@ fn rfc_7515_appendix_a_3() {
     let jwk = br#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
     let algorithm: Algorithm = "ECDSA-P256".parse().unwrap();
     let public_key = schema::public_key::ForeignJwk::parse(algorithm, jwk).unwrap().bytes(algorithm).unwrap();
-    let held = Held { version: ED25519, algorithm, fingerprint: schema::encoding::Digest([0; 32]), public_key: Some(public_key) };
+    let held = Held {
+        version: ED25519,
+        algorithm,
+        fingerprint: schema::encoding::Digest([0; 32]),
+        public_key: Some(public_key),
+        protection: schema::key::Protection::Software,
+    };
     let message = Jws::parse(text.as_bytes(), None).unwrap();
     let permit = UsePermit::for_test(ED25519, Operation::Verify, algorithm);
     message.verify(0, permit, &held, &EncryptionContext::default()).unwrap();
