@@ -394,12 +394,8 @@ fn readiness(
     tests: Arc<SelfTests>,
     (vault, vault_needed): (Arc<VaultHealth>, bool),
 ) -> Readiness {
-<<<<<<< HEAD
-    let (clock, alarms) = (time.clone(), journal.clone());
-    let (seen, told) = (current.clone(), time.clone());
-=======
     let (clock, alarms, noted) = (time.clone(), journal.clone(), vault.clone());
->>>>>>> ca662a9 (all)
+    let (seen, told) = (current.clone(), time.clone());
     Readiness::new(stopping)
         .note("statements", move || match (freshness(seen.load().as_deref(), told.now()), seen.rejection()) {
             (Freshness::None | Freshness::Expired, _) | (Freshness::Fresh, None) => None,

@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     encoding::{Base64, Digest, opt_u64_string, u64_string},
     id::{AgentId, ProjectId, SiteId},
-    key::{Durability, Limits, Purpose, RotationRule, words},
+    key::{Durability, Limits, Protection, Purpose, RotationRule, words},
     name::Labels,
 };
 
@@ -48,6 +48,9 @@ pub struct KeyTemplate {
     pub labels: Labels,
     /// Durabilities allowed.
     pub durabilities: Vec<Durability>,
+    /// The lowest protection a key may demand of the vaults that hold it.
+    #[serde(default, skip_serializing_if = "Protection::is_least")]
+    pub protection: Protection,
     /// Whether keys may be exportable.
     pub exportable: bool,
     /// The rotation rule every key has.

@@ -11,7 +11,7 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest, u64_string},
     id::{AgentId, KeyVersion, SiteId, TenantId, VaultId},
-    key::Origin,
+    key::{Origin, Protection},
     ranges::LimitKind,
     wire::agent::ReceiptBatchHead,
 };
@@ -126,6 +126,9 @@ pub struct HolderReport {
     pub vault: VaultId,
     /// What is reported.
     pub status: HolderStatus,
+    /// How well the vault guards it, while it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Protection>,
     /// When.
     pub issued: Timestamp,
 }

@@ -8,7 +8,7 @@ use schema::{
     clock::{ManualIds, Timestamp},
     encoding::{Base64, Digest},
     id::{AgentId, CallerId, KeyId, KeyVersion, ProjectId, SiteId, TenantId, VaultId},
-    key::{Durability, Origin, Purpose, VersionState},
+    key::{Durability, Origin, Protection, Purpose, VersionState},
     name::Name,
     wire::agent::StatementSet,
 };
@@ -249,7 +249,7 @@ impl World {
     pub fn report(&self, number: u32, fingerprint: Digest) -> HolderReport {
         let version = KeyVersion::new(KEY, number);
         let (holder, vault, status) = (AGENT, VaultId::from_bits(1), HolderStatus::Ready);
-        HolderReport { tenant: TENANT, site: SITE, version, fingerprint, holder, vault, status, issued: START }
+        HolderReport { tenant: TENANT, site: SITE, version, fingerprint, holder, vault, status, protection: None, issued: START }
     }
 
     /// Puts the other agent into the roster with these vouches.
@@ -377,6 +377,7 @@ fn project_policy() -> Policy {
         placement: vec![SITE],
         labels: BTreeMap::new(),
         durabilities: vec![Durability::SingleCopy],
+        protection: Protection::Software,
         exportable: false,
         rotation: Default::default(),
         limits: Default::default(),
@@ -403,6 +404,7 @@ pub fn definition() -> KeyDefinition {
         placement: vec![SITE],
         labels: BTreeMap::new(),
         durability: Durability::SingleCopy,
+        protection: Protection::Software,
         exportable: false,
         origin: Origin::Generated,
         eligible_generators: Vec::new(),

@@ -142,6 +142,7 @@ fn with_a_partners_key() -> Vec<u8> {
         algorithm,
         purpose: Purpose::Sign,
         durability: Durability::Elsewhere,
+        protection: schema::key::Protection::Software,
         origin: Origin::External,
         external: vec![external],
         ..definition()

@@ -8,7 +8,7 @@ use std::{
 use clap::Subcommand;
 use schema::{
     clock::{Clock, SystemClock},
-    key::{Durability, Purpose, RevocationReason, VersionState},
+    key::{Durability, Protection, Purpose, RevocationReason, VersionState},
     public_key,
 };
 use serde_json::{Value, json};
@@ -87,6 +87,10 @@ pub enum Key {
         /// Without it: sealed-backup, where every site of the key has a recovery key (freehold-agent recovery init); else you are asked to choose.
         #[arg(long, value_parser = one_of::<Durability>)]
         durability: Option<String>,
+        /// How well a vault must guard its material; one that does not never makes or holds it: software, sealed-by-hardware,
+        /// hardware (used inside a device that never lets it out)
+        #[arg(long, value_parser = one_of::<Protection>, default_value = "software")]
+        protection: String,
         /// What it is for, in words
         #[arg(long)]
         description: Option<String>,
@@ -433,6 +437,7 @@ const LIST: &[output::Column] = &[
     ("algorithm", "/algorithm/name"),
     ("purpose", "/purpose"),
     ("durability", "/durability"),
+    ("protection", "/protection"),
     ("primary", "/primaryVersion"),
     ("state", "/state"),
     ("sites", "/placement"),
@@ -449,6 +454,7 @@ const SHOW: &[output::Column] = &[
     ("algorithm", "/algorithm/name"),
     ("purpose", "/purpose"),
     ("durability", "/durability"),
+    ("protection", "/protection"),
     ("exportable", "/exportable"),
     ("origin", "/origin"),
     ("deletion protection", "/deletionProtection"),
@@ -509,6 +515,7 @@ impl Key {
                 purpose,
                 sites,
                 durability,
+                protection,
                 description,
                 labels: pairs,
                 exportable,
@@ -521,7 +528,7 @@ impl Key {
             } => {
                 let input = json!({
                     "project": project, "name": name, "algorithm": algorithm, "purpose": purpose,
-                    "placement": sites, "durability": durability, "template": template, "exportable": exportable, "description": description,
+                    "placement": sites, "durability": durability, "protection": protection, "template": template, "exportable": exportable, "description": description,
                     "labels": labels(&pairs), "deletionProtection": !no_deletion_protection,
                     "rotation": rotation.input(None),
                     "idempotencyKey": idempotency.idempotency_key,

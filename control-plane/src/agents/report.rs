@@ -306,10 +306,12 @@ impl Reports {
             return refused("holder_report_of_another_agent", "an agent reports its own vault");
         }
         reporter.is_here(report.tenant, report.site)?;
-        let HolderReport { version, site, fingerprint, holder, vault, .. } = report;
+        let HolderReport { version, site, fingerprint, holder, vault, protection, .. } = report;
         let bytes = document.clone();
         let command = match report.status {
-            HolderStatus::Ready => KeyCommand::RecordReady(RecordReady { version, site, holder, vault, fingerprint, report: bytes }),
+            HolderStatus::Ready => {
+                KeyCommand::RecordReady(RecordReady { version, site, holder, vault, fingerprint, protection, report: bytes })
+            }
             HolderStatus::Destroyed => KeyCommand::RecordDestroyed(RecordDestroyed { version, holder, fingerprint, report: bytes }),
         };
         let question = Question::new("reportHolder", "Key", version.key);

@@ -125,6 +125,7 @@ fn key(key: &Key, projects: &BTreeMap<ProjectId, Name>, aliases: &mut BTreeMap<K
         placement: fixed.placement.clone(),
         labels: key.labels.clone(),
         durability: fixed.durability,
+        protection: fixed.protection,
         exportable: fixed.exportable,
         origin: fixed.origin,
         eligible_generators: fixed.eligible_generators.clone(),

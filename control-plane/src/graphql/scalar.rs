@@ -108,6 +108,15 @@ mirror! {
         /// None here: a partner alone has the private half.
         Elsewhere,
     }
+    /// How well a vault guards the material of a version, weakest first.
+    KeyProtection = "schema::key::Protection" {
+        /// Used in an agent's memory, and kept sealed under a passphrase, a file, or a vault of software.
+        Software,
+        /// Used in an agent's memory, and kept sealed under a key that never leaves a device.
+        SealedByHardware,
+        /// Used inside a device, which never lets it out.
+        Hardware,
+    }
     /// Where the material of a key was made.
     KeyOrigin = "schema::key::Origin" {
         /// By an agent of the site, in its vault.

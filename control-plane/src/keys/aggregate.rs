@@ -7,7 +7,7 @@ use schema::{
     clock::Timestamp,
     event::key::KeyEvent,
     id::{AgentId, KeyId, ProjectId, SiteId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule, VersionState, words},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, Purpose, RevocationReason, RotationRule, VersionState, words},
     name::{Labels, Name, Text},
 };
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,9 @@ pub struct Fixed {
     pub placement: Vec<SiteId>,
     /// How many homes a version needs.
     pub durability: Durability,
+    /// How well a vault must guard its material.
+    #[serde(default)]
+    pub protection: Protection,
     /// Whether material may leave the vault, wrapped.
     pub exportable: bool,
     /// Where its material is made.
@@ -218,6 +221,7 @@ impl Aggregate for Key {
                     purpose: event.purpose,
                     placement: event.placement.clone(),
                     durability: event.durability,
+                    protection: event.protection,
                     exportable: event.exportable,
                     origin: event.origin,
                     eligible_generators: event.eligible_generators.clone(),
@@ -263,7 +267,7 @@ impl Aggregate for Key {
             }
             KeyEvent::HolderReady(event) => self.version(event.number, |version| {
                 version.holders.entry(event.holder).or_default().ready =
-                    Some(Ready { vault: event.vault, report: event.report.clone(), at });
+                    Some(Ready { vault: event.vault, protection: event.protection, report: event.report.clone(), at });
             }),
             KeyEvent::MaterialSent(event) => self.version(event.number, |version| {
                 version.holders.entry(event.recipient).or_default();

@@ -5,7 +5,7 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     id::{AgentId, KeyId, KeyVersion, ProjectId, SiteId, VaultId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
     rule::KeyTemplate,
 };
@@ -212,6 +212,8 @@ pub struct CreateKey {
     pub labels: Labels,
     /// How many homes a version needs; absent: a sealed backup, where every site of the key has a recovery key.
     pub durability: Option<Durability>,
+    /// How well a vault must guard its material.
+    pub protection: Protection,
     /// Whether material may leave the vault, wrapped.
     pub exportable: bool,
     /// Where its material is made.
@@ -331,6 +333,8 @@ pub struct RecordReady {
     pub vault: VaultId,
     /// Identifies the material.
     pub fingerprint: Digest,
+    /// How well its vault guards it.
+    pub protection: Option<Protection>,
     /// The report: a DSSE envelope, exact bytes.
     pub report: Base64,
 }

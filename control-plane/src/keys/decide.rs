@@ -13,7 +13,7 @@ use schema::{
         VersionRequested, VersionResumed, VersionRevoked, VersionSuspended,
     },
     id::{AgentId, KeyId, KeyVersion, SiteId},
-    key::{Durability, Limits, MinimumVersions, Origin, RotationRule, VersionState},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, RotationRule, VersionState},
     name::Labels,
 };
 
@@ -145,11 +145,20 @@ fn create(create: &CreateKey) -> Decision {
         return Err(KeyRefusal::NeedsPublicKey);
     }
     check_placement(&create.placement)?;
+    if create.protection == Protection::Hardware && create.origin == Origin::Imported {
+        return Err(KeyRefusal::ImportedHardware);
+    }
+    if create.protection == Protection::Hardware && create.exportable {
+        return Err(KeyRefusal::ExportableHardware);
+    }
     let durability = match create.durability {
         Some(Durability::SealedBackup) if !create.sites_have_recovery_keys => return Err(KeyRefusal::NoRecoveryKey),
         None if !create.sites_have_recovery_keys => return Err(KeyRefusal::DurabilityMustBeChosen),
         chosen => chosen.unwrap_or(Durability::SealedBackup),
     };
+    if create.protection == Protection::Hardware && durability != Durability::SingleCopy {
+        return Err(KeyRefusal::HardwareIsOneCopy);
+    }
     check_labels(&create.labels)?;
     check_limits(&create.limits)?;
     check_rotation(&create.rotation)?;
@@ -169,6 +178,7 @@ fn create(create: &CreateKey) -> Decision {
         placement: create.placement.clone(),
         labels: create.labels.clone(),
         durability,
+        protection: create.protection,
         exportable: create.exportable,
         origin: create.origin,
         eligible_generators: create.eligible_generators.clone(),
@@ -190,6 +200,7 @@ fn check_template(create: &CreateKey, durability: Durability, Template { rule, k
         (create.placement.iter().all(|site| rule.placement.contains(site)), "one of these sites"),
         (rule.labels == create.labels, "labels other than its own"),
         (rule.durabilities.contains(&durability), "this durability"),
+        (create.protection >= rule.protection, "this low a protection"),
         (rule.exportable || !create.exportable, "an exportable key"),
         (rule.rotation == create.rotation, "a rotation rule other than its own"),
         (rule.limits == create.limits, "limits other than its own"),
@@ -343,13 +354,19 @@ fn record_ready(key: &Key, fixed: &Fixed, report: &RecordReady) -> Decision {
     if report.fingerprint != made.fingerprint {
         return Err(KeyRefusal::FingerprintIsFinal { number });
     }
+    if report.protection.unwrap_or_default() < fixed.protection {
+        return Err(KeyRefusal::ProtectionNotMet { number, demanded: fixed.protection });
+    }
     if version.state == VersionState::Destroyed {
         return Err(KeyRefusal::Destroyed { number });
     }
     if version.holders.get(&report.holder).is_some_and(|holder| holder.ready.is_some()) {
         return Ok(Vec::new());
     }
-    let mut events = vec![HolderReady { number, holder: report.holder, vault: report.vault, report: report.report.clone() }.into()];
+    let mut events = vec![
+        HolderReady { number, holder: report.holder, vault: report.vault, protection: report.protection, report: report.report.clone() }
+            .into(),
+    ];
     if version.state == VersionState::PreActivation && version.is_home_with(fixed.durability, Some((report.holder, report.vault))) {
         events.extend(activate(key, number));
     }

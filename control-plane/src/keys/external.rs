@@ -4,7 +4,7 @@ use schema::{
     catalogue::{Algorithm, Status},
     encoding::Base64,
     event::key::{ExternalVersionRegistered, KeyCreated, KeyEvent, PrimaryMoved, VersionActivated},
-    key::{Durability, Limits, Origin, Purpose, RotationRule, fingerprint},
+    key::{Durability, Limits, Origin, Protection, Purpose, RotationRule, fingerprint},
 };
 
 use super::{
@@ -45,6 +45,7 @@ pub(super) fn register(register: &RegisterExternal) -> Decision {
         placement: register.placement.clone(),
         labels: register.labels.clone(),
         durability: Durability::Elsewhere,
+        protection: Protection::Software,
         exportable: false,
         origin: Origin::External,
         eligible_generators: Vec::new(),

@@ -12,7 +12,9 @@ use crate::{
         fault::only_now,
         page::{List, cost, empty, page},
         payload::{Stop, optional},
-        scalar::{self, Durability, KeyOrigin, KeyPurpose, Label, LabelInput, RevocationReason, Timestamp, UInt64, VersionState},
+        scalar::{
+            self, Durability, KeyOrigin, KeyProtection, KeyPurpose, Label, LabelInput, RevocationReason, Timestamp, UInt64, VersionState,
+        },
     },
     leases::graphql::{BudgetNode, budgets},
     projects::graphql::ProjectNode,
@@ -74,6 +76,8 @@ pub struct KeyNode {
     pub purpose: KeyPurpose,
     /// How many homes a version needs.
     pub durability: Durability,
+    /// How well a vault must guard its material.
+    pub protection: KeyProtection,
     /// Whether material may leave the vault, wrapped.
     pub exportable: bool,
     /// Where its material is made.
@@ -129,6 +133,7 @@ impl Shown for Key {
             algorithm: fixed.algorithm.into(),
             purpose: fixed.purpose.into(),
             durability: fixed.durability.into(),
+            protection: fixed.protection.into(),
             exportable: fixed.exportable,
             origin: fixed.origin.into(),
             template: fixed.template.as_ref().map(ToString::to_string),
@@ -432,6 +437,8 @@ pub struct KeyHolder {
     pub reported_at: Option<Timestamp>,
     /// The vault that has it, `vlt_…`: agents that share one are one home. Absent until it was reported ready.
     pub vault_id: Option<ID>,
+    /// How well its vault guards it; absent where it has not said.
+    pub protection: Option<KeyProtection>,
     #[graphql(skip)]
     holder: schema::id::AgentId,
     #[graphql(skip)]
@@ -452,6 +459,7 @@ impl KeyHolder {
             reported,
             reported_at: at.map(Timestamp),
             vault_id: holder.and_then(|holder| holder.ready.as_ref()).map(|ready| ready.vault.to_string().into()),
+            protection: holder.and_then(|holder| holder.ready.as_ref()).and_then(|ready| ready.protection).map(Into::into),
             holder: agent,
             as_of,
         }

@@ -23,7 +23,7 @@ use crate::{
     graphql::{
         api::{Api, Done, Filter, no_such},
         payload::{self, Common, CommonNew, Stop, UserError, field, optional, payloads},
-        scalar::{Durability, KeyOrigin, KeyPurpose, LabelInput, RevocationReason, Timestamp, UInt64},
+        scalar::{Durability, KeyOrigin, KeyProtection, KeyPurpose, LabelInput, RevocationReason, Timestamp, UInt64},
     },
     naming,
     sites::Site,
@@ -50,6 +50,9 @@ pub struct CreateKeyInput {
     placement: Vec<ID>,
     /// How many homes a version needs; absent: a sealed backup, where every site of the key has a recovery key.
     durability: Option<Durability>,
+    /// How well a vault must guard its material; one that does not never makes or holds it.
+    #[graphql(default_with = "KeyProtection::Software")]
+    protection: KeyProtection,
     /// Whether material may leave the vault, wrapped.
     #[graphql(default)]
     exportable: bool,
@@ -534,6 +537,7 @@ async fn create(api: &Api, input: CreateKeyInput) -> Result<Done<KeyNode>, Stop>
         purpose: input.purpose.into(),
         labels: payload::labels(&input.labels)?,
         durability: input.durability.map(Into::into),
+        protection: input.protection.into(),
         exportable: input.exportable,
         origin: input.origin.into(),
         deletion_protection: input.deletion_protection,

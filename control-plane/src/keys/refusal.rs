@@ -4,7 +4,7 @@ use schema::{
     catalogue::Algorithm,
     clock::Timestamp,
     id::AgentId,
-    key::{Purpose, VersionState},
+    key::{Protection, Purpose, VersionState},
 };
 
 use crate::eventing::refusals;
@@ -27,6 +27,10 @@ refusals! {
         PlacementTwice = "key_site_twice" at "placement", "a site stands twice in the placement";
         DurabilityMustBeChosen = "durability_must_be_chosen" at "durability", "losing the host of an agent loses the keys that are nowhere else, and a site of this key has no recovery key to seal backups to: make one (freehold-agent recovery init on an agent of the site) and the key is backed up before its first use; or choose two-holders, where another agent of the site has a copy, or single-copy, if losing one vault may lose the key";
         NoRecoveryKey = "no_recovery_key" at "durability", "sealed-backup needs a recovery key at every site of the key, and a site has none yet: make one (freehold-agent recovery init on an agent of the site), or choose two-holders, or single-copy if you accept that losing one vault loses the key";
+        ImportedHardware = "protection_of_imported" at "protection", "material that was made elsewhere has been in other hands, and no device can say that it never was; choose sealed-by-hardware";
+        ExportableHardware = "protection_of_exportable" at "protection", "a key that never leaves its device cannot be exportable; choose sealed-by-hardware, or a key that is not exportable";
+        HardwareIsOneCopy = "protection_is_one_copy" at "durability", "a key that never leaves its device has one home, and no backup but the device's own: choose single-copy, or sealed-by-hardware";
+        ProtectionNotMet { number: u32, demanded: Protection } = "protection_not_met", "version {number} is of a key that demands the protection {demanded}, and the holder's vault guards it less; place the key at sites whose vaults can";
         Limits = "limits_out_of_order" at "limits", "a soft limit must not be above its hard limit, and a hard limit must not be 0";
         Rotation = "rotation_rule_out_of_order" at "rotation", "everySeconds must be above 0 and not below minIntervalSeconds, afterUses above 0, and destroyAfterSeconds 3600 to 31622400 and only beside deactivateAfterSeconds";
         UsesNotCounted = "rotation_by_uses_needs_limit" at "rotation", "agents count uses only under a limit: set a soft or hard limit on uses that is not below afterUses";

@@ -315,7 +315,7 @@ mod tests {
 
     fn version(holders: &[u128], activated: Timestamp) -> Version {
         let ready = |agent: u128| Holder {
-            ready: Some(Ready { vault: schema::id::VaultId::from_bits(agent), report: Base64(vec![1]), at: START }),
+            ready: Some(Ready { vault: schema::id::VaultId::from_bits(agent), protection: None, report: Base64(vec![1]), at: START }),
             gone: None,
         };
         Version {
@@ -335,6 +335,7 @@ mod tests {
             algorithm: "A256KW+A256GCM".parse().unwrap(),
             purpose: Purpose::Encrypt,
             placement: SITES.to_vec(),
+            protection: Default::default(),
             durability: Durability::SingleCopy,
             exportable: false,
             origin: Origin::Generated,

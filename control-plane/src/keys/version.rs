@@ -6,7 +6,7 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     id::{AgentId, VaultId},
-    key::{Durability, RevocationReason, VersionState},
+    key::{Durability, Protection, RevocationReason, VersionState},
     name::Text,
 };
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ pub struct Holder {
 pub struct Ready {
     /// The vault that has the version: agents that share one are one home.
     pub vault: VaultId,
+    /// How well its vault guards it.
+    #[serde(default)]
+    pub protection: Option<Protection>,
     /// A DSSE envelope, exact bytes.
     pub report: Base64,
     /// When it came.

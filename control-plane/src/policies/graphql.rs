@@ -22,7 +22,7 @@ use crate::{
         page::{List, cost, empty, page},
         payload::{self, Stop, UserError, field},
         rules::{OfflineRule, OfflineRuleInput},
-        scalar::{self, Durability, KeyPurpose, Label, LabelInput, Timestamp, UInt64},
+        scalar::{self, Durability, KeyProtection, KeyPurpose, Label, LabelInput, Timestamp, UInt64},
     },
     keys::graphql::{RotationRule, RotationRuleInput, UseLimits, UseLimitsInput},
     projects::graphql::ProjectNode,
@@ -215,6 +215,8 @@ pub struct KeyTemplate {
     pub labels: Vec<Label>,
     /// Durabilities allowed.
     pub durabilities: Vec<Durability>,
+    /// The lowest protection a key may demand.
+    pub protection: KeyProtection,
     /// Whether keys may be exportable.
     pub exportable: bool,
     /// The rotation rule every key has.
@@ -235,6 +237,7 @@ impl KeyTemplate {
             placement: template.placement.iter().map(|site| site.to_string().into()).collect(),
             labels: scalar::labels(&template.labels),
             durabilities: template.durabilities.iter().copied().map(Into::into).collect(),
+            protection: template.protection.into(),
             exportable: template.exportable,
             rotation: (&template.rotation).into(),
             limits: (&template.limits).into(),
@@ -286,6 +289,9 @@ pub struct KeyTemplateInput {
     labels: Vec<LabelInput>,
     /// Durabilities allowed.
     durabilities: Vec<Durability>,
+    /// The lowest protection a key may demand.
+    #[graphql(default_with = "KeyProtection::Software")]
+    protection: KeyProtection,
     /// Whether keys may be exportable.
     #[graphql(default)]
     exportable: bool,
@@ -326,6 +332,7 @@ pub(super) async fn content(api: &Api, input: PolicyContentInput) -> Result<(Pol
             placement,
             labels: payload::labels(&template.labels)?,
             durabilities: template.durabilities.into_iter().map(Into::into).collect(),
+            protection: template.protection.into(),
             exportable: template.exportable,
             rotation: template.rotation.unwrap_or_default().parse("content.templates")?,
             limits: template.limits.unwrap_or_default().into(),

@@ -111,6 +111,7 @@ fn template(project: ProjectId) -> KeyTemplate {
         placement: vec![SiteId::from_bits(1)],
         labels: Default::default(),
         durabilities: vec![Durability::SingleCopy],
+        protection: schema::key::Protection::Software,
         exportable: false,
         rotation: RotationRule::default(),
         limits: Limits::default(),

@@ -424,7 +424,13 @@ mod tests {
             let fingerprint = algorithm::fingerprint(algorithm, key.public_key(), &material);
             let version = KeyVersion::new(KeyId::from_bits(place as u128 + 1), 1);
             Exported {
-                held: Arc::new(Held { version, algorithm, fingerprint, public_key: key.public_key().map(<[u8]>::to_vec), protection: schema::key::Protection::Software }),
+                held: Arc::new(Held {
+                    version,
+                    algorithm,
+                    fingerprint,
+                    public_key: key.public_key().map(<[u8]>::to_vec),
+                    protection: schema::key::Protection::Software,
+                }),
                 material,
             }
         });

@@ -6,7 +6,7 @@ use crate::{
     encoding::{Base64, Digest},
     events,
     id::{AgentId, KeyId, ProjectId, SiteId, VaultId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RevocationReason, RotationRule},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, Purpose, RevocationReason, RotationRule},
     name::{Labels, Name, Text},
 };
 
@@ -31,6 +31,9 @@ events! {
             labels: Labels,
             /// How many homes a version needs.
             durability: Durability,
+            /// How well a vault must guard its material.
+            #[serde(default, skip_serializing_if = "Protection::is_least")]
+            protection: Protection,
             /// Whether material may leave the vault, wrapped.
             exportable: bool,
             /// Where its material is made.
@@ -135,6 +138,9 @@ events! {
             holder: AgentId,
             /// Its vault: agents that share one are one home.
             vault: VaultId,
+            /// How well its vault guards it, as the report says.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            protection: Option<Protection>,
             /// Its signed report: a DSSE envelope, exact bytes.
             report: Base64,
         },

@@ -301,8 +301,16 @@ impl Bench {
             entry.record = Some(document::sign(&world.record(number, fingerprint), &world.agent));
             entry.ready = [(AGENT, document::sign(&world.report(number, fingerprint), &world.agent))].into();
             world.key().versions.insert(number, entry);
-            exported
-                .push(Exported { held: Arc::new(Held { version: version(number), algorithm, fingerprint, public_key: None, protection: schema::key::Protection::Software }), material });
+            exported.push(Exported {
+                held: Arc::new(Held {
+                    version: version(number),
+                    algorithm,
+                    fingerprint,
+                    public_key: None,
+                    protection: schema::key::Protection::Software,
+                }),
+                material,
+            });
         }
         world.key().primary = 4;
         (Self { vault: vault(&directory.path().join("vault")), world, secret, directory }, exported)

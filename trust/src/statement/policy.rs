@@ -8,7 +8,7 @@ use schema::{
     composite::{Member, VerificationRule},
     encoding::{Base64, Digest, u64_string},
     id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId},
-    key::{Durability, Limits, MinimumVersions, Origin, Purpose, RotationRule},
+    key::{Durability, Limits, MinimumVersions, Origin, Protection, Purpose, RotationRule},
     name::{Labels, Name},
 };
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,9 @@ pub struct KeyDefinition {
     pub labels: Labels,
     /// How many homes a version needs.
     pub durability: Durability,
+    /// How well a vault must guard its material; one that does not never gets it.
+    #[serde(default, skip_serializing_if = "Protection::is_least")]
+    pub protection: Protection,
     /// Whether material may leave the vault, wrapped.
     pub exportable: bool,
     /// Where its material was made.
@@ -145,6 +148,7 @@ impl KeyDefinition {
             (self.placement.iter().all(|site| template.placement.contains(site)), "its placement is not allowed"),
             (self.labels == template.labels, "its labels are not the template's"),
             (template.durabilities.contains(&self.durability), "its durability is not allowed"),
+            (self.protection >= template.protection, "it demands less protection than is allowed"),
             (template.exportable || !self.exportable, "it may not be exportable"),
             (self.origin == Origin::Generated, "its material was not made at the site"),
             (self.external.is_empty(), "public keys of partners stand in policy only"),

@@ -27,6 +27,7 @@ fn world() -> World {
         algorithm: "Ed25519".parse().unwrap(),
         purpose: Purpose::Sign,
         durability: Durability::Elsewhere,
+        protection: schema::key::Protection::Software,
         origin: Origin::External,
         external: vec![public_key(1)],
         ..definition()

@@ -2,7 +2,7 @@
 
 use schema::{
     id::{AgentId, ProjectId, SiteId},
-    key::{Durability, Limits, MinimumVersions, Purpose, RotationRule},
+    key::{Durability, Limits, MinimumVersions, Protection, Purpose, RotationRule},
     rule::KeyTemplate,
 };
 
@@ -79,6 +79,7 @@ fn template() -> KeyTemplate {
         placement: vec![SITE],
         labels: Default::default(),
         durabilities: vec![Durability::SingleCopy],
+        protection: Protection::Software,
         exportable: false,
         rotation: RotationRule::default(),
         limits: Limits::default(),
@@ -196,4 +197,16 @@ fn another_generator_may_be_chosen_until_the_version_is_made() {
     let chosen = chosen.when(&assign(BOB, SITE)).then([]).when(&made(1, |_| ())).then_refused("not_the_generator");
     let made = after(chosen, [assign(ALICE, SITE), made(1, |_| ())]);
     made.when(&assign(BOB, SITE)).then_refused("version_already_made");
+}
+
+#[test]
+fn a_device_cannot_promise_what_others_have_seen() {
+    let imported = create(|key| (key.protection, key.origin) = (Protection::Hardware, schema::key::Origin::Imported));
+    key().when(&imported).then_refused("protection_of_imported");
+    let exportable = create(|key| (key.protection, key.exportable) = (Protection::Hardware, true));
+    key().when(&exportable).then_refused("protection_of_exportable");
+    let two_homes = create(|key| (key.protection, key.durability) = (Protection::Hardware, Some(Durability::TwoHolders)));
+    key().when(&two_homes).then_refused("protection_is_one_copy");
+    key().when(&create(|key| key.protection = Protection::Hardware)).outcome().unwrap();
+    key().when(&create(|key| (key.protection, key.exportable) = (Protection::SealedByHardware, true))).outcome().unwrap();
 }

@@ -39,6 +39,7 @@ fn settings() -> CreateKey {
         placement: vec![SITE],
         labels: Default::default(),
         durability: Some(Durability::SingleCopy),
+        protection: schema::key::Protection::Software,
         exportable: false,
         origin: Origin::Generated,
         eligible_generators: Vec::new(),
@@ -84,7 +85,7 @@ fn ready(number: u32, holder: AgentId) -> KeyCommand {
 
 fn ready_in(number: u32, holder: AgentId, vault: VaultId) -> KeyCommand {
     let (version, fingerprint, report) = (KeyVersion::new(ID, number), fingerprint(number), Base64(vec![2]));
-    KeyCommand::RecordReady(RecordReady { version, site: SITE, holder, vault, fingerprint, report })
+    KeyCommand::RecordReady(RecordReady { version, site: SITE, holder, vault, fingerprint, protection: None, report })
 }
 
 fn sent(number: u32, sender: AgentId, recipient: AgentId) -> KeyCommand {

@@ -3,7 +3,7 @@
 use schema::{
     encoding::{Base64, Digest},
     id::{AgentId, KeyId, KeyVersion, SiteId, VaultId},
-    key::{Durability, Origin, RevocationReason, RotationRule, VersionState},
+    key::{Durability, Origin, Protection, RevocationReason, RotationRule, VersionState},
 };
 
 use super::{super::*, *};
@@ -96,6 +96,7 @@ fn the_first_fingerprint_is_final() {
         holder: BOB,
         vault: VaultId::from_bits(2),
         fingerprint: Digest::of(b"other"),
+        protection: None,
         report: Base64(vec![2]),
     };
     active().when(&KeyCommand::RecordReady(report)).then_refused("fingerprint_is_final");
@@ -111,6 +112,7 @@ fn holders_are_agents_of_the_key_s_sites() {
             holder,
             vault: VaultId::from_bits(2),
             fingerprint: fingerprint(1),
+            protection: None,
             report: Base64(vec![2]),
         })
     };
@@ -217,5 +219,29 @@ fn every_transition_of_the_standard_is_possible_and_no_other() {
         if *from != VersionState::Destroyed {
             assert_eq!(begun(present()).state().versions[&1].state, VersionState::Destroyed);
         }
+    }
+}
+
+#[test]
+fn a_key_that_demands_protection_is_ready_only_where_it_gets_it() {
+    let demanding = || after(key(), [create(|key| key.protection = Protection::SealedByHardware), made(1, |_| ())]);
+    let reported = |protection| {
+        let version = KeyVersion::new(ID, 1);
+        KeyCommand::RecordReady(RecordReady {
+            version,
+            site: SITE,
+            holder: ALICE,
+            vault: VaultId::from_bits(1),
+            fingerprint: fingerprint(1),
+            protection,
+            report: Base64(vec![2]),
+        })
+    };
+    for less in [None, Some(Protection::Software)] {
+        demanding().when(&reported(less)).then_refused("protection_not_met");
+    }
+    for enough in [Protection::SealedByHardware, Protection::Hardware] {
+        let events = demanding().when(&reported(Some(enough))).outcome().unwrap();
+        assert_eq!(names(&events), ["HolderReady", "VersionActivated", "PrimaryMoved"]);
     }
 }
