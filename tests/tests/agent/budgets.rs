@@ -380,11 +380,12 @@ async fn agents_of_a_site_spend_leases_of_their_own_also_when_one_is_killed() {
     let steady_url = format!("http://{}", steady.address);
     until(|| encrypt(&steady_url, &tokens[0], "one")).await;
     until(|| encrypt(&killed.url, &tokens[1], "two")).await;
-    // Neither holds anything of what the other has made.
-    assert_eq!(encrypt(&steady_url, &tokens[0], "two").await, Err("lease_missing".to_owned()));
+    // Each has what the other has made, and holds a part of its budget.
+    until(|| encrypt(&steady_url, &tokens[0], "two")).await;
+    until(|| encrypt(&killed.url, &tokens[1], "one")).await;
 
     // One is killed under load, several times. What it had reserved is lost, what it answered is counted.
-    let mut answered = 1;
+    let mut answered = 2;
     for _ in 0..2 {
         let url = killed.url.clone();
         let load = (0..6).map(async |_| {
@@ -415,10 +416,13 @@ async fn agents_of_a_site_spend_leases_of_their_own_also_when_one_is_killed() {
     };
     let ((steadily, steady_end), (rest, killed_end)) =
         tokio::join!(to_the_end(&steady_url, &tokens[0], "one"), to_the_end(&killed.url, &tokens[1], "two"));
-    answered += rest;
+    // What each holds of the other's key is there to the end.
+    let ((of_two, _), (of_one, _)) = tokio::join!(to_the_end(&steady_url, &tokens[0], "two"), to_the_end(&killed.url, &tokens[1], "one"));
+    answered += rest + of_two;
     assert_eq!((steady_end.as_str(), killed_end.as_str()), ("limit_uses_exhausted", "limit_uses_exhausted"));
     // A lease is an eighth of the limit: it was renewed before its end, again and again.
-    assert_eq!(1 + steadily, SHARED, "nothing is lost that was not killed");
+    let of_one = 2 + steadily + of_one;
+    assert!(of_one <= SHARED && of_one > SHARED * 3 / 4, "{of_one} of {SHARED}: only what the killed one had reserved of it is lost");
     assert!(answered <= SHARED && answered > SHARED / 2, "{answered} of {SHARED}, and each kill burns what was reserved");
     for key in ["one", "two"] {
         let shown = budgets(&system, key).await;
