@@ -41,7 +41,7 @@ use crate::{
 /// The most that is sealed in one round: the next follows at once.
 const MAX_A_ROUND: usize = 500;
 /// What was sent is sent again when nothing came of it for so long.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Whoever carries documents between the agents of a site.
 #[async_trait]
@@ -176,9 +176,12 @@ impl Mover {
         let sent = transfers.len();
         let mut transfers = transfers.into_iter().peekable();
         while transfers.peek().is_some() || !done.is_empty() {
-            let transfers = transfers.by_ref().take(MAX_TRANSFERS).collect();
+            let (sending, transfers): (Vec<_>, Vec<_>) = transfers.by_ref().take(MAX_TRANSFERS).unzip();
             let done = std::mem::take(&mut done);
             self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, done }).await?;
+            // What was on its way when the relay went away is sent again at once.
+            let now = self.parts.clock.now();
+            self.sent.extend(sending.into_iter().map(|sending| (sending, now)));
         }
         Ok(Outcome { taken, sent, waiting: !missing.is_empty() || !wanted.is_empty() })
     }
@@ -308,7 +311,7 @@ impl Mover {
         prekeys: &[Prekey],
         wanted: &[(AgentId, KeyVersion)],
         waiting: &[Waiting],
-    ) -> Vec<Base64> {
+    ) -> Vec<(Waiting, Base64)> {
         let now = self.parts.clock.now();
         self.sent.retain(|_, at| now < at.plus(AGAIN_AFTER));
         let waiting: BTreeSet<&Waiting> = waiting.iter().collect();
@@ -326,8 +329,7 @@ impl Mover {
                 continue;
             }
             if let Some(transfer) = self.seal_one(set, *version, prekey).await {
-                transfers.push(transfer);
-                self.sent.insert(sending, now);
+                transfers.push((sending, transfer));
             }
         }
         transfers

@@ -241,6 +241,30 @@ async fn kills_and_lost_answers_at_every_step_only_delay_it() {
     }
 }
 
+/// A relay whose second call comes to nothing.
+struct SecondFails(At, Mutex<u32>);
+#[async_trait]
+impl Relay for SecondFails {
+    async fn exchange(&self, ask: &RelayAsk) -> Result<RelayAnswer, CallError> {
+        let second = {
+            let mut calls = self.1.lock().unwrap();
+            *calls += 1;
+            *calls == 2
+        };
+        if second { Err(lost()) } else { self.0.exchange(ask).await }
+    }
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_when_the_relay_went_away_is_sent_again_at_once() {
+    let mut two = Two::new().await;
+    two.b().await;
+    let set = two.seen_by(&two.a);
+    // The first call of the round is answered, the second is not.
+    assert!(two.a.mover.round(&set, &SecondFails(two.relay.of(AGENT), Mutex::new(0))).await.is_err());
+    assert_eq!((two.a().await.sent, two.b().await.taken), (1, 1));
+}
+
 #[tokio::test]
 async fn a_relay_that_drops_repeats_reorders_and_mixes_gets_nothing_in_but_what_was_sent() {
     let mut two = Two::new().await;
