@@ -135,6 +135,13 @@ impl VaultServer {
     pub fn go_away(self) -> Gone {
         let gone = Gone { content: self.content.clone(), port: self.port };
         drop(self);
+        // The listener ends a moment after it is told to.
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(("127.0.0.1", gone.port)).is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         gone
     }
 
