@@ -27,6 +27,7 @@ use service::{
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::{
     access::{
@@ -49,9 +50,10 @@ use crate::{
     deployment,
     eventing::{
         handler::{Handler, Options},
+        kurrent::{KurrentSettings, KurrentStore, SealedLog},
         reactor::{Reactor, Reactors},
         sql::SqlStore,
-        store::{EventStore, ReadError},
+        store::{Cursor, EventStore, ReadError},
         view::{Kinds, Projector, Views},
     },
     graphql::{self, api::Services},
@@ -63,6 +65,7 @@ use crate::{
     },
     keys::{Key, upkeep::Upkeep},
     leases::{Budget, service::Leases},
+    moving::{self, Standstill},
     pki::{
         authority::Authority,
         listener::{self, ServerCertificate},
@@ -104,6 +107,18 @@ pub enum StartError {
     /// The event store could not be read.
     #[error("opening the event store failed")]
     Store(#[from] ReadError),
+    /// The server that keeps the records could not be asked.
+    #[error("{told} failed; check that it runs, that the connection may be made (TLS, tlsCaFile) and that the user may read $all")]
+    Kurrent {
+        /// Which.
+        told: String,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// The database is part of a move.
+    #[error(transparent)]
+    Moved(#[from] Standstill),
     /// The compiled-in policy is broken.
     #[error(transparent)]
     Policy(#[from] InvalidPolicy),
@@ -142,7 +157,7 @@ pub struct Running {
     serving: Vec<JoinHandle<io::Result<()>>>,
     working: CancellationToken,
     work: Vec<JoinHandle<()>>,
-    store: Arc<SqlStore>,
+    store: Arc<dyn EventStore>,
     database: Database,
     _lock: DirectoryLock,
 }
@@ -201,7 +216,7 @@ struct Ground {
     database: Database,
     keyring: Arc<Keyring>,
     secrets: Secrets,
-    store: Arc<SqlStore>,
+    store: Arc<dyn EventStore>,
     handler: Handler,
     views: Views,
     authorizer: Arc<CedarAuthorizer>,
@@ -301,12 +316,17 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
     let key_file = config.sealing_key_file();
     let place = location(config)?;
     let database = Database::open(&place).await?;
+    moving::refuse_standstill(&database).await?;
     let expected = Keyring::expected(&database).await.map_err(|error| damage_or(error, &place))?;
     // A new key would not open what is there; it would only hide that the right one is gone.
-    if let Some(expected) = expected
+    if let Some(expected) = &expected
         && !key_file.exists()
     {
-        return Err(SealingError::SealingKeyMissing { expected, path: key_file }.into());
+        return Err(SealingError::SealingKeyMissing { expected: expected.clone(), path: key_file }.into());
+    }
+    let kurrent = kurrent_settings(config)?;
+    if let (None, Some(settings)) = (&expected, &kurrent) {
+        refuse_foreign_records(settings).await?;
     }
     let (sealing_key, made) = SealingKey::read_or_make(&key_file, &*ids)?;
     if made {
@@ -323,7 +343,13 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
         return Err(ConfigError::Invalid { problems: vec![problem] }.into());
     }
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
-    let store = Arc::new(SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?);
+    let store: Arc<dyn EventStore> = match kurrent {
+        Some(settings) => {
+            let unreachable = unreachable_kurrent(&settings);
+            Arc::new(KurrentStore::open(settings, database.clone(), keyring.clone()).await.map_err(unreachable)?)
+        }
+        None => Arc::new(SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?),
+    };
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
     let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
@@ -331,8 +357,26 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
     Ok((Ground { clock, ids, database, keyring, secrets, store, handler, views, authorizer }, projector))
 }
 
+/// The keys that open records are in the SQL database: a new one beside records that are there is the wrong one.
+async fn refuse_foreign_records(settings: &KurrentSettings) -> Result<(), StartError> {
+    let head = SealedLog::new(settings.clone()).head().await.map_err(unreachable_kurrent(settings))?;
+    if head == Cursor::START {
+        return Ok(());
+    }
+    let problem = format!(
+        "setting store.read_models: {settings:?}, holds records, and the database beside it is empty, which should hold their keys; name the \
+         database that belongs to them, restore it, or begin anew under another store.namespace"
+    );
+    Err(ConfigError::Invalid { problems: vec![problem] }.into())
+}
+
+fn unreachable_kurrent(settings: &KurrentSettings) -> impl FnOnce(ReadError) -> StartError + use<> {
+    let told = format!("reaching {settings:?} (store.url)");
+    move |source| StartError::Kurrent { told, source }
+}
+
 /// Every aggregate with a read model.
-fn kinds() -> Kinds {
+pub(crate) fn kinds() -> Kinds {
     Kinds::new()
         .register::<Tenant>()
         .register::<Project>()
@@ -355,22 +399,40 @@ fn damage_or<E: std::error::Error + Into<StartError> + Send + Sync + 'static>(er
     }
 }
 
-fn location(config: &Config) -> Result<Location, StartError> {
-    let url = config.store_url();
+/// The SQL database that settings name.
+pub(crate) fn location(config: &Config) -> Result<Location, StartError> {
+    let (url, password_file) = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite://") {
         return Ok(Location::Sqlite(PathBuf::from(path)));
     }
-    let invalid = |what: &str| ConfigError::Invalid { problems: vec![format!("setting store.url: {what}")] };
+    let setting = if config.store.kurrent_url().is_some() { "store.read_models" } else { "store.url" };
+    let invalid = |what: &str| ConfigError::Invalid { problems: vec![format!("setting {setting}: {what}")] };
     let mut url: url::Url = url.parse().map_err(|_| invalid("expected postgres://user@host/database"))?;
     if url.password().is_some() {
-        return Err(invalid("a password does not belong here; put it into a file and name that in store.password_file").into());
+        let file = if setting == "store.url" { "store.password_file" } else { "store.read_models_password_file" };
+        return Err(invalid(&format!("a password does not belong here; put it into a file and name that in {file}")).into());
     }
-    if let Some(file) = &config.store.password_file {
-        let password = read_secret_line(file)?;
-        let password = std::str::from_utf8(&password).map_err(|_| invalid("the password file does not hold text"))?;
-        url.set_password(Some(password)).map_err(|()| invalid("expected postgres://user@host/database"))?;
+    if let Some(password) = password(password_file)? {
+        url.set_password(Some(&password)).map_err(|()| invalid("expected postgres://user@host/database"))?;
     }
     Ok(Location::Postgres(url.into()))
+}
+
+/// The KurrentDB that settings name, when they do.
+pub(crate) fn kurrent_settings(config: &Config) -> Result<Option<KurrentSettings>, StartError> {
+    let Some(url) = config.store.kurrent_url() else { return Ok(None) };
+    let password = password(config.store.password_file.as_deref())?;
+    let settings = KurrentSettings::parse(url, password.as_ref().map(|password| password.as_str()), &config.store.namespace);
+    let invalid = |error| ConfigError::Invalid { problems: vec![format!("setting store.url: {error}")] };
+    Ok(Some(settings.map_err(invalid)?))
+}
+
+fn password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, StartError> {
+    let Some(file) = file else { return Ok(None) };
+    let bytes = read_secret_line(file)?;
+    let text = std::str::from_utf8(&bytes);
+    let text = text.map_err(|_| ConfigError::Invalid { problems: vec![format!("{}: a password is text", file.display())] })?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
 }
 
 /// Makes the first operator token, or the next one when none is good any more: who may read the data directory may start

@@ -15,6 +15,7 @@ pub mod deployment;
 pub mod eventing;
 pub mod graphql;
 pub mod http;
+pub mod moving;
 pub mod naming;
 pub mod pki;
 pub mod receipts;

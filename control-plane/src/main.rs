@@ -5,8 +5,9 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Args, Parser, Subcommand};
 use control_plane::{
     app::{App, StartError},
-    config::Config,
+    config::{Config, StoreConfig},
     graphql,
+    moving::{self, MoveError},
 };
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
@@ -27,6 +28,7 @@ In the environment a setting is FREEHOLD_<SECTION>__<KEY>, e.g. FREEHOLD_SERVER_
 Examples:
   freehold-control-plane serve --data-dir ./data --development
   freehold-control-plane check-config --config control-plane.toml
+  freehold-control-plane move-store --config control-plane.toml --to postgres://freehold@db.example.org/freehold
   freehold-control-plane print-config-schema > config.schema.json
 
 The first start writes an operator token to <data dir>/operator.token (readable by its owner only).
@@ -38,10 +40,74 @@ enum Command {
     Serve(Settings),
     /// Read the settings, say what is wrong with them or print them, and end.
     CheckConfig(Settings),
+    /// Move the deployment to another store: SQLite, PostgreSQL or KurrentDB, in any direction.
+    MoveStore(MoveStore),
     /// Print the GraphQL schema (SDL).
     PrintSdl,
     /// Print the JSON Schema of the settings.
     PrintConfigSchema,
+}
+
+/// Move the deployment that settings name to another store: SQLite, PostgreSQL or KurrentDB, in any direction.
+///
+/// Stop every control plane first. Records, keys, secrets, bodies, receipts and reports are copied as they are kept, sealed;
+/// then both sides are read back and compared, record by record and row by row. The target must be empty. Broken off, the same
+/// command goes on where it was; until it has ended, no control plane starts on the target. Afterwards none starts on the
+/// source, which keeps everything: put the new [store] into the settings, start, and remove the source when you no longer
+/// want it. What was found the same is printed as JSON.
+#[derive(Args)]
+#[command(after_help = MOVE_HELP)]
+struct MoveStore {
+    #[command(flatten)]
+    settings: Settings,
+    /// The new store.url; without a password.
+    #[arg(long, value_name = "URL", required_unless_present = "come_back", conflicts_with = "come_back")]
+    to: Option<String>,
+    /// The new store.password_file.
+    #[arg(long, value_name = "FILE", requires = "to")]
+    to_password_file: Option<PathBuf>,
+    /// The new store.read_models, when the target is KurrentDB [default: freehold.db in the data directory].
+    #[arg(long, value_name = "URL", requires = "to")]
+    to_read_models: Option<String>,
+    /// The new store.read_models_password_file.
+    #[arg(long, value_name = "FILE", requires = "to")]
+    to_read_models_password_file: Option<PathBuf>,
+    /// The new store.namespace, when the target is KurrentDB [default: freehold].
+    #[arg(long, value_name = "NAME", requires = "to")]
+    to_namespace: Option<String>,
+    /// Serve the store that settings name again, although it was moved away from: what happened at the other place since is
+    /// lost, and must never be served again.
+    #[arg(long)]
+    come_back: bool,
+}
+
+const MOVE_HELP: &str = "\
+Examples:
+  freehold-control-plane move-store --data-dir ./data --to postgres://freehold@db.example.org/freehold \\
+      --to-password-file /etc/freehold/db.password
+  freehold-control-plane move-store --config control-plane.toml --to kurrentdb://freehold@kdb1:2113,kdb2:2113,kdb3:2113 \\
+      --to-password-file /etc/freehold/kurrent.password --to-read-models postgres://freehold@db.example.org/models
+";
+
+impl MoveStore {
+    async fn run(&self) -> Result<Option<moving::Moved>, Box<dyn std::error::Error>> {
+        let source = self.settings.read()?;
+        service::log::init(&source.log)?;
+        if self.come_back {
+            moving::come_back(source).await?;
+            return Ok(None);
+        }
+        let store = StoreConfig {
+            url: self.to.clone(),
+            password_file: self.to_password_file.clone(),
+            read_models: self.to_read_models.clone(),
+            read_models_password_file: self.to_read_models_password_file.clone(),
+            namespace: self.to_namespace.clone().unwrap_or_else(|| StoreConfig::default().namespace),
+        };
+        let target = Config { store, ..source.clone() };
+        target.check()?;
+        Ok(Some(moving::move_store(source, target, Arc::new(SystemClock), Arc::new(SystemIds)).await?))
+    }
 }
 
 #[derive(Args)]
@@ -93,7 +159,8 @@ struct AgentsFlags {
 
 #[derive(Args, Serialize)]
 struct StoreFlags {
-    /// The database: sqlite://<path> or postgres://user@host/database [default: freehold.db in the data directory].
+    /// The store: sqlite://<path>, postgres://user@host/database or kurrentdb://user@host:2113 [default: freehold.db in the
+    /// data directory].
     #[arg(long = "store-url", value_name = "URL")]
     url: Option<String>,
 }
@@ -129,6 +196,10 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             running.stop().await;
         }
         Command::CheckConfig(settings) => println!("{}", serde_json::to_string_pretty(&settings.read()?)?),
+        Command::MoveStore(command) => match command.run().await? {
+            Some(moved) => println!("{}", serde_json::to_string_pretty(&moved)?),
+            None => println!("this store may be served again"),
+        },
         Command::PrintSdl => print!("{}", graphql::sdl()),
         Command::PrintConfigSchema => println!("{}", serde_json::to_string_pretty(&service::config::schema::<Config>())?),
     }
@@ -136,7 +207,9 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)))
+    error.is::<ConfigError>()
+        || matches!(error.downcast_ref(), Some(StartError::Config(_)))
+        || matches!(error.downcast_ref(), Some(MoveError::Start(StartError::Config(_))))
 }
 
 #[allow(clippy::print_stderr, reason = "there may be no log yet")]

@@ -11,8 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use control_plane::database::Location;
+use control_plane::{database::Location, eventing::kurrent::KurrentSettings};
+use schema::clock::{SystemIds, random};
 use tempfile::TempDir;
+
+use crate::kurrent::KurrentServer;
 
 /// Which database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,10 @@ pub enum Engine {
     Sqlite,
     /// A database of its own on a server shared by the tests of this process.
     Postgres,
+    /// Records in KurrentDB, everything else in PostgreSQL. The server is one of the test's own that speaks the protocol, or
+    /// the real one that `FREEHOLD_TEST_KURRENT_URL` names (and a user's password `FREEHOLD_TEST_KURRENT_PASSWORD`), where
+    /// every test has a namespace of its own.
+    Kurrent,
 }
 
 /// An empty database that is gone when this is dropped.
@@ -30,6 +37,36 @@ pub struct TestDatabase {
     /// A folder for other files of the test.
     pub folder: TempDir,
     server: Option<Arc<Postgres>>,
+    kurrent: Option<(KurrentPlace, Option<KurrentServer>)>,
+}
+
+/// Where records are, when they are in KurrentDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KurrentPlace {
+    /// The connection string.
+    pub url: String,
+    /// The password of the user that it names.
+    pub password: Option<String>,
+    /// How names of streams begin.
+    pub namespace: String,
+}
+
+impl KurrentPlace {
+    /// As the event store takes it.
+    pub fn settings(&self) -> anyhow::Result<KurrentSettings> {
+        Ok(KurrentSettings::parse(&self.url, self.password.as_deref(), &self.namespace)?)
+    }
+
+    fn new() -> anyhow::Result<(Self, Option<KurrentServer>)> {
+        let namespace = format!("test_{}", hex::encode(random::<8>(&SystemIds)));
+        match std::env::var("FREEHOLD_TEST_KURRENT_URL") {
+            Ok(url) => Ok((Self { url, password: std::env::var("FREEHOLD_TEST_KURRENT_PASSWORD").ok(), namespace }, None)),
+            Err(_) => {
+                let server = KurrentServer::start()?;
+                Ok((Self { url: server.url(), password: None, namespace }, Some(server)))
+            }
+        }
+    }
 }
 
 impl TestDatabase {
@@ -37,10 +74,11 @@ impl TestDatabase {
     pub fn new(engine: Engine) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         Ok(match engine {
-            Engine::Sqlite => Self { location: Location::Sqlite(folder.path().join("freehold.db")), folder, server: None },
-            Engine::Postgres => {
+            Engine::Sqlite => Self { location: Location::Sqlite(folder.path().join("freehold.db")), folder, server: None, kurrent: None },
+            Engine::Postgres | Engine::Kurrent => {
                 let server = Postgres::shared()?;
-                Self { location: Location::Postgres(server.new_database()?), folder, server: Some(server) }
+                let kurrent = if engine == Engine::Kurrent { Some(KurrentPlace::new()?) } else { None };
+                Self { location: Location::Postgres(server.new_database()?), folder, server: Some(server), kurrent }
             }
         })
     }
@@ -48,6 +86,16 @@ impl TestDatabase {
     /// The server, when there is one.
     pub fn server(&self) -> Option<&Postgres> {
         self.server.as_deref()
+    }
+
+    /// Where records are, when they are in KurrentDB.
+    pub fn kurrent(&self) -> Option<&KurrentPlace> {
+        self.kurrent.as_ref().map(|(place, _)| place)
+    }
+
+    /// The KurrentDB of the test's own; none when a real one is used.
+    pub fn kurrent_server(&self) -> Option<&KurrentServer> {
+        self.kurrent.as_ref().and_then(|(_, server)| server.as_ref())
     }
 
     /// The folder in which the engine keeps what is stored.

@@ -2,4 +2,5 @@
 
 pub mod database;
 pub mod hostile;
+pub mod kurrent;
 pub mod world;

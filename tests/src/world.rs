@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The system. Its project is `payments`, its site `fra`.
 pub struct World {
     clock: Arc<dyn Clock>,
-    folder: tempfile::TempDir,
+    /// Where its files are; gone with it.
+    pub folder: tempfile::TempDir,
     http: reqwest::Client,
     admin: String,
     /// The control plane.

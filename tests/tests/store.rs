@@ -3,16 +3,18 @@
 mod store {
     pub(crate) mod at_rest;
     pub(crate) mod crash;
+    pub(crate) mod kurrent;
     pub(crate) mod log;
+    pub(crate) mod moving;
     pub(crate) mod reactors;
     pub(crate) mod read_model;
     pub(crate) mod world;
 }
 
 use freehold_tests::database::Engine;
-use store::{at_rest, crash, log, reactors, read_model};
+use store::{at_rest, crash, kurrent, log, moving, reactors, read_model};
 
-/// Every case, on both engines.
+/// Every case, on every engine.
 macro_rules! conformance {
     ($($module:ident :: $case:ident;)*) => {
         mod sqlite {
@@ -30,6 +32,14 @@ macro_rules! conformance {
                 $module::$case(Engine::Postgres).await;
             })*
         }
+
+        mod kurrentdb {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                $module::$case(Engine::Kurrent).await;
+            })*
+        }
     };
 }
 
@@ -43,6 +53,7 @@ conformance! {
     log::a_follower_never_misses_or_repeats;
     log::random_histories_read_back;
     log::blobs_come_back;
+    log::a_tenant_has_a_ledger_of_its_own;
     log::a_closed_store_says_so;
     crash::every_acknowledged_record_survives_kill_9;
     at_rest::a_wrong_sealing_key_is_refused_by_fingerprint;
@@ -80,15 +91,70 @@ async fn an_unreachable_database_is_named_without_its_password() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_share_one_log() {
-    log::replicas_share_one_log().await;
+    log::replicas_share_one_log(Engine::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replicas_share_one_log_in_kurrentdb() {
+    log::replicas_share_one_log(Engine::Kurrent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_share_one_read_model() {
-    read_model::replicas_project_together().await;
+    read_model::replicas_project_together(Engine::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replicas_share_one_read_model_beside_kurrentdb() {
+    read_model::replicas_project_together(Engine::Kurrent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_without_an_answer_is_read_back() {
     crash::a_commit_without_an_answer_is_read_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_append_to_kurrentdb_without_an_answer_is_read_back() {
+    kurrent::an_append_without_an_answer_is_read_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn followers_of_kurrentdb_outlive_its_connections() {
+    kurrent::followers_outlive_connections().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_absent_kurrentdb_is_told_within_a_time() {
+    kurrent::an_absent_server_is_told().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn streams_of_kurrentdb_show_ids_only() {
+    kurrent::streams_show_ids_only().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_deployment_moves_from_store_to_store_and_back() {
+    moving::there_and_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_move_that_is_broken_off_goes_on() {
+    moving::a_broken_off_move_goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_in_use_is_moved_and_nothing_is_overwritten() {
+    moving::what_is_not_moved().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_move_finds_differences() {
+    moving::differences_are_found().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn records_without_their_keys_are_refused() {
+    moving::records_without_their_keys_are_refused().await;
 }

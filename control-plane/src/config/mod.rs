@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use service::config::{ConfigError, LogConfig, Period, Size, TlsConfig};
 use url::Url;
 
+use crate::eventing::kurrent::KurrentSettings;
+
 /// The control plane's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -103,14 +105,55 @@ impl Default for AgentsConfig {
 }
 
 /// `[store]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite://<path>` or `postgres://user@host/database`; absent: `freehold.db` in the data directory. A password does
-    /// not belong here: see `password_file`.
+    /// `sqlite://<path>`, `postgres://user@host/database` or `kurrentdb://user@host:2113` (also a list of hosts, and
+    /// `esdb://`; options of the connection follow as `?name=value`); absent: `freehold.db` in the data directory. A password
+    /// does not belong here: see `password_file`.
     pub url: Option<String>,
-    /// A file with the database password, readable by its owner only.
+    /// A file with the password of `url`, readable by its owner only.
     pub password_file: Option<PathBuf>,
+    /// With KurrentDB, which keeps the records: where everything else is, `sqlite://<path>` or
+    /// `postgres://user@host/database`; absent: `freehold.db` in the data directory.
+    pub read_models: Option<String>,
+    /// A file with the password of `read_models`, readable by its owner only.
+    pub read_models_password_file: Option<PathBuf>,
+    /// With KurrentDB: how the names of all streams of this deployment begin. Do not change it later.
+    pub namespace: String,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: None, password_file: None, read_models: None, read_models_password_file: None, namespace: "freehold".to_owned() }
+    }
+}
+
+impl StoreConfig {
+    /// The URL of KurrentDB, when it keeps the records.
+    pub fn kurrent_url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|url| KurrentSettings::names(url))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let is_sql = |url: &str| ["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        match &self.url {
+            Some(url) if KurrentSettings::names(url) => {}
+            Some(url) if !is_sql(url) => problems.push(
+                "setting store.url: expected sqlite://<path>, postgres://user@host/database or kurrentdb://user@host:2113".to_owned(),
+            ),
+            _ if self.read_models.is_some() || self.read_models_password_file.is_some() => problems.push(
+                "setting store.read_models: only with KurrentDB in store.url; SQLite and PostgreSQL keep everything in one place"
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+        if self.read_models.as_ref().is_some_and(|url| !is_sql(url)) {
+            problems.push("setting store.read_models: expected sqlite://<path> or postgres://user@host/database".to_owned());
+        }
+        problems
+    }
 }
 
 /// `[sealing]`
@@ -189,17 +232,19 @@ impl Config {
         if self.agents.public_url.as_ref().is_some_and(|url| url.scheme() != "https" || url.host().is_none()) {
             problems.push("setting agents.public_url: expected https://host:port".to_owned());
         }
-        if let Some(url) = &self.store.url
-            && !["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-        {
-            problems.push("setting store.url: expected sqlite://<path> or postgres://user@host/database".to_owned());
-        }
+        problems.extend(self.store.problems());
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
     }
 
-    /// The database's URL, without a password.
-    pub fn store_url(&self) -> String {
-        self.store.url.clone().unwrap_or_else(|| format!("sqlite://{}", self.data_dir.join("freehold.db").display()))
+    /// The URL of the SQL database, without a password, and the file with its password: of everything, or of all but the
+    /// records.
+    pub fn database_url(&self) -> (String, Option<&Path>) {
+        let default = || format!("sqlite://{}", self.data_dir.join("freehold.db").display());
+        let StoreConfig { url, password_file, read_models, read_models_password_file, .. } = &self.store;
+        match (url, self.store.kurrent_url()) {
+            (_, Some(_)) => (read_models.clone().unwrap_or_else(default), read_models_password_file.as_deref()),
+            (url, None) => (url.clone().unwrap_or_else(default), password_file.as_deref()),
+        }
     }
 
     /// Where the sealing key is.
@@ -236,11 +281,21 @@ mod tests {
             ("[server]\nlisten = \"nowhere\"", "server.listen"),
             ("[agents]\npublic_url = \"http://a\"", "agents.public_url"),
             ("[store]\nurl = \"mysql://a\"", "store.url"),
+            ("[store]\nread_models = \"postgres://a/b\"", "store.read_models"),
+            ("[store]\nurl = \"esdb://a\"\nread_models = \"esdb://b\"", "store.read_models"),
             ("[limits]\ntoken_per_minute = 0", "[limits]"),
             ("deployment = \"a b\"", "deployment"),
         ] {
             let error = read(file).unwrap_err().to_string();
             assert!(error.contains(name), "{file}: {error}");
         }
+    }
+
+    #[test]
+    fn beside_kurrentdb_there_is_a_database() {
+        let url = |file: &str| read(file).unwrap().database_url().0;
+        assert_eq!(url("[store]\nurl = \"kurrentdb://one:2113,two:2113?tls=false\""), "sqlite://freehold-data/freehold.db");
+        assert_eq!(url("[store]\nurl = \"esdb://one\"\nread_models = \"postgres://a/b\""), "postgres://a/b");
+        assert_eq!(url("[store]\nurl = \"postgres://a/b\""), "postgres://a/b");
     }
 }

@@ -4,7 +4,8 @@
 //! flows:
 //!
 //! - [`handler`]: load, authorise, decide, append. Of long streams it reads only what is new: `folded`.
-//! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL.
+//! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL; [`kurrent`]: the one in KurrentDB;
+//!   [`sealed`]: what both keep alike.
 //! - [`view`]: the read model: projected, queried, rebuilt.
 //! - [`reactor`]: follows the log and acts; [`leadership`]: in one replica at a time.
 //! - [`scenario`]: given, when, then, for tests of aggregates.
@@ -13,10 +14,12 @@ pub mod aggregate;
 mod folded;
 pub mod graphql;
 pub mod handler;
+pub mod kurrent;
 pub mod leadership;
 pub mod reactor;
 mod refusals;
 pub mod scenario;
+pub mod sealed;
 pub mod sql;
 pub mod store;
 pub mod view;

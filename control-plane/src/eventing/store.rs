@@ -1,7 +1,7 @@
 //! The event store, as everything else sees it: append with the expected revision, read a stream, read all, follow.
 //!
-//! [`super::sql`] keeps it in SQLite or PostgreSQL. Another engine is another implementation of [`EventStore`] and passes
-//! the same conformance suite (`tests/tests/store.rs`).
+//! [`super::sql`] keeps it in SQLite or PostgreSQL, [`super::kurrent`] in KurrentDB. Another engine is another implementation of
+//! [`EventStore`] and passes the same conformance suite (`tests/tests/store.rs`).
 
 use std::{error::Error, fmt, str::FromStr};
 
@@ -219,6 +219,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// A kept body.
     async fn blob(&self, tenant: TenantId, name: Digest) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// Waits for appends that are under way; later ones are refused.
+    async fn close(&self);
 }
 
 impl Append {

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, sync::Arc};
 
 use control_plane::{
-    eventing::store::{Append, Cursor, EventStore, ReadError},
+    eventing::{
+        kurrent::SealedLog,
+        store::{Append, Cursor, ReadError},
+    },
     sealing::{Keyring, SealingError, SealingKey, Secret, Secrets},
 };
 use freehold_tests::database::Engine;
@@ -44,6 +47,12 @@ pub(crate) async fn a_stolen_database_tells_no_names(engine: Engine) {
         Some(server) => drop(server.psql("postgres", "CHECKPOINT").unwrap()),
         None => drop(world.database.write().query_all_raw(world.database.sql("PRAGMA wal_checkpoint(FULL)", vec![])).await.unwrap()),
     }
+    let found = |folder: &Path, what: &[u8]| {
+        let events = files.kurrent_server().map(|server| server.events()).unwrap_or_default();
+        let holds = |bytes: &[u8]| memchr::memmem::find(bytes, what).is_some();
+        let mut texts = events.iter().flat_map(|event| [event.stream.as_bytes(), &event.custom_metadata, &event.data]);
+        found(folder, what) || texts.any(holds)
+    };
     // Something that is there in clear shows that the search finds things.
     assert!(found(files.files(), TENANT.to_string().as_bytes()), "the search does not work");
     for planted in [NAME, PLACE, BODY, SECRET, "planted-secret-name-55aa", "planted-"] {
@@ -66,7 +75,7 @@ fn found(folder: &Path, what: &[u8]) -> bool {
 }
 
 pub(crate) async fn tenants_share_nothing(engine: Engine) {
-    let (_files, world) = World::new(engine).await;
+    let (files, world) = World::new(engine).await;
     let id = ProjectId::from_bits(5);
     world.happen(TENANT, id, 0, &[named("mine", "here")]).await;
     world.happen(OTHER, id, 0, &[named("theirs", "here")]).await;
@@ -75,11 +84,19 @@ pub(crate) async fn tenants_share_nothing(engine: Engine) {
     assert_eq!(views.by_id::<Thing>(TENANT, id, None).await.unwrap().unwrap().state.name, "mine");
     assert_eq!(views.by_id::<Thing>(OTHER, id, None).await.unwrap().unwrap().state.name, "theirs");
     assert!(views.by_name::<Thing>(TENANT, Some("here"), "theirs", None).await.unwrap().is_none());
-    // A row moved to another tenant does not open there.
-    let sql = "UPDATE records SET tenant = $1, stream = $2 WHERE tenant = $3";
+    // A record moved to another tenant does not open there.
     let elsewhere = fresh_stream();
-    let values = vec![TENANT.to_string().into(), elsewhere.as_str().into(), OTHER.to_string().into()];
-    world.database.write().execute_raw(world.database.sql(sql, values)).await.unwrap();
+    if engine == Engine::Kurrent {
+        let (place, server) = (files.kurrent().unwrap(), files.kurrent_server());
+        // Only a server of our own lets us do that.
+        let Some(server) = server else { return };
+        let theirs = server.events().into_iter().find(|event| event.stream.contains(&OTHER.to_string())).unwrap();
+        server.plant(&format!("{}-{TENANT}-{elsewhere}", place.namespace), theirs);
+    } else {
+        let sql = "UPDATE records SET tenant = $1, stream = $2 WHERE tenant = $3";
+        let values = vec![TENANT.to_string().into(), elsewhere.as_str().into(), OTHER.to_string().into()];
+        world.database.write().execute_raw(world.database.sql(sql, values)).await.unwrap();
+    }
     let error = world.store.read_stream(TENANT, &elsewhere, 0, 10).await.unwrap_err();
     assert!(matches!(error, ReadError::Sealing { .. }), "{error:?}");
 }
@@ -89,18 +106,23 @@ pub(crate) async fn a_rotated_data_key_opens_old_and_new(engine: Engine) {
     let stream = fresh_stream();
     world.store.append(append(TENANT, &stream, 0, 1, "old")).await.unwrap();
     // On PostgreSQL another replica that has the old keys in memory reads what is sealed under the new one.
-    let reader = if engine == Engine::Postgres { Some(World::open(&files).await) } else { None };
+    let reader = if engine != Engine::Sqlite { Some(World::open(&files).await) } else { None };
     if let Some(reader) = &reader {
         assert_eq!(reader.store.read_stream(TENANT, &stream, 0, 10).await.unwrap().len(), 1);
     }
     let key = world.keyring.rotate_data_key(TENANT).await.unwrap();
     world.store.append(append(TENANT, &stream, 1, 1, "new")).await.unwrap();
-    let row = world
-        .database
-        .read()
-        .query_one_raw(world.database.sql("SELECT data_key FROM records ORDER BY position DESC LIMIT 1", vec![]))
-        .await;
-    assert_eq!(row.unwrap().unwrap().try_get_by_index::<String>(0).unwrap(), key.to_string());
+    let sealed_under = match files.kurrent() {
+        Some(place) => {
+            SealedLog::new(place.settings().unwrap()).after(Cursor::START, 10).await.unwrap().pop().unwrap().data_key.to_string()
+        }
+        None => {
+            let sql = "SELECT data_key FROM records ORDER BY position DESC LIMIT 1";
+            let row = world.database.read().query_one_raw(world.database.sql(sql, vec![])).await.unwrap().unwrap();
+            row.try_get_by_index::<String>(0).unwrap()
+        }
+    };
+    assert_eq!(sealed_under, key.to_string());
     let reader = reader.as_ref().unwrap_or(&world);
     assert_eq!(reader.store.read_stream(TENANT, &stream, 0, 10).await.unwrap().len(), 2);
 }

@@ -10,11 +10,8 @@ use std::{
     time::Duration,
 };
 
-use control_plane::{
-    database::Location,
-    eventing::store::{AppendError, EventStore},
-};
-use freehold_tests::database::Engine;
+use control_plane::{database::Location, eventing::store::AppendError};
+use freehold_tests::database::{Engine, KurrentPlace};
 use sea_orm::ConnectionTrait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +24,9 @@ use super::{
 };
 
 const CHILD: &str = "FREEHOLD_TEST_CRASHING_WRITER";
+const CHILD_KURRENT: &str = "FREEHOLD_TEST_CRASHING_WRITER_KURRENT";
+const CHILD_NAMESPACE: &str = "FREEHOLD_TEST_CRASHING_WRITER_NAMESPACE";
+const CHILD_PASSWORD: &str = "FREEHOLD_TEST_CRASHING_WRITER_PASSWORD";
 
 /// How often the writer is killed.
 fn rounds() -> usize {
@@ -42,7 +42,12 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
     };
     let mut acknowledged = Vec::new();
     for round in 0..rounds() {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if let Some(place) = files.kurrent() {
+            command.env(CHILD_KURRENT, &place.url).env(CHILD_NAMESPACE, &place.namespace);
+            command.envs(place.password.as_ref().map(|password| (CHILD_PASSWORD, password)));
+        }
+        let mut child = command
             .args(["--exact", "crashing_writer", "--nocapture"])
             .env(CHILD, &location)
             .stdout(Stdio::piped())
@@ -62,7 +67,7 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
         acknowledged.extend(lines.map_while(Result::ok));
     }
     // The server may still be about to notice that its client is gone.
-    if engine == Engine::Postgres {
+    if engine != Engine::Sqlite {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let world = World::open(&files).await;
@@ -92,7 +97,12 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
 pub(crate) async fn child() {
     let Ok(location) = std::env::var(CHILD) else { return };
     let location = if location.starts_with("postgres:") { Location::Postgres(location) } else { Location::Sqlite(location.into()) };
-    let world = Arc::new(World::at(&location).await);
+    let kurrent = std::env::var(CHILD_KURRENT).ok().map(|url| KurrentPlace {
+        url,
+        password: std::env::var(CHILD_PASSWORD).ok(),
+        namespace: std::env::var(CHILD_NAMESPACE).unwrap(),
+    });
+    let world = Arc::new(World::at(&location, kurrent.as_ref()).await);
     let writers = (0..16).map(|n| {
         let world = Arc::clone(&world);
         tokio::spawn(async move {
@@ -123,7 +133,7 @@ pub(crate) async fn a_commit_without_an_answer_is_read_back() {
     tokio::spawn(proxy(listener, files.server().unwrap().socket(), Arc::clone(&armed), Arc::clone(&cut)));
     let Location::Postgres(url) = &files.location else { unreachable!() };
     let database = url.split('/').nth(3).and_then(|rest| rest.split('?').next()).unwrap();
-    let world = World::at(&Location::Postgres(format!("postgres://freehold@127.0.0.1:{port}/{database}?sslmode=disable"))).await;
+    let world = World::at(&Location::Postgres(format!("postgres://freehold@127.0.0.1:{port}/{database}?sslmode=disable")), None).await;
     let streams: Vec<_> = (0..8).map(|_| fresh_stream()).collect();
     world.store.append(append(TENANT, &streams[0], 0, 1, "through the proxy")).await.unwrap();
 

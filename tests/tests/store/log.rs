@@ -4,9 +4,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use control_plane::{
     database::{Database, Location, OpenError},
-    eventing::store::{Append, AppendError, Cursor, EventStore, Stored},
+    eventing::store::{Append, AppendError, Cursor, Stored},
 };
-use freehold_tests::database::{Engine, TestDatabase};
+use freehold_tests::{
+    database::{Engine, TestDatabase},
+    kurrent::Fault,
+};
 use futures::future::join_all;
 use schema::{
     clock::{Ids, ManualIds, random},
@@ -89,11 +92,18 @@ pub(crate) async fn the_same_append_twice_is_one(engine: Engine) {
 /// Where the head is known a batch is written without asking first. One that the database refuses is not kept, which its writer
 /// is told for certain, and nothing is left of it.
 pub(crate) async fn what_the_database_refuses_is_certainly_not_kept(engine: Engine) {
-    let (_files, world) = World::new(engine).await;
+    let (files, world) = World::new(engine).await;
     let stream = fresh_stream();
     for revision in 0..2 {
         world.store.append(append(TENANT, &stream, revision, 1, "fine")).await.unwrap();
     }
+    let late = append(TENANT, &stream, 2, 3, "late");
+    let refused = async |times: usize| {
+        for _ in 0..times {
+            let refused = world.store.append(late.clone()).await.unwrap_err();
+            assert!(matches!(refused, AppendError::Unavailable { unknown: false, .. }), "{refused:?}");
+        }
+    };
     let (refusing, refusing_no_more) = match engine {
         Engine::Sqlite => {
             ("CREATE TRIGGER refusing BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'not now'); END", "DROP TRIGGER refusing")
@@ -103,12 +113,19 @@ pub(crate) async fn what_the_database_refuses_is_certainly_not_kept(engine: Engi
              CREATE TRIGGER refusing BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION not_now()",
             "DROP TRIGGER refusing ON records",
         ),
+        Engine::Kurrent => {
+            // Only a server of our own does what it is told.
+            if let Some(server) = files.kurrent_server() {
+                server.inject([Fault::Refused; 2]);
+                refused(2).await;
+                assert_eq!(server.faults_left(), 0);
+            }
+            ("SELECT 1", "SELECT 1")
+        }
     };
     world.database.write().execute_unprepared(refusing).await.unwrap();
-    let late = append(TENANT, &stream, 2, 3, "late");
-    for _ in 0..2 {
-        let refused = world.store.append(late.clone()).await.unwrap_err();
-        assert!(matches!(refused, AppendError::Unavailable { unknown: false, .. }), "{refused:?}");
+    if engine != Engine::Kurrent {
+        refused(2).await;
     }
     world.database.write().execute_unprepared(refusing_no_more).await.unwrap();
     assert_eq!(world.store.append(late).await.unwrap().revision, 5);
@@ -156,11 +173,11 @@ pub(crate) async fn a_follower_never_misses_or_repeats(engine: Engine) {
     assert_dense(&seen, WRITERS * APPENDS);
 }
 
-/// Two control planes write to one PostgreSQL, a third follows.
-pub(crate) async fn replicas_share_one_log() {
+/// Two control planes write to one log, a third follows.
+pub(crate) async fn replicas_share_one_log(engine: Engine) {
     const WRITERS: usize = 12;
     const APPENDS: usize = 20;
-    let (files, first) = World::new(Engine::Postgres).await;
+    let (files, first) = World::new(engine).await;
     let replicas = [Arc::new(first), Arc::new(World::open(&files).await)];
     let follower = tokio::spawn(follow(Arc::new(World::open(&files).await), WRITERS * APPENDS + APPENDS));
     let contested = fresh_stream();
@@ -295,20 +312,65 @@ async fn follow(world: Arc<World>, count: usize) -> Vec<Stored> {
 }
 
 pub(crate) async fn everything(world: &World) -> Vec<Stored> {
-    world.store.read_all(Cursor::START, 1_000_000).await.unwrap().records
+    let records = world.store.read_all(Cursor::START, 1_000_000).await.unwrap().records;
+    if world.engine != Engine::Kurrent {
+        assert!((1..).map(Cursor::at).zip(&records).all(|(cursor, stored)| stored.cursor == cursor), "SQL leaves gaps");
+    }
+    records
 }
 
-/// Positions without gap or repetition, revisions likewise in every stream, no event twice.
+/// Positions that grow, revisions without gap or repetition in every stream, no event twice.
 pub(crate) fn assert_dense(records: &[Stored], count: usize) {
     assert_eq!(records.len(), count);
     let mut revisions = std::collections::HashMap::new();
     let mut events = HashSet::new();
-    for (position, stored) in (1..).zip(records) {
-        assert_eq!(stored.cursor, Cursor::at(position));
+    let mut before = Cursor::START;
+    for stored in records {
+        assert!(stored.cursor > before);
+        before = stored.cursor;
         let envelope = stored.record.envelope();
         let revision: &mut u64 = revisions.entry((envelope.tenant, envelope.stream.clone())).or_default();
         *revision += 1;
         assert_eq!(envelope.revision, *revision);
         assert!(events.insert(envelope.id));
+    }
+}
+
+/// Indexes without gaps, in the order of the log, for each tenant alone; never behind what was acknowledged.
+pub(crate) async fn a_tenant_has_a_ledger_of_its_own(engine: Engine) {
+    let (files, world) = World::new(engine).await;
+    assert_eq!(world.store.tenant_length(TENANT).await.unwrap(), 0);
+    assert!(world.store.read_tenant(TENANT, 0, 10).await.unwrap().is_empty());
+    let streams = [fresh_stream(), fresh_stream()];
+    for round in 0..6u64 {
+        for (tenant, stream) in [(TENANT, &streams[0]), (OTHER, &streams[1])] {
+            let count = 1 + usize::try_from(round % 2).unwrap();
+            let expected = round + round / 2;
+            world.store.append(append(tenant, stream, expected, count, "x")).await.unwrap();
+            let length = world.store.tenant_length(tenant).await.unwrap();
+            assert_eq!(length, expected + count as u64);
+        }
+    }
+    let all = everything(&world).await;
+    // Another replica, or the next process, agrees.
+    if engine == Engine::Sqlite {
+        world.close().await;
+    }
+    let world = World::open(&files).await;
+    for tenant in [TENANT, OTHER] {
+        let mine: Vec<_> = all.iter().filter(|stored| stored.record.envelope().tenant == tenant).collect();
+        assert_eq!(mine.len(), 9);
+        for (from, limit) in [(0, 100), (0, 4), (3, 3), (8, 5), (9, 5)] {
+            let read = world.store.read_tenant(tenant, from, limit).await.unwrap();
+            let ids = read.iter().map(|stored| (stored.record.envelope().id, stored.cursor)).collect::<Vec<_>>();
+            let expected = mine.iter().skip(usize::try_from(from).unwrap()).take(limit);
+            assert_eq!(ids, expected.map(|stored| (stored.record.envelope().id, stored.cursor)).collect::<Vec<_>>());
+        }
+        for (index, stored) in (0u64..).zip(&mine) {
+            let (at, found) = world.store.tenant_record(tenant, stored.record.envelope().id).await.unwrap().unwrap();
+            assert_eq!((at, found.record.bytes()), (index, stored.record.bytes()));
+            let foreign = if tenant == TENANT { OTHER } else { TENANT };
+            assert!(world.store.tenant_record(foreign, stored.record.envelope().id).await.unwrap().is_none());
+        }
     }
 }

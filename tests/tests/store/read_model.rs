@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use control_plane::eventing::{
-    store::{Cursor, EventStore},
+    store::Cursor,
     view::{Filter, Page, QueryError},
 };
 use freehold_tests::database::Engine;
@@ -186,14 +186,14 @@ pub(crate) async fn waiting_is_bounded(engine: Engine) {
     assert!(views.wait_for_token(TENANT, &token, Duration::from_secs(20)).await.unwrap());
     assert_eq!(views.by_id::<Thing>(TENANT, id(1), None).await.unwrap().unwrap().revision, 2);
     assert!(matches!(views.wait_for_token(OTHER, &token, Duration::from_secs(1)).await, Err(QueryError::InvalidCursor)));
-    assert!(!views.wait_for(Cursor::at(head.position() + 1000), Duration::from_millis(50)).await.unwrap());
+    assert!(!views.wait_for(Cursor::at(head.position() + 1_000_000), Duration::from_millis(50)).await.unwrap());
     stop.cancel();
     running.await.unwrap();
 }
 
 /// Two replicas project one log at once; a third only waits.
-pub(crate) async fn replicas_project_together() {
-    let (files, one) = World::new(Engine::Postgres).await;
+pub(crate) async fn replicas_project_together(engine: Engine) {
+    let (files, one) = World::new(engine).await;
     let (two, three) = (World::open(&files).await, World::open(&files).await);
     let stop = CancellationToken::new();
     let running: Vec<_> = [&one, &two].map(|world| tokio::spawn(world.views().1.run(stop.clone()))).into();

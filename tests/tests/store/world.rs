@@ -6,16 +6,17 @@ use std::sync::{
 };
 
 use control_plane::{
-    database::Database,
+    database::{Database, Location},
     eventing::{
         aggregate::{Aggregate, Deciding, EventMeta, Index, Refusal},
+        kurrent::KurrentStore,
         sql::SqlStore,
         store::{Append, EventStore},
         view::{Kinds, Projector, Views},
     },
     sealing::{Keyring, SealingKey},
 };
-use freehold_tests::database::{Engine, TestDatabase};
+use freehold_tests::database::{Engine, KurrentPlace, TestDatabase};
 use schema::{
     clock::{Clock, Ids, ManualClock, SystemIds, Timestamp, new_id},
     event::{Envelope, Event, RECORD_VERSION, Record, StreamId},
@@ -108,7 +109,8 @@ pub(crate) fn sealing_key() -> SealingKey {
 pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) keyring: Arc<Keyring>,
-    pub(crate) store: Arc<SqlStore>,
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) engine: Engine,
     pub(crate) clock: ManualClock,
 }
 
@@ -122,21 +124,29 @@ impl World {
 
     /// On what is there; another replica, where the engine has several.
     pub(crate) async fn open(files: &TestDatabase) -> Self {
-        Self::at(&files.location).await
+        Self::at(&files.location, files.kurrent()).await
     }
 
-    pub(crate) async fn at(location: &control_plane::database::Location) -> Self {
+    pub(crate) async fn at(location: &Location, kurrent: Option<&KurrentPlace>) -> Self {
         let database = Database::open(location).await.unwrap();
         let clock = ManualClock::at(Timestamp::from_micros(1_767_225_600_000_000));
         let keyring = Keyring::open(database.clone(), &sealing_key(), Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let keyring = Arc::new(keyring);
-        let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await.unwrap());
-        Self { database, keyring, store, clock }
+        let store: Arc<dyn EventStore> = match kurrent {
+            Some(place) => Arc::new(KurrentStore::open(place.settings().unwrap(), database.clone(), Arc::clone(&keyring)).await.unwrap()),
+            None => Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await.unwrap()),
+        };
+        let engine = match (location, kurrent) {
+            (_, Some(_)) => Engine::Kurrent,
+            (Location::Sqlite(_), None) => Engine::Sqlite,
+            (Location::Postgres(_), None) => Engine::Postgres,
+        };
+        Self { database, keyring, store, engine, clock }
     }
 
     pub(crate) fn views(&self) -> (Views, Projector) {
         let kinds = Kinds::new().register::<Thing>();
-        Views::open(self.database.clone(), Arc::clone(&self.keyring), Arc::clone(&self.store) as Arc<dyn EventStore>, kinds)
+        Views::open(self.database.clone(), Arc::clone(&self.keyring), Arc::clone(&self.store), kinds)
     }
 
     /// Appends events of a thing, one second later each.

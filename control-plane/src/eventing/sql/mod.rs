@@ -10,16 +10,19 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use schema::{
     encoding::Digest,
-    event::{Record, StreamId},
-    id::{DataKeyId, EventId, TenantId},
+    event::StreamId,
+    id::{EventId, TenantId},
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::store::{Append, AppendError, Appended, Batch, Cursor, EventStore, ReadError, Stored};
+use super::{
+    sealed::{Blobs, SealedRecord},
+    store::{Append, AppendError, Appended, Batch, Cursor, EventStore, ReadError, Stored},
+};
 use crate::{
     database::Database,
-    sealing::{Keyring, Place, SealingError},
+    sealing::{Keyring, SealingError},
 };
 use writer::{Request, Row, Writer};
 
@@ -33,6 +36,7 @@ const QUEUE_LENGTH: usize = 4096;
 pub struct SqlStore {
     database: Database,
     keyring: Arc<Keyring>,
+    blobs: Blobs,
     requests: mpsc::Sender<Request>,
     head: watch::Sender<Cursor>,
 }
@@ -41,19 +45,12 @@ impl SqlStore {
     /// Starts the writer.
     pub async fn open(database: Database, keyring: Arc<Keyring>) -> Result<Self, ReadError> {
         let (requests, queue) = mpsc::channel(QUEUE_LENGTH);
-        let store = Self { database, keyring, requests, head: watch::Sender::new(Cursor::START) };
+        let blobs = Blobs::new(database.clone(), keyring.clone());
+        let store = Self { database, keyring, blobs, requests, head: watch::Sender::new(Cursor::START) };
         store.announce(store.head().await?);
         let writer = Writer::new(store.database.clone(), store.head.clone());
         tokio::spawn(writer.run(queue));
         Ok(store)
-    }
-
-    /// Waits for appends that are under way; later ones are refused.
-    pub async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.requests.send(Request::Close(done)).await.is_ok() {
-            let _ = closed.await;
-        }
     }
 
     fn announce(&self, head: Cursor) {
@@ -65,25 +62,7 @@ impl SqlStore {
     }
 
     async fn stored(&self, row: &QueryResult) -> Result<Option<Stored>, ReadError> {
-        let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a record's columns", source: source.into() };
-        let position: i64 = row.try_get_by_index(0).map_err(unavailable)?;
-        let tenant: String = row.try_get_by_index(1).map_err(unavailable)?;
-        let stream: String = row.try_get_by_index(2).map_err(unavailable)?;
-        let revision: i64 = row.try_get_by_index(3).map_err(unavailable)?;
-        let data_key: String = row.try_get_by_index(4).map_err(unavailable)?;
-        let sealed: Vec<u8> = row.try_get_by_index(5).map_err(unavailable)?;
-        let place = || format!("{tenant} {stream} revision {revision}");
-        let damaged = |source| ReadError::Damaged { place: place(), source };
-        let sealing = |source| ReadError::Sealing { place: place(), source };
-        let stream_id: StreamId = stream.parse().map_err(damaged)?;
-        let tenant_id: TenantId = tenant.parse().map_err(|_| sealing(SealingError::DoesNotOpen))?;
-        let data_key: DataKeyId = data_key.parse().map_err(|_| sealing(SealingError::DoesNotOpen))?;
-        let at = Place::Record { stream: &stream_id, revision: revision.unsigned_abs() };
-        match self.keyring.open_sealed(tenant_id, at, data_key, &sealed).await {
-            Ok(bytes) => Ok(Some(Stored { record: Record::read(bytes).map_err(damaged)?, cursor: Cursor::at(position.unsigned_abs()) })),
-            Err(SealingError::TenantErased(_)) => Ok(None),
-            Err(source) => Err(sealing(source)),
-        }
+        sealed_record(row)?.open(&self.keyring).await
     }
 }
 
@@ -96,12 +75,9 @@ impl EventStore for SqlStore {
             self.put_blob(tenant, blob).await?;
         }
         let keys = self.keyring.tenant(tenant).await?;
-        let seal = |record: &Record| {
-            let envelope = record.envelope();
-            let sealed = keys.seal(Place::Record { stream: &stream, revision: envelope.revision }, record.bytes())?;
-            Ok(Row { event: envelope.id.to_string(), data_key: sealed.data_key.to_string(), sealed: sealed.bytes })
-        };
-        let rows = records.iter().map(seal).collect::<Result<Vec<_>, SealingError>>()?;
+        let row =
+            |record: SealedRecord| Row { event: record.event.to_string(), data_key: record.data_key.to_string(), sealed: record.sealed };
+        let rows = records.iter().map(|record| SealedRecord::seal(&keys, record).map(row)).collect::<Result<Vec<_>, SealingError>>()?;
         let (answer, answered) = oneshot::channel();
         let request = Request::Append { tenant, stream, expected, rows, answer };
         let stopped = || AppendError::Unavailable { unknown: false, source: "the event store is closed".into() };
@@ -110,8 +86,7 @@ impl EventStore for SqlStore {
     }
 
     async fn read_stream(&self, tenant: TenantId, stream: &StreamId, after_revision: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
-        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records \
-                   WHERE tenant = $1 AND stream = $2 AND revision > $3 ORDER BY revision LIMIT $4";
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 AND stream = $2 AND revision > $3 ORDER BY revision LIMIT $4");
         let values = vec![tenant.to_string().into(), stream.as_str().into(), number(after_revision).into(), number(limit as u64).into()];
         let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
         let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a stream", source: source.into() })?;
@@ -126,7 +101,7 @@ impl EventStore for SqlStore {
     }
 
     async fn read_all(&self, after: Cursor, limit: usize) -> Result<Batch, ReadError> {
-        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records WHERE position > $1 ORDER BY position LIMIT $2";
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE position > $1 ORDER BY position LIMIT $2");
         let values = vec![number(after.position()).into(), number(limit as u64).into()];
         let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading the log", source: source.into() };
@@ -141,8 +116,7 @@ impl EventStore for SqlStore {
     }
 
     async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
-        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records \
-                   WHERE tenant = $1 ORDER BY position LIMIT $2 OFFSET $3";
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 ORDER BY position LIMIT $2 OFFSET $3");
         let values = vec![tenant.to_string().into(), number(limit as u64).into(), number(from).into()];
         let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
         let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a tenant's records", source: source.into() })?;
@@ -155,7 +129,7 @@ impl EventStore for SqlStore {
 
     async fn tenant_record(&self, tenant: TenantId, event: EventId) -> Result<Option<(u64, Stored)>, ReadError> {
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a tenant's record", source: source.into() };
-        let sql = "SELECT position, tenant, stream, revision, data_key, sealed FROM records WHERE tenant = $1 AND event = $2";
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 AND event = $2");
         let values = vec![tenant.to_string().into(), event.to_string().into()];
         let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
@@ -200,34 +174,45 @@ impl EventStore for SqlStore {
     }
 
     async fn put_blob(&self, tenant: TenantId, body: &[u8]) -> Result<Digest, AppendError> {
-        let name = Digest::of(body);
-        let keys = self.keyring.tenant(tenant).await?;
-        let sealed = keys.seal(Place::Blob(name), body)?;
-        let sql = "INSERT INTO blobs (tenant, name, data_key, sealed) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, name) DO NOTHING";
-        let values = vec![
-            tenant.to_string().into(),
-            keys.blind("blobs.name", &[&name.to_string()]).into(),
-            sealed.data_key.to_string().into(),
-            sealed.bytes.into(),
-        ];
-        let outcome = self.database.write().execute_raw(self.database.sql(sql, values)).await;
-        outcome.map_err(|source| AppendError::Unavailable { unknown: false, source: source.into() })?;
-        Ok(name)
+        self.blobs.put(tenant, body).await
     }
 
     async fn blob(&self, tenant: TenantId, name: Digest) -> Result<Option<Vec<u8>>, ReadError> {
-        let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a blob", source: source.into() };
-        let sealing = |source| ReadError::Sealing { place: format!("blob {name}"), source };
-        let keys = self.keyring.tenant(tenant).await.map_err(sealing)?;
-        let values = vec![tenant.to_string().into(), keys.blind("blobs.name", &[&name.to_string()]).into()];
-        let sql = "SELECT data_key, sealed FROM blobs WHERE tenant = $1 AND name = $2";
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
-        let Some(row) = row else { return Ok(None) };
-        let data_key: String = row.try_get_by_index(0).map_err(unavailable)?;
-        let data_key: DataKeyId = data_key.parse().map_err(|_| sealing(SealingError::DoesNotOpen))?;
-        let sealed: Vec<u8> = row.try_get_by_index(1).map_err(unavailable)?;
-        self.keyring.open_sealed(tenant, Place::Blob(name), data_key, &sealed).await.map(Some).map_err(sealing)
+        self.blobs.find(tenant, name).await
     }
+
+    async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.requests.send(Request::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+/// The columns that [`sealed_record`] reads.
+pub(crate) const COLUMNS: &str = "position, tenant, stream, revision, event, data_key, sealed";
+
+/// A row of `records`.
+pub(crate) fn sealed_record(row: &QueryResult) -> Result<SealedRecord, ReadError> {
+    let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a record's columns", source: source.into() };
+    let position: i64 = row.try_get_by_index(0).map_err(unavailable)?;
+    let tenant: String = row.try_get_by_index(1).map_err(unavailable)?;
+    let stream: String = row.try_get_by_index(2).map_err(unavailable)?;
+    let revision: i64 = row.try_get_by_index(3).map_err(unavailable)?;
+    let event: String = row.try_get_by_index(4).map_err(unavailable)?;
+    let data_key: String = row.try_get_by_index(5).map_err(unavailable)?;
+    let sealed: Vec<u8> = row.try_get_by_index(6).map_err(unavailable)?;
+    let place = || format!("{tenant} {stream} revision {revision}");
+    let wrong = |_| ReadError::Sealing { place: place(), source: SealingError::DoesNotOpen };
+    Ok(SealedRecord {
+        cursor: Cursor::at(position.unsigned_abs()),
+        tenant: tenant.parse().map_err(wrong)?,
+        stream: stream.parse().map_err(|source| ReadError::Damaged { place: place(), source })?,
+        revision: revision.unsigned_abs(),
+        event: event.parse().map_err(wrong)?,
+        data_key: data_key.parse().map_err(wrong)?,
+        sealed,
+    })
 }
 
 /// As SQL has it: signed.
