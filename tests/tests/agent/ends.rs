@@ -150,7 +150,7 @@ async fn an_agent_that_is_killed_while_versions_come_and_go_brings_them_to_their
     let config = world.agent_config("agent", PLAIN);
     world.enrol(&config).await;
     clock.share_with(&world.path("agent"));
-    let (rounds, below) = (6, |limit: u64| {
+    let (rounds, below) = (4, |limit: u64| {
         let mut bytes = [0; 8];
         SystemIds.fill(&mut bytes);
         Duration::from_millis(u64::from_be_bytes(bytes) % limit)
@@ -174,7 +174,7 @@ async fn an_agent_that_is_killed_while_versions_come_and_go_brings_them_to_their
         world.mutate("destroyKeyVersion", json!({ "version": format!("{reference}/1"), "waitSeconds": "3600" }), "key { id }").await;
         clock.advance(Duration::from_secs(3_601));
         for _ in 0..2 {
-            tokio::time::sleep(below(6_000)).await;
+            tokio::time::sleep(below(4_000)).await;
             process.kill();
             process = Process::start_enrolled(&world.path("agent"));
         }
