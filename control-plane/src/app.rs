@@ -25,7 +25,7 @@ use service::{
     shutdown::{self, InFlight, counted},
     tls::{self, TlsError, certificate::ReloadingCertificate, development::DevelopmentCertificates},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -51,7 +51,7 @@ use crate::{
     eventing::{
         handler::{Handler, Options},
         kurrent::{KurrentSettings, KurrentStore, SealedLog},
-        reactor::{Reactor, Reactors},
+        reactor::{Faults, Reactor, Reactors},
         sql::SqlStore,
         store::{Cursor, EventStore, ReadError},
         view::{Kinds, Projector, Views},
@@ -78,6 +78,7 @@ use crate::{
     sites::Site,
     tenants::Tenant,
     tokens::{ApiToken, ApiTokenCommand, MAX_LIFETIME, TokenState},
+    waking,
 };
 
 /// How long the agent listener's own certificate lives; it is made anew long before.
@@ -220,6 +221,9 @@ struct Ground {
     handler: Handler,
     views: Views,
     authorizer: Arc<CedarAuthorizer>,
+    faults: Faults,
+    /// The event store, when it is one of SQL: it is told of what other replicas commit.
+    sql: Option<SqlStore>,
 }
 
 impl App {
@@ -257,6 +261,9 @@ impl App {
         let listener = AgentListener::new(&config, agents, authority.clone(), &ground)?;
         let parts = Parts::new(&ground, authority, settings);
         work.extend(parts.reactors(&ground, &working));
+        let statements = parts.statements.clone();
+        let woken = move |tenant, site| statements.wake(tenant, site);
+        work.push(tokio::spawn(waking::listen(ground.database.clone(), ground.sql.clone(), woken, working.clone())));
         let metrics = Metrics::install().map_err(failed("installing metrics"))?;
         work.push(background(metrics.clone().keep_folding(), &working));
 
@@ -343,18 +350,22 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
         return Err(ConfigError::Invalid { problems: vec![problem] }.into());
     }
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
-    let store: Arc<dyn EventStore> = match kurrent {
+    let (store, sql): (Arc<dyn EventStore>, _) = match kurrent {
         Some(settings) => {
             let unreachable = unreachable_kurrent(&settings);
-            Arc::new(KurrentStore::open(settings, database.clone(), keyring.clone()).await.map_err(unreachable)?)
+            (Arc::new(KurrentStore::open(settings, database.clone(), keyring.clone()).await.map_err(unreachable)?), None)
         }
-        None => Arc::new(SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?),
+        None => {
+            let sql = SqlStore::open(database.clone(), keyring.clone()).await.map_err(|error| damage_or(error, &place))?;
+            (Arc::new(sql.clone()), Some(sql))
+        }
     };
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
     let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
     let views = views.scan_limit(config.limits.scan as usize);
-    Ok((Ground { clock, ids, database, keyring, secrets, store, handler, views, authorizer }, projector))
+    let faults = Faults::default();
+    Ok((Ground { clock, ids, database, keyring, secrets, store, sql, handler, views, authorizer, faults }, projector))
 }
 
 /// The keys that open records are in the SQL database: a new one beside records that are there is the wrong one.
@@ -545,7 +556,8 @@ fn background(task: impl Future<Output = ()> + Send + 'static, stop: &Cancellati
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
     let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
-    let readiness = Readiness::new(stopping.clone()).note("statements", move || statements.ending().note());
+    let faults = ground.faults.clone();
+    let readiness = Readiness::new(stopping.clone()).note("reactors", move || faults.note()).note("statements", move || statements.ending().note());
     readiness.check_async("read model", move || {
         let (store, views) = (store.clone(), views.clone());
         async move {
@@ -589,7 +601,7 @@ impl Parts {
         let all: [Arc<dyn Reactor>; 2] = [Arc::new(statements), Arc::new(upkeep)];
         let run = |reactor| {
             let reactors = Reactors::new(ground.database.clone(), ground.store.clone(), ground.clock.clone(), &*ground.ids);
-            tokio::spawn(reactors.run(reactor, stop.clone()))
+            tokio::spawn(reactors.telling(ground.faults.clone()).run(reactor, stop.clone()))
         };
         all.into_iter().map(run).collect()
     }
@@ -629,6 +641,7 @@ impl Parts {
             rates: Rates::new(&config.limits),
             max_body_bytes: usize::try_from(config.limits.body.0).unwrap_or(usize::MAX),
             timeout: config.limits.request_timeout.0,
+            followers: Arc::new(Semaphore::new(config.limits.followers as usize)),
             runtime: tokio::runtime::Handle::current(),
         }
     }

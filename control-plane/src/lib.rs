@@ -21,6 +21,7 @@ pub mod pki;
 pub mod receipts;
 pub mod relay;
 pub mod sealing;
+pub mod waking;
 
 // The domains, each in the same shape: command, refusal, aggregate.
 pub mod agents;

@@ -11,6 +11,7 @@ mod m20261122_000020_tenant_log;
 mod m20261122_000100_record_by_event;
 mod m20261122_000101_deployment_name;
 mod m20261130_000010_relay;
+mod m20261130_000200_wake;
 mod m20261130_000250_agent_ratchets;
 mod m20261130_000260_ledger_index;
 
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000100_record_by_event::Migration),
             Box::new(m20261122_000101_deployment_name::Migration),
             Box::new(m20261130_000010_relay::Migration),
+            Box::new(m20261130_000200_wake::Migration),
             Box::new(m20261130_000250_agent_ratchets::Migration),
             Box::new(m20261130_000260_ledger_index::Migration),
         ]

@@ -1,5 +1,9 @@
 //! The control plane, whole, in this process: started on a fresh data directory, asked over HTTPS.
 
+mod replicas {
+    mod sharing;
+}
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use control_plane::{

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// Tells who is asking.
+#[derive(Clone)]
 pub struct Authenticator {
     views: Views,
     clock: Arc<dyn Clock>,

@@ -636,7 +636,8 @@ impl Statements {
         &self.0.facts
     }
 
-    fn wake(&self, tenant: TenantId, site: SiteId) {
+    /// Long polls for this site look again.
+    pub fn wake(&self, tenant: TenantId, site: SiteId) {
         if let Some(waker) = locked(&self.0.wakers).get(&(tenant, site)) {
             waker.send_replace(());
         }

@@ -8,7 +8,10 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigError, LogConfig, Period, Size, TlsConfig};
+use service::{
+    config::{ConfigError, LogConfig, Period, Size, TlsConfig},
+    telemetry::TelemetryConfig,
+};
 use url::Url;
 
 use crate::eventing::kurrent::KurrentSettings;
@@ -38,6 +41,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Traces and metrics for an OpenTelemetry collector.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Default for Config {
@@ -53,6 +58,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }
@@ -183,6 +189,8 @@ pub struct LimitsConfig {
     pub read_your_writes: Period,
     /// How many records or rows a query opens at most for one page, when it filters by what only stands inside.
     pub scan: u32,
+    /// How many connections may follow events at once.
+    pub followers: u32,
 }
 
 impl Default for LimitsConfig {
@@ -195,6 +203,7 @@ impl Default for LimitsConfig {
             address_per_minute: 6_000,
             read_your_writes: Period(std::time::Duration::from_secs(2)),
             scan: 10_000,
+            followers: 1_000,
         }
     }
 }

@@ -55,7 +55,7 @@ impl EventNode {
         Ok(found.map(|(index, stored)| Self::of(index, stored.record.envelope())))
     }
 
-    fn of(index: u64, envelope: &Envelope) -> Self {
+    pub(super) fn of(index: u64, envelope: &Envelope) -> Self {
         Self {
             id: envelope.id.to_string().into(),
             ledger_index: UInt64(index),
@@ -73,16 +73,16 @@ impl EventNode {
 }
 
 /// Which records. Everything that is given must fit.
-struct Wanted {
-    stream: Option<StreamId>,
-    event_type: Option<String>,
-    actor: Option<String>,
-    since: Option<schema::clock::Timestamp>,
-    until: Option<schema::clock::Timestamp>,
+pub(super) struct Wanted {
+    pub(super) stream: Option<StreamId>,
+    pub(super) event_type: Option<String>,
+    pub(super) actor: Option<String>,
+    pub(super) since: Option<schema::clock::Timestamp>,
+    pub(super) until: Option<schema::clock::Timestamp>,
 }
 
 impl Wanted {
-    fn has(&self, envelope: &Envelope) -> bool {
+    pub(super) fn has(&self, envelope: &Envelope) -> bool {
         self.stream.as_ref().is_none_or(|stream| *stream == envelope.stream)
             && self.event_type.as_ref().is_none_or(|event_type| *event_type == envelope.event_type)
             && self.actor.as_ref().is_none_or(|actor| *actor == envelope.actor)
@@ -198,11 +198,11 @@ async fn read(api: &Api, from: u64, limit: usize) -> Result<Vec<(u64, Envelope)>
     Ok((from..).zip(records.into_iter().map(|stored| stored.record.envelope().clone())).collect())
 }
 
-fn cursor_of(index: u64) -> String {
+pub(super) fn cursor_of(index: u64) -> String {
     base64url(&index.to_be_bytes())
 }
 
-fn index_of(cursor: &str) -> Result<u64, Fault> {
+pub(super) fn index_of(cursor: &str) -> Result<u64, Fault> {
     let bytes = from_base64url(cursor).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.map(u64::from_be_bytes).ok_or_else(|| bad_request("invalid_cursor", "this is not a cursor of this list"))
 }

@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use crate::database::Database;
 
 /// How long a lease lasts without being renewed.
-pub const LEASE: Duration = Duration::from_secs(15);
+pub const LEASE: Duration = Duration::from_secs(6);
 
 /// Takes and renews leases in the name of this process.
 #[derive(Clone)]

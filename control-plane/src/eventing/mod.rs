@@ -6,6 +6,7 @@
 //! - [`handler`]: load, authorise, decide, append. Of long streams it reads only what is new: `folded`.
 //! - [`store`]: what an event store does; [`sql`]: the one in SQLite and PostgreSQL; [`kurrent`]: the one in KurrentDB;
 //!   [`sealed`]: what both keep alike.
+//! - [`subscription`]: a tenant follows its own records.
 //! - [`view`]: the read model: projected, queried, rebuilt.
 //! - [`reactor`]: follows the log and acts; [`leadership`]: in one replica at a time.
 //! - [`scenario`]: given, when, then, for tests of aggregates.
@@ -22,6 +23,7 @@ pub mod scenario;
 pub mod sealed;
 pub mod sql;
 pub mod store;
+pub mod subscription;
 pub mod view;
 
 pub(crate) use refusals::refusals;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{EmptySubscription, MergedObject, Response, Schema};
+use async_graphql::{MergedObject, Response, Schema};
 
 use super::{
     algorithms::AlgorithmQuery,
@@ -21,7 +21,7 @@ use crate::{
     },
     callers::graphql::{CallerMutation, CallerQuery},
     composites::graphql::{CompositeMutation, CompositeQuery},
-    eventing::graphql::EventQuery,
+    eventing::{graphql::EventQuery, subscription::EventSubscription},
     keys::{graphql::KeyQuery, mutations::KeyMutation},
     policies::{graphql::PolicyQuery, mutations::PolicyMutation},
     projects::graphql::{ProjectMutation, ProjectQuery},
@@ -70,11 +70,11 @@ pub struct Mutation(
 );
 
 /// The executable schema.
-pub type ApiSchema = Schema<Query, Mutation, EmptySubscription>;
+pub type ApiSchema = Schema<Query, Mutation, EventSubscription>;
 
 /// Makes the schema, with its limits.
 pub fn schema() -> ApiSchema {
-    Schema::build(Query::default(), Mutation::default(), EmptySubscription)
+    Schema::build(Query::default(), Mutation::default(), EventSubscription)
         .register_output_type::<Node>()
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)

@@ -3,15 +3,23 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use async_graphql::http::GraphiQLSource;
+use async_graphql::{Data, http::GraphiQLSource};
+use async_graphql_actix_web::GraphQLSubscription;
 use futures::{FutureExt, StreamExt};
 use schema::{id::RequestId, wire::problem::Problem};
-use service::{log::RequestContext, problem};
+use service::{log::RequestContext, problem, telemetry::TARGET};
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use super::rate::{Rates, TooMany};
 use crate::{
     access::authenticate::{Authenticated, Authenticator, Unauthenticated},
-    graphql::{self, ApiSchema, api::Services},
+    eventing::subscription::Follower,
+    graphql::{
+        self, ApiSchema,
+        api::{Api, Services},
+        fault::{bad_request, fault},
+    },
 };
 
 /// Where GraphQL stands.
@@ -33,6 +41,8 @@ pub struct Edge {
     pub max_body_bytes: usize,
     /// How long a request may take.
     pub timeout: Duration,
+    /// How many may follow events at once.
+    pub followers: Arc<Semaphore>,
     /// Where requests run: a client that hangs up stops a query, but no mutation half-way.
     pub runtime: tokio::runtime::Handle,
 }
@@ -80,10 +90,16 @@ async fn answer(request: &HttpRequest, mut payload: web::Payload, edge: &Edge) -
     let query = graphql::parse(query, id).map_err(|refused| HttpResponse::Ok().json(refused))?;
     let (schema, services, ctx) = (edge.schema.clone(), edge.services.clone(), authenticated.ctx.clone());
     let reads_only = query.reads_only;
-    let running = edge.runtime.spawn(async move {
+    let kind = if reads_only { "query" } else { "mutation" };
+    let span = tracing::info_span!(
+        target: TARGET, "GraphQL", otel.name = kind, graphql.operation.type = kind, graphql.operation.name = query.name(),
+        freehold.tenant.id = %ctx.tenant
+    );
+    let execution = async move {
         let _counted = Counted::new();
         graphql::execute(&schema, services, ctx, query).await
-    });
+    };
+    let running = edge.runtime.spawn(execution.instrument(span));
     // Nobody waits for what a query finds after its time, after the client hung up, or for whom it may no longer be. A
     // mutation goes on to its end.
     let _ended = reads_only.then(|| AbortOnDrop(running.abort_handle()));
@@ -122,6 +138,47 @@ async fn no_longer_wanted(payload: &mut web::Payload, edge: &Edge, authenticated
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "looking up a token failed while a request runs"),
         }
     }
+}
+
+/// Opens a WebSocket for subscriptions (`graphql-transport-ws`). The token comes as `authorization` in the payload of
+/// `connection_init`, for browsers, or in the header.
+pub async fn subscribe(request: HttpRequest, payload: web::Payload, edge: web::Data<Edge>) -> HttpResponse {
+    let address = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
+    if let Err(too_many) = edge.rates.address(address) {
+        return slow_down(&too_many);
+    }
+    let Ok(place) = Arc::clone(&edge.followers).try_acquire_owned() else {
+        let detail = "as many follow events here as may; try again, or another replica";
+        return problem::response(Problem::new(503, "too_many_followers", "Too many followers", detail));
+    };
+    let id = RequestContext::current().map_or(RequestId::from_bits(0), |context| context.id);
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let shared = edge.clone();
+    let begin = move |payload: serde_json::Value| async move {
+        let given = ["authorization", "Authorization"].into_iter().find_map(|name| payload.get(name)?.as_str().map(str::to_owned));
+        let value = given.or(header).unwrap_or_default();
+        let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+        let refused = || bad_request("invalid_token", "send an API token that counts: {\"authorization\": \"Bearer fh_api_…\"}");
+        let authenticated = match shared.authenticator.authenticate(token.unwrap_or_default(), id).await {
+            Ok(authenticated) => authenticated,
+            Err(Unauthenticated::Fault(error)) => return Err(fault("looking up a token", &error)),
+            Err(_) => return Err(refused()),
+        };
+        shared
+            .rates
+            .principal(authenticated.ctx.tenant, authenticated.token)
+            .map_err(|_| bad_request("too_many_requests", "too many requests"))?;
+        let keys =
+            shared.services.handler.keys(authenticated.ctx.tenant).await.map_err(|error| fault("opening the tenant's keys", &error))?;
+        let mut data = Data::default();
+        data.insert(Api::new(authenticated.ctx.clone(), keys, shared.services.clone()));
+        data.insert(Arc::new(Follower { authenticator: shared.authenticator.clone(), authenticated }));
+        // Given back when the connection ends.
+        data.insert(place);
+        Ok(data)
+    };
+    let socket = GraphQLSubscription::new(edge.schema.clone()).on_connection_init(begin);
+    socket.start(&request, payload).unwrap_or_else(|error| error.error_response())
 }
 
 async fn read(request: &HttpRequest, payload: &mut web::Payload, limit: usize) -> Result<async_graphql::Request, HttpResponse> {

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web};
+use actix_web::{App, HttpServer, dev::Server, guard, middleware::from_fn, web};
 use service::{
     health::{self, Readiness},
     log::{RequestIds, requests},
@@ -39,7 +39,9 @@ pub fn server(
 ) -> std::io::Result<Server> {
     let server = HttpServer::new(move || {
         let shared = shared.clone();
-        let mut resource = web::resource(graphql::PATH).route(web::post().to(graphql::post));
+        let upgrade = guard::fn_guard(|context| context.head().upgrade());
+        let mut resource =
+            web::resource(graphql::PATH).route(web::post().to(graphql::post)).route(web::get().guard(upgrade).to(graphql::subscribe));
         if shared.development {
             resource = resource.route(web::get().to(graphql::graphiql));
         }

@@ -5,7 +5,13 @@
 
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use schema::{
@@ -14,7 +20,9 @@ use schema::{
     id::{EventId, TenantId},
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
+use service::telemetry::TARGET;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 use super::{
     sealed::{Blobs, SealedRecord},
@@ -26,8 +34,10 @@ use crate::{
 };
 use writer::{Request, Row, Writer};
 
-/// How often a follower looks for what other replicas have appended.
+/// How often a follower looks for what other replicas have appended, when nobody tells it.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it looks all the same, when it is told.
+const LISTENING_INTERVAL: Duration = Duration::from_secs(2);
 /// As many appends wait for the writer; further ones wait to be queued.
 const QUEUE_LENGTH: usize = 4096;
 
@@ -39,6 +49,7 @@ pub struct SqlStore {
     blobs: Blobs,
     requests: mpsc::Sender<Request>,
     head: watch::Sender<Cursor>,
+    listening: Arc<AtomicBool>,
 }
 
 impl SqlStore {
@@ -46,11 +57,21 @@ impl SqlStore {
     pub async fn open(database: Database, keyring: Arc<Keyring>) -> Result<Self, ReadError> {
         let (requests, queue) = mpsc::channel(QUEUE_LENGTH);
         let blobs = Blobs::new(database.clone(), keyring.clone());
-        let store = Self { database, keyring, blobs, requests, head: watch::Sender::new(Cursor::START) };
+        let store = Self { database, keyring, blobs, requests, head: watch::Sender::new(Cursor::START), listening: Arc::default() };
         store.announce(store.head().await?);
         let writer = Writer::new(store.database.clone(), store.head.clone());
         tokio::spawn(writer.run(queue));
         Ok(store)
+    }
+
+    /// Another replica has appended up to here.
+    pub fn heard(&self, head: Cursor) {
+        self.announce(head);
+    }
+
+    /// Whether this process is told of what others append; while it is not, followers look often.
+    pub fn listening(&self, told: bool) {
+        self.listening.store(told, Ordering::Relaxed);
     }
 
     fn announce(&self, head: Cursor) {
@@ -66,9 +87,8 @@ impl SqlStore {
     }
 }
 
-#[async_trait]
-impl EventStore for SqlStore {
-    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+impl SqlStore {
+    async fn append_now(&self, append: Append) -> Result<Appended, AppendError> {
         append.check()?;
         let Append { tenant, stream, expected, records, blobs } = append;
         for blob in &blobs {
@@ -83,6 +103,26 @@ impl EventStore for SqlStore {
         let stopped = || AppendError::Unavailable { unknown: false, source: "the event store is closed".into() };
         self.requests.send(request).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
+    }
+}
+
+/// What OpenTelemetry calls the engine (semantic conventions, `db.system.name`).
+fn system_name(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "sqlite",
+        _ => "postgresql",
+    }
+}
+
+#[async_trait]
+impl EventStore for SqlStore {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let span = tracing::info_span!(
+            target: TARGET, "append", otel.name = "INSERT records", otel.kind = "client",
+            db.system.name = system_name(self.database.backend()), db.operation.name = "INSERT", db.collection.name = "records",
+            db.operation.batch.size = append.records.len()
+        );
+        self.append_now(append).instrument(span).await
     }
 
     async fn read_stream(&self, tenant: TenantId, stream: &StreamId, after_revision: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
@@ -164,11 +204,12 @@ impl EventStore for SqlStore {
                 return Ok(known);
             }
             let shared = self.database.backend() != DbBackend::Sqlite;
+            let interval = if self.listening.load(Ordering::Relaxed) { LISTENING_INTERVAL } else { POLL_INTERVAL };
             tokio::select! {
                 changed = head.changed() => if changed.is_err() {
                     return Err(ReadError::Unavailable { act: "following the log", source: "the event store is closed".into() });
                 },
-                () = tokio::time::sleep(POLL_INTERVAL), if shared => self.announce(self.head().await?),
+                () = tokio::time::sleep(interval), if shared => self.announce(self.head().await?),
             }
         }
     }
