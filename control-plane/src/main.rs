@@ -11,7 +11,7 @@ use control_plane::{
 };
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
-use service::config::ConfigError;
+use service::{config::ConfigError, telemetry::Service};
 
 /// The Freehold control plane: records keys and policy as events, serves GraphQL, publishes signed statements to agents.
 #[derive(Parser)]
@@ -189,11 +189,13 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(settings) => {
             let config = settings.read()?;
-            service::log::init(&config.log)?;
+            let service = Service::new("freehold-control-plane", env!("CARGO_PKG_VERSION"), &SystemIds);
+            let telemetry = service::telemetry::start(&config.log, &config.telemetry, &service)?;
             let stopping = service::shutdown::on_signals()?;
             let running = App::start(config, Arc::new(SystemClock), Arc::new(SystemIds)).await?;
             stopping.cancelled().await;
             running.stop().await;
+            telemetry.stop().await;
         }
         Command::CheckConfig(settings) => println!("{}", serde_json::to_string_pretty(&settings.read()?)?),
         Command::MoveStore(command) => match command.run().await? {

@@ -50,6 +50,7 @@ use serde::de::DeserializeOwned;
 use service::{
     config::ConfigError,
     files::{DirectoryLock, OWNER_ONLY},
+    telemetry::Service,
 };
 
 use crate::vault_command::VaultCommand;
@@ -273,12 +274,13 @@ fn load(file: Option<&Path>, flags: &Flags) -> Result<Config, ConfigError> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    service::log::init(&config.log)?;
     let hardening = harden();
-    for warning in &hardening.warnings {
-        tracing::warn!("{warning}");
-    }
     runtime()?.block_on(async {
+        let service = Service::new("freehold-agent", env!("CARGO_PKG_VERSION"), &SystemIds);
+        let telemetry = service::telemetry::start(&config.log, &config.telemetry, &service)?;
+        for warning in &hardening.warnings {
+            tracing::warn!("{warning}");
+        }
         let stopping = service::shutdown::on_signals().context("signals cannot be received")?;
         service::files::create_private_directory(&config.data_dir)?;
         while let Some(locked) = lock::state(&config.data_dir) {
@@ -299,6 +301,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         });
         running.stop_when(stopping).await?;
         tracing::info!("stopped");
+        telemetry.stop().await;
         Ok(())
     })
 }

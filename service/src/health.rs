@@ -66,7 +66,8 @@ impl Readiness {
             checks.insert("shutdown", Verdict { ok: false, why: Some("the process is shutting down".to_owned()) });
         }
         let notes = self.notes.iter().filter_map(|(name, note)| note().map(|text| (*name, text))).collect();
-        Report { ready: checks.values().all(|verdict| verdict.ok), checks, notes }
+        let ready = checks.values().all(|verdict| verdict.ok);
+        Report { ready, status: Status::of(ready, &notes), checks, notes }
     }
 }
 
@@ -75,11 +76,35 @@ impl Readiness {
 pub struct Report {
     /// Whether every check passed.
     pub ready: bool,
+    /// The same in a word, which also tells when somebody should look before it fails.
+    pub status: Status,
     /// Every check by name.
     pub checks: BTreeMap<&'static str, Verdict>,
     /// What somebody should look at, though it does not keep the process from its work.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<&'static str, String>,
+}
+
+/// How a process is, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// It does its work, and there are notes.
+    Degraded,
+    /// A check failed.
+    Down,
+}
+
+impl Status {
+    fn of(ready: bool, notes: &BTreeMap<&'static str, String>) -> Self {
+        match (ready, notes.is_empty()) {
+            (false, _) => Self::Down,
+            (true, false) => Self::Degraded,
+            (true, true) => Self::Ok,
+        }
+    }
 }
 
 /// What one check found.
@@ -122,6 +147,7 @@ mod tests {
         let good = good.note("clock", || Some("it is wrong".to_owned())).note("rest", || None);
         let report = good.report().await;
         assert!(report.ready, "a note changes nothing");
+        assert_eq!(report.status, Status::Degraded);
         assert_eq!(report.notes, [("clock", "it is wrong".to_owned())].into());
         let app = test::init_service(App::new().app_data(web::Data::new(bad)).configure(routes)).await;
         let response = test::call_service(&app, test::TestRequest::get().uri("/readyz").to_request()).await;
@@ -134,5 +160,6 @@ mod tests {
         stopping.cancel();
         let report = good.report().await;
         assert!(!report.ready && !report.checks["shutdown"].ok);
+        assert_eq!(report.status, Status::Down);
     }
 }

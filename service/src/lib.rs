@@ -4,6 +4,7 @@
 //!
 //! - [`config`]: one TOML file, environment and flags, parsed once.
 //! - [`log`]: structured logs, request ids, the middleware that writes a line per request.
+//! - [`telemetry`]: traces and metrics for an OpenTelemetry collector.
 //! - [`files`]: atomic writes, secret files, the lock on a data directory.
 //! - [`tls`]: TLS 1.3 with X25519MLKEM768 first; development certificates; certificates that reload.
 //! - [`listen`]: sockets, with errors that say what to do; who is at the other end.
@@ -23,4 +24,5 @@ pub mod metrics;
 pub mod outgoing;
 pub mod problem;
 pub mod shutdown;
+pub mod telemetry;
 pub mod tls;

@@ -16,9 +16,17 @@ use schema::{
     id::RequestId,
 };
 use tracing::{Instrument, Subscriber, field::Empty};
-use tracing_subscriber::{EnvFilter, Layer, Registry, filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    config::{LogConfig, LogFormat},
+    telemetry,
+};
 
 /// The answer's header that names the request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,25 +52,57 @@ pub fn subscriber<W>(config: &LogConfig, writer: W) -> Result<Box<dyn Subscriber
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    Ok(match config.format {
-        LogFormat::Text => filtered(config, lines.with_ansi(false))?,
-        LogFormat::Json => filtered(config, lines.json().flatten_event(true).with_span_list(false))?,
+    let lines = tracing_subscriber::registry().with(lines(config, writer));
+    // What names only targets and levels is cheaper to ask than what names spans, and every request asks.
+    Ok(match Filter::read(config)? {
+        Filter::Targets(targets) => Box::new(lines.with(*targets)),
+        Filter::Spans(filter) => Box::new(lines.with(*filter)),
     })
 }
 
-/// Lines, as far as the filter lets them through. What names only targets and levels is cheaper to ask than what names spans,
-/// and every request asks.
-fn filtered<L>(config: &LogConfig, lines: L) -> Result<Box<dyn Subscriber + Send + Sync>, InvalidFilter>
+/// The same, and traces beside the lines: each has a filter of its own.
+pub(crate) fn traced_subscriber<W>(
+    config: &LogConfig,
+    writer: W,
+    tracer: opentelemetry_sdk::trace::Tracer,
+) -> Result<Box<dyn Subscriber + Send + Sync>, InvalidFilter>
 where
-    L: Layer<Registry> + Send + Sync,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::registry().with(lines);
-    if let Ok(targets) = Targets::from_str(&config.filter) {
-        return Ok(Box::new(lines.with(targets)));
+    let lines = lines(config, writer);
+    let lines = match Filter::read(config)? {
+        Filter::Targets(targets) => lines.with_filter(*targets).boxed(),
+        Filter::Spans(filter) => lines.with_filter(*filter).boxed(),
+    };
+    Ok(Box::new(tracing_subscriber::registry().with(lines).with(telemetry::layer(tracer))))
+}
+
+fn lines<W>(config: &LogConfig, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    match config.format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     }
-    let filter = EnvFilter::from_str(&config.filter).map_err(|source| InvalidFilter { filter: config.filter.clone(), source })?;
-    Ok(Box::new(lines.with(filter)))
+}
+
+/// What log lines are let through. Spans of traces are none.
+enum Filter {
+    Targets(Box<Targets>),
+    Spans(Box<EnvFilter>),
+}
+
+impl Filter {
+    fn read(config: &LogConfig) -> Result<Self, InvalidFilter> {
+        if let Ok(targets) = Targets::from_str(&config.filter) {
+            return Ok(Self::Targets(Box::new(targets.with_target(telemetry::TARGET, LevelFilter::OFF))));
+        }
+        let text = format!("{},{}=off", config.filter, telemetry::TARGET);
+        let filter = EnvFilter::from_str(&text).map_err(|source| InvalidFilter { filter: config.filter.clone(), source })?;
+        Ok(Self::Spans(Box::new(filter)))
+    }
 }
 
 /// The request that is being answered.
@@ -150,7 +190,15 @@ pub async fn requests<B: MessageBody>(request: ServiceRequest, next: Next<B>) ->
     {
         span.record("trace", trace.trace_text());
     }
-    let answered = CURRENT.scope(RequestContext { id, trace }, next.call(request)).instrument(span.clone()).await;
+    let served = tracing::info_span!(
+        target: telemetry::TARGET, "HTTP", otel.name = Empty, otel.kind = "server", otel.status_code = Empty,
+        http.request.method = method_word(&method), http.route = Empty, http.response.status_code = Empty, freehold.request.id = %id
+    );
+    if let Some(trace) = trace {
+        telemetry::follow(&served, trace);
+    }
+    let answering = CURRENT.scope(RequestContext { id, trace }, next.call(request)).instrument(span.clone());
+    let answered = answering.instrument(served.clone()).await;
     let mut response = match answered {
         Ok(response) => response,
         Err(error) => {
@@ -170,6 +218,14 @@ pub async fn requests<B: MessageBody>(request: ServiceRequest, next: Next<B>) ->
     )
     .record(elapsed.as_secs_f64());
     span.record("route", &route);
+    if !served.is_disabled() {
+        served.record("otel.name", format!("{} {route}", method_word(&method)));
+        served.record("http.route", &route);
+        served.record("http.response.status_code", status);
+        if status >= 500 {
+            served.record("otel.status_code", "ERROR");
+        }
+    }
     span.in_scope(|| {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         match status {

@@ -7,6 +7,7 @@ use std::{
 
 use actix_web::{HttpResponse, web};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::layers::FanoutBuilder;
 
 /// How often recorded values are folded into their buckets, so that they do not pile up when nobody reads.
 pub const FOLD_EVERY: Duration = Duration::from_secs(1);
@@ -16,19 +17,37 @@ const SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 
 
 static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
+/// Why nothing can be counted.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The buckets are wrong.
+    #[error("setting the metrics up failed")]
+    Build(#[from] BuildError),
+    /// Only one may.
+    #[error("something else counts in this process already")]
+    Taken,
+}
+
 /// What renders `/metrics`; app data of [`routes`].
 #[derive(Clone)]
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
     /// Makes this process record; calls after the first give the same recorder.
-    pub fn install() -> Result<Self, BuildError> {
+    pub fn install() -> Result<Self, MetricsError> {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = &*installed {
             return Ok(Self(handle.clone()));
         }
-        let handle =
-            PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?.install_recorder()?;
+        let recorder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?.build_recorder();
+        let handle = recorder.handle();
+        match crate::telemetry::recorder() {
+            None => metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?,
+            Some(collected) => {
+                let both = FanoutBuilder::default().add_recorder(recorder).add_recorder(collected).build();
+                metrics::set_global_recorder(both).map_err(|_| MetricsError::Taken)?;
+            }
+        }
         *installed = Some(handle.clone());
         Ok(Self(handle))
     }

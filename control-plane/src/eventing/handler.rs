@@ -8,6 +8,8 @@ use schema::{
     event::{Envelope, Event, InvalidRecord, RECORD_VERSION, Record, StreamId, UnknownEvent, lift},
     id::{EventId, TenantId},
 };
+use service::telemetry::TARGET;
+use tracing::Instrument as _;
 
 use super::{
     aggregate::{Aggregate, Deciding, EventMeta, Refusal},
@@ -299,6 +301,21 @@ impl Handler {
     ///
     /// Permission is asked for first, also for a retry and before a wrong revision is told: who may not act learns nothing.
     pub async fn handle_with<A: Aggregate>(
+        &self,
+        ctx: &OpContext,
+        question: impl Fn(&A) -> Question + Send + Sync,
+        id: A::Id,
+        options: Options,
+        command: A::Command,
+    ) -> Result<Handled<A>, CommandError<A::Refusal>> {
+        let span = tracing::info_span!(
+            target: TARGET, "handle", otel.name = format_args!("handle {}", A::KIND), freehold.tenant.id = %ctx.tenant,
+            freehold.stream = %StreamId::of(id)
+        );
+        self.decide_and_append(ctx, question, id, options, command).instrument(span).await
+    }
+
+    async fn decide_and_append<A: Aggregate>(
         &self,
         ctx: &OpContext,
         question: impl Fn(&A) -> Question + Send + Sync,

@@ -1,13 +1,21 @@
 //! Reactors follow the log and act: compile statements, integrate the ledger, feed sinks. Each has a name, a durable
 //! cursor, and runs in one replica at a time; it gets every record at least once, in order, and must be idempotent.
 
-use std::{error::Error, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use schema::clock::{Clock, Ids};
 use sea_orm::{ConnectionTrait, DbErr};
+use service::telemetry::TARGET;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     leadership::{LEASE, Leadership, Lease},
@@ -48,6 +56,29 @@ pub struct Reactors {
     database: Database,
     store: Arc<dyn EventStore>,
     leadership: Leadership,
+    faults: Faults,
+}
+
+/// Which reactors of this process failed last, and have done nothing since: what they do waits meanwhile.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<BTreeMap<&'static str, u32>>>);
+
+impl Faults {
+    /// Who fails, for people; none while all is well.
+    pub fn note(&self) -> Option<String> {
+        let faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = faults.iter().map(|(name, times)| format!("{name} failed {times} times in a row"));
+        let list = each.collect::<Vec<_>>().join(", ");
+        (!list.is_empty()).then(|| format!("{list}; it is tried again, and the log says why"))
+    }
+
+    fn failed(&self, reactor: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(reactor).or_default() += 1;
+    }
+
+    fn worked(&self, reactor: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(reactor);
+    }
 }
 
 /// Why a reactor's turn ended.
@@ -72,7 +103,14 @@ impl Reactors {
     /// For a process that has just started.
     pub fn new(database: Database, store: Arc<dyn EventStore>, clock: Arc<dyn Clock>, ids: &dyn Ids) -> Self {
         let leadership = Leadership::new(database.clone(), clock, ids);
-        Self { database, store, leadership }
+        Self { database, store, leadership, faults: Faults::default() }
+    }
+
+    /// Tells its faults where others look.
+    #[must_use]
+    pub fn telling(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
     }
 
     /// Runs a reactor whenever this replica leads it, until told to stop.
@@ -90,6 +128,7 @@ impl Reactors {
                         "a reactor failed"
                     );
                     metrics::counter!("freehold_reactor_faults_total", "reactor" => reactor.name()).increment(1);
+                    self.faults.failed(reactor.name());
                 }
             }
             tokio::select! {
@@ -131,9 +170,9 @@ impl Reactors {
                 () = stop.cancelled() => return Ok(Turn::Stopped),
                 _ = renewal.tick() => Due::Renewal,
                 _ = next_tick => Due::Tick,
-                followed = self.store.follow(cursor) => { followed?; Due::Records }
+                followed = self.store.follow(cursor) => Due::Records(followed?),
             };
-            match due {
+            match &due {
                 Due::Renewal => {
                     if !self.leadership.renew(lease).await? {
                         return Ok(Turn::Lost);
@@ -144,16 +183,26 @@ impl Reactors {
                         return Ok(Turn::Lost);
                     }
                 }
-                Due::Records => {
+                Due::Records(head) => {
                     let batch = self.store.read_all(cursor, BATCH).await?;
-                    if !batch.records.is_empty() && !self.renewing(lease, &mut renewal, reactor.react(&batch.records)).await? {
-                        return Ok(Turn::Lost);
+                    behind(reactor.name(), *head, batch.upto);
+                    if !batch.records.is_empty() {
+                        let span = tracing::info_span!(
+                            target: TARGET, "react", otel.name = format_args!("react {}", reactor.name()),
+                            otel.kind = "consumer", messaging.batch.message_count = batch.records.len()
+                        );
+                        if !self.renewing(lease, &mut renewal, reactor.react(&batch.records)).instrument(span).await? {
+                            return Ok(Turn::Lost);
+                        }
                     }
                     if !self.advance(lease, batch.upto).await? {
                         return Ok(Turn::Lost);
                     }
                     cursor = batch.upto;
                 }
+            }
+            if matches!(due, Due::Tick | Due::Records(_)) {
+                self.faults.worked(reactor.name());
             }
             *pause = FIRST_PAUSE;
         }
@@ -208,8 +257,15 @@ impl Reactors {
     }
 }
 
+/// How far a follower is behind the log, in positions: records, on engines that number them without gaps.
+pub fn behind(follower: &'static str, head: Cursor, reached: Cursor) {
+    let behind = head.position().saturating_sub(reached.position());
+    metrics::gauge!("freehold_follower_behind_records", "follower" => follower).set(behind as f64);
+}
+
 enum Due {
     Renewal,
     Tick,
-    Records,
+    /// There are some, up to this head.
+    Records(Cursor),
 }

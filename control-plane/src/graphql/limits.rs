@@ -24,6 +24,13 @@ pub struct Parsed {
     pub reads_only: bool,
 }
 
+impl Parsed {
+    /// The operation's name, as the client chose it, when it is short.
+    pub fn name(&self) -> Option<&str> {
+        self.request.operation_name.as_deref().filter(|name| name.len() <= 64)
+    }
+}
+
 /// Parses the document of a request. Refuses too many aliases: each makes the same field be resolved once more.
 pub fn parse(mut request: Request, id: RequestId) -> Result<Parsed, Response> {
     let refused = |error: ServerError| complete(Response::from_errors(vec![error]), id);

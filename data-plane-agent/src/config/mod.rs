@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig};
+use service::{
+    config::{ConfigError, LogConfig, OutgoingConfig, Period, Size, TlsConfig},
+    telemetry::TelemetryConfig,
+};
 
 pub use self::vault::{Pkcs11Config, RemoteConfig, UnlockKind, VaultConfig, VaultKind};
 use crate::journal::durable::JournalConfig;
@@ -37,6 +40,9 @@ pub struct Config {
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
+    /// Traces and metrics for an OpenTelemetry collector.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
 }
 
 /// How applications reach the agent.

@@ -26,7 +26,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use service::{
     config::OutgoingConfig,
     outgoing::{self, OutgoingError, Trust},
+    telemetry::{self, TARGET},
 };
+use tracing::{Instrument as _, Span, field::Empty};
 use url::Url;
 
 use crate::journal::ship::{PostError, PostReceipts};
@@ -198,7 +200,7 @@ impl ControlClient {
         if let Some((counter, hash)) = position {
             request = request.header(RATCHET_HEADER, format!("{counter}.{hash}"));
         }
-        let response = self.send(request).await?;
+        let response = self.send(path::STATEMENTS, request).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -207,9 +209,9 @@ impl ControlClient {
         Ok(Some(Served { etag, set: serde_json::from_slice(&body).map_err(CallError::Malformed)? }))
     }
 
-    async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, CallError> {
+    async fn post<A: DeserializeOwned>(&self, path: &'static str, body: &impl Serialize) -> Result<A, CallError> {
         let request = self.http.request(Method::POST, self.url(path)).json(body).timeout(PATIENCE);
-        let response = self.send(request).await?;
+        let response = self.send(path, request).await?;
         let body = self.body(response, MAX_ANSWER_BYTES).await?;
         serde_json::from_slice(&body).map_err(CallError::Malformed)
     }
@@ -220,9 +222,26 @@ impl ControlClient {
         url
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
+    /// Traced, and told to the control plane, so that both sides of a call are one trace.
+    async fn send(&self, route: &'static str, mut request: RequestBuilder) -> Result<Response, CallError> {
+        let span = tracing::info_span!(
+            target: TARGET, "call", otel.name = route, otel.kind = "client", otel.status_code = Empty, http.route = route,
+            http.response.status_code = Empty, server.address = self.base.host_str()
+        );
+        if let Some(traceparent) = telemetry::traceparent(&span) {
+            request = request.header("traceparent", traceparent);
+        }
+        let sent = self.answered(request, &span).instrument(span.clone()).await;
+        if sent.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        sent
+    }
+
+    async fn answered(&self, request: RequestBuilder, span: &Span) -> Result<Response, CallError> {
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
         let status = response.status();
+        span.record("http.response.status_code", status.as_u16());
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(response);
         }

@@ -15,7 +15,9 @@ use std::{
 
 use schema::{event::StreamId, id::TenantId};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
+use service::telemetry::TARGET;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 use super::{
     super::store::{AppendError, Appended, Cursor},
@@ -132,6 +134,18 @@ impl Writer {
     }
 
     async fn commit(&mut self, batch: Vec<Pending>) {
+        let (started, records) = (Instant::now(), batch.iter().map(|pending| pending.rows.len()).sum::<usize>());
+        let span = tracing::info_span!(
+            target: TARGET, "commit", otel.name = "COMMIT records", otel.kind = "client", freehold.appends = batch.len(),
+            db.operation.batch.size = records
+        );
+        metrics::histogram!("freehold_store_commit_appends").record(batch.len() as f64);
+        metrics::histogram!("freehold_store_commit_records").record(records as f64);
+        self.commit_together(batch).instrument(span).await;
+        metrics::histogram!("freehold_store_commit_seconds").record(started.elapsed().as_secs_f64());
+    }
+
+    async fn commit_together(&mut self, batch: Vec<Pending>) {
         let Some(batch) = self.commit_at_known_head(batch).await else { return };
         let mut kept = Vec::with_capacity(batch.len());
         let mut lost = Vec::new();

@@ -15,14 +15,17 @@ use schema::{
     id::{DataKeyId, Id, TenantId},
 };
 use sea_orm::{ConnectionTrait, DbErr, Value};
+use service::telemetry::TARGET;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     database::Database,
     eventing::{
         aggregate::{Aggregate, Index},
         handler::meta,
+        reactor::behind,
         store::{Cursor, EventStore, ReadError, Stored},
     },
     sealing::{Keyring, Place, SealingError},
@@ -146,6 +149,8 @@ pub struct Projector {
     /// The checkpoint after our last batch, and rows that are the newest while it stays there.
     position: Option<Cursor>,
     latest: HashMap<(TenantId, StreamId), Latest>,
+    /// The head of the log, as it was known when we last had to wait.
+    head: Cursor,
 }
 
 impl Projector {
@@ -156,7 +161,7 @@ impl Projector {
         kinds: Kinds,
         reached: watch::Sender<Cursor>,
     ) -> Self {
-        Self { database, keyring, store, kinds, reached, position: None, latest: HashMap::new() }
+        Self { database, keyring, store, kinds, reached, position: None, latest: HashMap::new(), head: Cursor::START }
     }
 
     /// Projects what comes, until told to stop. A fault is logged and tried again: the rest of the log waits.
@@ -164,7 +169,7 @@ impl Projector {
         let mut after = Cursor::START;
         loop {
             let step = async {
-                self.store.follow(after).await?;
+                self.head = self.store.follow(after).await?;
                 self.catch_up().await
             };
             let outcome = tokio::select! {
@@ -231,9 +236,14 @@ impl Projector {
         if self.latest.len() > MAX_REMEMBERED {
             self.latest.clear();
         }
-        let outcome = self.project(position, &batch.records, batch.upto).await;
+        let span = tracing::info_span!(
+            target: TARGET, "project", otel.name = "project read_model", otel.kind = "consumer",
+            messaging.batch.message_count = batch.records.len()
+        );
+        let outcome = self.project(position, &batch.records, batch.upto).instrument(span).await;
         match outcome {
             Ok(true) => {
+                behind("read_model", self.head, batch.upto);
                 self.position = Some(batch.upto);
                 self.announce(batch.upto);
             }
