@@ -557,7 +557,8 @@ fn background(task: impl Future<Output = ()> + Send + 'static, stop: &Cancellati
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
     let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
     let faults = ground.faults.clone();
-    let readiness = Readiness::new(stopping.clone()).note("reactors", move || faults.note()).note("statements", move || statements.ending().note());
+    let readiness =
+        Readiness::new(stopping.clone()).note("reactors", move || faults.note()).note("statements", move || statements.ending().note());
     readiness.check_async("read model", move || {
         let (store, views) = (store.clone(), views.clone());
         async move {
