@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use data_plane_agent::{
     algorithm::serve as serve_algorithm,
     app::{App, open_vault, run_locked},
-    config::{Config, Flags},
+    config::{Config, Flags, UnlockKind, VaultKind},
     control::{
         directory::ControlDirectory,
         enrol::{self, EnrolParts, read_enrolment_file},
@@ -31,6 +31,7 @@ use data_plane_agent::{
     },
     selftest::SelfTests,
     vault::{
+        Vault,
         file::{FileVault, Unlock},
         secret::{SecretBytes, harden},
     },
@@ -100,8 +101,8 @@ enum Command {
     },
     /// Undo `freehold-agent lock`: whoever unlocks shows that they know the vault's secret.
     Unlock {
-        /// A file with the vault's passphrase, or the vault's key file; without it, the passphrase is asked for (or read from
-        /// standard input). What the settings name is not taken by itself.
+        /// A file with the vault's passphrase, the vault's key file, or the PIN or token of what opens it; without it, the passphrase
+        /// is asked for (or read from standard input). What the settings name is not taken by itself.
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
     },
@@ -341,16 +342,36 @@ const UNDO: &str = "To undo it: freehold-agent unlock, with the vault's passphra
 fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<()> {
     let locked = lock::state(&config.data_dir).ok_or(lock::LockError::NotLocked)?;
     harden();
-    let unlock = match (secret_file, &config.vault.passphrase_file, &config.vault.key_file) {
-        (Some(file), _, Some(_)) => Unlock::KeyFile(file),
-        (Some(file), _, None) => Unlock::Passphrase(SecretBytes::new(service::files::read_secret_line(&file)?.to_vec())),
-        (None, Some(_), _) => Unlock::Passphrase(asked_for()?),
-        (None, None, _) => bail!("this vault is opened by a key file: name it with --secret-file"),
+    let stays = "the lock stays: what was given does not open the vault";
+    let elsewhere = match (config.vault.kind, config.vault.unlock) {
+        (VaultKind::File, unlock) => unlock,
+        (VaultKind::Pkcs11, _) => Some(UnlockKind::Pkcs11),
+        (VaultKind::Remote, _) => Some(UnlockKind::Remote),
     };
-    let opened = FileVault::open(&config.vault_directory(), &unlock, Arc::new(SystemIds));
-    drop(opened.context("the lock stays: what was given does not open the vault")?);
+    match (elsewhere, secret_file) {
+        (Some(_), None) => bail!("name a file with the token's PIN, or the server's token, with --secret-file"),
+        (Some(kind), Some(file)) => drop(runtime()?.block_on(opened_with(config.clone(), kind, file)).context(stays)?),
+        (None, file) => {
+            let unlock = match (file, &config.vault.passphrase_file, &config.vault.key_file) {
+                (Some(file), _, Some(_)) => Unlock::KeyFile(file),
+                (Some(file), _, None) => Unlock::Passphrase(SecretBytes::new(service::files::read_secret_line(&file)?.to_vec())),
+                (None, Some(_), _) => Unlock::Passphrase(asked_for()?),
+                (None, None, _) => bail!("this vault is opened by a key file: name it with --secret-file"),
+            };
+            drop(FileVault::open(&config.vault_directory(), &unlock, Arc::new(SystemIds)).context(stays)?);
+        }
+    }
     lock::unlock(&config.data_dir)?;
     say(&format!("Unlocked; it was locked since {}. A running agent serves again in a moment.\n", locked.at))
+}
+
+/// The vault, opened by a PIN or token from this file and not by the one that the settings name.
+async fn opened_with(mut config: Config, kind: UnlockKind, file: PathBuf) -> anyhow::Result<Arc<dyn Vault>> {
+    match kind {
+        UnlockKind::Pkcs11 => config.vault.pkcs11.as_mut().context("vault.pkcs11 is not set")?.pin_file = file,
+        UnlockKind::Remote => config.vault.remote.as_mut().context("vault.remote is not set")?.token_file = file,
+    }
+    Ok(open_vault(&config, Arc::new(SystemIds)).await?)
 }
 
 /// A passphrase from the terminal, or one line of standard input.
