@@ -110,9 +110,9 @@ mirror! {
     }
     /// How well a vault guards the material of a version, weakest first.
     KeyProtection = "schema::key::Protection" {
-        /// Used in an agent's memory, and kept sealed under a passphrase, a file, or a vault of software.
+        /// Used in the agent's memory, and kept sealed under a passphrase, a file, or a vault of software.
         Software,
-        /// Used in an agent's memory, and kept sealed under a key that never leaves a device.
+        /// Used in the agent's memory, and kept sealed under a key that never leaves a device.
         SealedByHardware,
         /// Used inside a device, which never lets it out.
         Hardware,

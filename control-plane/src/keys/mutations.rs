@@ -35,7 +35,7 @@ payloads!(key: KeyNode =>
     SuspendKeyVersionPayload, ResumeKeyVersionPayload, DeactivateKeyVersionPayload, CompromiseKeyVersionPayload,
     RevokeKeyVersionPayload, DestroyKeyVersionPayload, CancelKeyVersionDestructionPayload, CancelKeyVersionDeactivationPayload, SetKeySuccessorPayload, AttestHolderLostPayload);
 
-/// A key to create. Algorithm, purpose, placement, durability, exportable and origin never change.
+/// A key to create. Algorithm, purpose, placement, durability, protection, exportable and origin never change.
 #[derive(InputObject)]
 pub struct CreateKeyInput {
     /// Id or name.
