@@ -20,7 +20,10 @@ use service::{
     shutdown,
     tls::{TlsError, client_roots::ClientRoots},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
@@ -42,6 +45,7 @@ use crate::{
     limits::Limits,
     local::LocalToken,
     lock::{self, Locked},
+    material::import_keys::ImportKeys,
     membership::{ControlParts, Membership},
     operation::{ContextKey, Pipeline},
     policy::{
@@ -161,6 +165,7 @@ impl App {
             context_key,
             budgets: budgets.clone(),
         };
+        let to_report = Arc::new(Notify::new());
         let tokens = Tokens::open(config.callers_file())?;
         let backups = membership.as_ref().map(|member| {
             Arc::new(Backups {
@@ -178,6 +183,8 @@ impl App {
             pipeline,
             callers: Callers::new(current.clone(), tokens, clock.clone()),
             vault: vault.clone(),
+            import_keys: ImportKeys::new(config.data_dir.join("import-keys.json"), vault.clone(), ids.clone()),
+            to_report: to_report.clone(),
             ids: ids.clone(),
             about: About {
                 identity: membership.as_ref().map(|member| (member.identity().agent, member.identity().site, member.identity().tenant)),
@@ -221,6 +228,7 @@ impl App {
                     tests: tests.clone(),
                     backups,
                     advice,
+                    to_report,
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }

@@ -7,7 +7,7 @@
 //! - [`policy`]: whether it is allowed; gives a permit.
 //! - [`budgets`]: how often a key may still protect data.
 //! - [`journal`]: the intent is durable before a key is used.
-//! - [`vault`], [`algorithm`], [`message`]: keys and what is made with them.
+//! - [`vault`], [`algorithm`], [`message`]: keys and what is made with them; [`material`]: keys that come from elsewhere, and leave.
 //!
 //! And beside the requests:
 //!
@@ -28,6 +28,7 @@ pub mod keys;
 pub mod limits;
 pub mod local;
 pub mod lock;
+pub mod material;
 pub mod membership;
 pub mod message;
 pub mod operation;

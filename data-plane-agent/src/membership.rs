@@ -9,7 +9,10 @@ use schema::{
     encoding::Base64,
     wire::agent::{Rejected, ReportAnswer},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use trust::{
     accept::{AcceptedSet, Identity},
@@ -89,6 +92,8 @@ pub struct ControlParts<'a> {
     pub backups: Arc<Backups>,
     /// What somebody should do about its certificate.
     pub advice: Arc<CertificateAdvice>,
+    /// Rung when the vault has something to report.
+    pub to_report: Arc<Notify>,
 }
 
 impl Membership {
@@ -127,6 +132,7 @@ impl Membership {
             tests,
             backups,
             advice,
+            to_report,
         } = parts;
         let control = &config.control_plane;
         let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
@@ -180,6 +186,7 @@ impl Membership {
             vault: vault.description().kind.to_owned(),
             tested: tests.follow(),
             arrived: arrived.subscribe(),
+            to_report,
             work: ReportWork {
                 current,
                 vault,

@@ -269,6 +269,12 @@ words! {
         Random = "random",
         /// Read a public key.
         PublicKey = "public-key",
+        /// Bring the material of a version that was made elsewhere.
+        Import = "import",
+        /// Take the material of a version out, wrapped.
+        Export = "export",
+        /// Ask for a certificate of the key, or make one that it signs itself.
+        Certify = "certify",
         /// Ask whether another caller may do something with the key, and why.
         Explain = "explain",
     }
@@ -281,7 +287,8 @@ impl Operation {
     /// protects anew must be active. What agreeing and deriving are for, nobody can tell: they are needed to read what is
     /// old, so a deactivated version still does them.
     pub const fn protects(self) -> bool {
-        matches!(self, Self::Encrypt | Self::Sign | Self::GenerateDataKey | Self::SignDigest | Self::Mac | Self::Wrap | Self::Encapsulate)
+        use Operation::{Certify, Encapsulate, Encrypt, GenerateDataKey, Mac, Sign, SignDigest, Wrap};
+        matches!(self, Encrypt | Sign | GenerateDataKey | SignDigest | Mac | Wrap | Encapsulate | Certify)
     }
 
     /// Whether the public half of a key is enough for it.

@@ -219,6 +219,12 @@ mirror! {
         Random,
         /// Read a public key.
         PublicKey,
+        /// Bring the material of a version that was made elsewhere.
+        Import,
+        /// Take the material of a version out, wrapped.
+        Export,
+        /// Ask for a certificate of the key, or make one that it signs itself.
+        Certify,
         /// Ask whether another caller may do something with the key, and why.
         Explain,
     }

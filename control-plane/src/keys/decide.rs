@@ -57,6 +57,7 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
             external::not_external(fixed)?;
             check_rotation(rotation)?;
             check_uses(rotation, &key.limits, fixed.algorithm)?;
+            check_imported(fixed.origin, rotation)?;
             changed(*rotation != key.rotation, || KeyRotationRuleSet { rotation: rotation.clone() }.into())
         }
         KeyCommand::SetMinimumVersions { minimum_versions } => {
@@ -163,6 +164,7 @@ fn create(create: &CreateKey) -> Decision {
     check_limits(&create.limits)?;
     check_rotation(&create.rotation)?;
     check_uses(&create.rotation, &create.limits, algorithm)?;
+    check_imported(create.origin, &create.rotation)?;
     if let Some(template) = &create.template {
         check_template(create, durability, template)?;
     }
@@ -202,6 +204,7 @@ fn check_template(create: &CreateKey, durability: Durability, Template { rule, k
         (rule.durabilities.contains(&durability), "this durability"),
         (create.protection >= rule.protection, "this low a protection"),
         (rule.exportable || !create.exportable, "an exportable key"),
+        (create.origin == Origin::Generated, "a key that is made elsewhere"),
         (rule.rotation == create.rotation, "a rotation rule other than its own"),
         (rule.limits == create.limits, "limits other than its own"),
     ];
@@ -244,6 +247,12 @@ fn check_uses(rotation: &RotationRule, limits: &Limits, algorithm: Algorithm) ->
     let limits = limits.within(algorithm);
     let counted = limits.soft_uses.into_iter().chain(limits.hard_uses).max().is_some_and(|limit| limit >= uses);
     if counted { Ok(()) } else { Err(KeyRefusal::UsesNotCounted) }
+}
+
+/// What is made elsewhere comes when somebody brings it.
+fn check_imported(origin: Origin, rotation: &RotationRule) -> Result<(), KeyRefusal> {
+    let by_itself = rotation.every_seconds.is_some() || rotation.after_uses.is_some() || rotation.calendar.is_some();
+    if origin == Origin::Imported && by_itself { Err(KeyRefusal::ImportedByHand) } else { Ok(()) }
 }
 
 fn check_minimum_versions(key: &Key, minimum: &MinimumVersions) -> Result<(), KeyRefusal> {

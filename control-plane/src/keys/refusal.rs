@@ -34,6 +34,7 @@ refusals! {
         Limits = "limits_out_of_order" at "limits", "a soft limit must not be above its hard limit, and a hard limit must not be 0";
         Rotation = "rotation_rule_out_of_order" at "rotation", "everySeconds must be above 0 and not below minIntervalSeconds, afterUses above 0, and destroyAfterSeconds 3600 to 31622400 and only beside deactivateAfterSeconds";
         UsesNotCounted = "rotation_by_uses_needs_limit" at "rotation", "agents count uses only under a limit: set a soft or hard limit on uses that is not below afterUses";
+        ImportedByHand = "imported_key_rotates_by_hand" at "rotation", "a key that is imported gets its next version when somebody brings it; leave everySeconds, afterUses and calendar out";
         TooManyLabels { max: usize } = "key_has_too_many_labels" at "labels", "a key has at most {max} labels";
         Template { what: &'static str } = "key_does_not_fit_template" at "template", "the template does not allow this: {what}; change the key, or publish a policy whose template allows it";
         TemplateUsedUp { max: u64 } = "template_used_up" at "template", "the template allows {max} keys and they were all made; publish a policy that allows more";

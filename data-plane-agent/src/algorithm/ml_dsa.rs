@@ -1,6 +1,7 @@
 //! `ML-DSA-44/65/87` (FIPS 204, JOSE by RFC 9964: pure, empty context): aws-lc-rs serves, RustCrypto's `ml-dsa` checks it at
 //! start, and signs ready digests (the external mu), which aws-lc-rs does not.
 
+use aws_lc_rs::encoding::AsRawBytes as _;
 use aws_lc_rs::signature::{
     KeyPair, ML_DSA_44, ML_DSA_44_SIGNING, ML_DSA_65, ML_DSA_65_SIGNING, ML_DSA_87, ML_DSA_87_SIGNING, PqdsaKeyPair, PqdsaSigningAlgorithm,
     PqdsaVerificationAlgorithm, UnparsedPublicKey,
@@ -53,6 +54,13 @@ fn parameters(algorithm: Algorithm) -> Parameters {
             signature_bytes: 3309,
         },
     }
+}
+
+/// The expanded key of a seed (FIPS 204, section 5.1), as others keep it.
+pub(crate) fn expanded(algorithm: Algorithm, seed: &SecretBytes) -> Option<SecretBytes> {
+    let pair = PqdsaKeyPair::from_seed(parameters(algorithm).signing, seed.expose()).ok()?;
+    let raw = pair.private_key().as_raw_bytes().ok()?;
+    Some(SecretBytes::new(raw.as_ref().to_vec()))
 }
 
 impl Implementation for MlDsa {

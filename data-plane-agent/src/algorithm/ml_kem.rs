@@ -19,6 +19,11 @@ struct Key {
     public_key: Vec<u8>,
 }
 
+/// The expanded key of a seed (FIPS 203, section 7.1), as others keep it.
+pub(crate) fn expanded(algorithm: Algorithm, seed: &SecretBytes) -> Option<SecretBytes> {
+    parameters(algorithm).1.expanded(seed.expose()).map(|expanded| SecretBytes::new(expanded.to_vec()))
+}
+
 impl Implementation for MlKem {
     fn generate(&self, _algorithm: Algorithm, ids: &dyn Ids) -> Result<SecretBytes, AlgorithmError> {
         Ok(SecretBytes::random(SEED_BYTES, ids))

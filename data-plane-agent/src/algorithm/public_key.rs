@@ -80,7 +80,8 @@ pub fn ephemeral_jwk(algorithm: Algorithm, public_key: &[u8]) -> Result<String, 
     serde_json::to_string(&ephemeral).map_err(|_| AlgorithmError::Failed { algorithm, act: "writing a public key" })
 }
 
-fn material(algorithm: Algorithm, public_key: &[u8]) -> Result<Material, AlgorithmError> {
+/// The members of a JWK that are the key.
+pub(crate) fn material(algorithm: Algorithm, public_key: &[u8]) -> Result<Material, AlgorithmError> {
     let entry = algorithm.entry();
     let malformed = AlgorithmError::MalformedKey { algorithm, what: "public key" };
     let nothing = Material { crv: entry.jose_crv, ..Material::default() };

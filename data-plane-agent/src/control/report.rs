@@ -8,7 +8,7 @@ use schema::{
     encoding::Base64,
     wire::agent::{RatchetClaim, Rejected, Report, ReportAnswer},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
@@ -77,6 +77,8 @@ pub struct Reporter<W> {
     pub host: String,
     /// When this process began.
     pub started: Timestamp,
+    /// Rung when there is something new to say.
+    pub to_report: Arc<Notify>,
     /// Randomness, for pauses.
     pub ids: Arc<dyn Ids>,
 }
@@ -127,6 +129,7 @@ impl<W: Work> Reporter<W> {
                 changed = self.accepted.changed() => if changed.is_err() { return },
                 changed = self.tested.changed() => if changed.is_err() { return },
                 changed = self.arrived.changed() => if changed.is_err() { return },
+                () = self.to_report.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -113,10 +113,20 @@ impl Reconciler {
             None if entry.generator == Some(round.in_force.agent) && entry.state == VersionState::PreActivation => {
                 let algorithm = key.algorithm();
                 meets(round.vault.description().algorithms.get(&algorithm).copied(), &key.definition, version)?;
-                let held = round.vault.generate(version, algorithm).await?;
+                let origin = key.definition.origin;
+                let held = match origin {
+                    // What is made elsewhere is waited for.
+                    Origin::Imported => match round.vault.held(version).await {
+                        Ok(held) if held.algorithm == algorithm => held,
+                        Ok(held) => return Err(VaultError::OtherAlgorithm { version, held: held.algorithm, asked: algorithm }),
+                        Err(VaultError::NotHeld(_)) => return Ok(()),
+                        Err(error) => return Err(error),
+                    },
+                    Origin::Generated | Origin::External => round.vault.generate(version, algorithm).await?,
+                };
                 let record = self.say(version, Said::Made, || {
-                    tracing::info!(%version, %algorithm, "a key version was made");
-                    sign_document(&round.record(&held), &[round.pair])
+                    tracing::info!(%version, %algorithm, %origin, "a key version was made");
+                    sign_document(&round.record(&held, origin), &[round.pair])
                 });
                 documents.version_records.push(record);
                 documents.holder_reports.push(self.report(round, version, held.fingerprint, HolderStatus::Ready, Some(held.protection)));
@@ -236,13 +246,13 @@ pub(crate) fn meets(offered: Option<Protection>, definition: &KeyDefinition, ver
 }
 
 impl Round<'_> {
-    fn record(&self, held: &Held) -> VersionRecord {
+    fn record(&self, held: &Held, origin: Origin) -> VersionRecord {
         VersionRecord {
             tenant: self.in_force.tenant,
             site: self.in_force.site,
             version: held.version,
             algorithm: held.algorithm,
-            origin: Origin::Generated,
+            origin,
             fingerprint: held.fingerprint,
             public_key: held.public_key.clone().map(Base64),
             generator: self.in_force.agent,
@@ -363,6 +373,23 @@ mod tests {
         bench.set.key().protection = Protection::Software;
         let made = bench.run(&mut Reconciler::default()).await;
         assert_eq!(report(&bench, &made.holder_reports[0]).protection, Some(Protection::Software));
+    }
+
+    #[tokio::test]
+    async fn what_is_made_elsewhere_is_waited_for_and_recorded_as_such() {
+        let mut bench = Bench::new();
+        bench.set.key().origin = Origin::Imported;
+        let mut reconciler = Reconciler::default();
+        assert_eq!(bench.run(&mut reconciler).await, Documents::default(), "nothing is made in its place");
+        assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::NotHeld(_))));
+        bench.vault.import(NEXT, "A256KW+A256GCM".parse().unwrap(), SecretBytes::new(vec![3; 32])).await.unwrap();
+        // Also after a crash between the vault and the record.
+        for reconciler in [&mut reconciler, &mut Reconciler::default()] {
+            let said = bench.run(reconciler).await;
+            let record: VersionRecord = peek_document(said.version_records[0].as_slice()).unwrap();
+            assert_eq!((record.version, record.origin), (NEXT, Origin::Imported));
+            assert_eq!(report(&bench, &said.holder_reports[0]).status, HolderStatus::Ready);
+        }
     }
 
     #[tokio::test]

@@ -162,7 +162,7 @@ impl Header {
 }
 
 /// Whether a recipient's header has `ek`, and whether it has `epk`.
-pub(super) fn carries(algorithm: Algorithm) -> (bool, bool) {
+pub(crate) fn carries(algorithm: Algorithm) -> (bool, bool) {
     let wraps = algorithm.entry().sealing == Some(Sealing::ContentKey);
     (wraps && algorithm.entry().family == Family::Hpke, wraps && algorithm.entry().family == Family::Ecdh)
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     algorithm::{
-        ContentEncryption, SealedContent, WrappedKey,
+        ContentEncryption, LoadedKey, SealedContent, WrappedKey,
         aes_gcm::{Aes256Gcm, NONCE_BYTES, TAG_BYTES},
         public_key,
     },
@@ -409,6 +409,28 @@ impl Jwe {
     /// The first key version it is for; an error when it names none of ours.
     pub fn key_version(&self) -> Result<KeyVersion, MessageError> {
         self.key_versions().first().copied().ok_or(MessageError::NoKey)
+    }
+
+    /// The key it is for, as it stands there.
+    pub(crate) fn named_key(&self) -> Option<&str> {
+        self.recipients.first()?.header.kid.as_deref()
+    }
+
+    /// Opens a message to a key of the agent itself, which no vault has and no policy speaks of.
+    pub(crate) fn open_with(&self, key: &dyn LoadedKey) -> Result<SecretBytes, MessageError> {
+        let (algorithm, entry) = (key.algorithm(), key.algorithm().entry());
+        let [Addressed { header, encrypted_key }] = self.recipients.as_slice() else { return Err(MessageError::Recipients) };
+        if entry.sealing != Some(Sealing::Direct) || !header.is_for(algorithm) || header.enc.as_deref() != entry.jose_enc {
+            return Err(MessageError::Malformed { what: WHAT, detail: format!("it is not one of {algorithm}") });
+        }
+        header.follows_draft(algorithm)?;
+        let sealed = SealedContent {
+            encapsulated: Some(encrypted_key.clone()),
+            nonce: self.iv.clone(),
+            ciphertext: self.ciphertext.clone(),
+            tag: self.tag.clone(),
+        };
+        key.open_content(&self.authenticated, &sealed).map_err(|_| MessageError::NotGenuine)
     }
 
     /// How many recipients it has.

@@ -14,10 +14,12 @@
 //!          HeaderReader::push .. -> FileHeader -> which keys? decide -> header.open(vault, permit, context) -> FileOpener, push .. finish
 //! old      Enveloped::parse(bytes) -> .recipient(i) -> legacy? decide -> .open(vault, permit, recipient) -> plaintext
 //!          Signed::parse(bytes) -> .signer(i) -> legacy? decide -> .verify(signer, permit, held, content)
+//!          Transit::parse(text) -> which version? decide -> .open(vault, permit, associated) -> plaintext
 //! ```
 //!
 //! A key pins `alg`, `enc` and container: nothing else than its catalogue row says is made or accepted.
 
+pub mod certificate;
 pub mod cms;
 pub mod data_key;
 pub mod file;
@@ -25,11 +27,13 @@ pub mod header;
 pub mod jwe;
 pub mod jws;
 pub mod manifest;
+pub mod transit;
 
 use schema::{catalogue::Sealing, clock::Ids, id::KeyVersion};
 
 use crate::{
     algorithm::{ContentEncryption, WrappedKey},
+    material::{UnfitMaterial, import_keys::ImportKeyError},
     policy::permit::UsePermit,
     vault::{Vault, VaultError, public, secret::ContentKey},
 };
@@ -97,6 +101,12 @@ pub enum MessageError {
     /// One of several recipients cannot be another key.
     #[error("no other key can take the place of this recipient: {0}; open the message and seal it for all of them again")]
     Irreplaceable(String),
+    /// What came is not the material of the key.
+    #[error(transparent)]
+    Material(#[from] UnfitMaterial),
+    /// The key that it is wrapped under.
+    #[error(transparent)]
+    ImportKey(#[from] ImportKeyError),
     /// The vault did not do it.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -120,6 +130,8 @@ impl MessageError {
             Self::Truncated => "truncated",
             Self::WeakestRecipient(_) => "weakest_recipient",
             Self::Recipients | Self::Irreplaceable(_) => "recipient_count",
+            Self::Material(_) => "unfit_material",
+            Self::ImportKey(error) => error.code(),
             Self::Vault(error) => error.code(),
             Self::Failed(_) => "algorithm_failed",
         }
@@ -127,7 +139,7 @@ impl MessageError {
 
     /// Whether the data is to blame, rather than the agent or its vault.
     pub fn is_the_callers(&self) -> bool {
-        !matches!(self, Self::Failed(_))
+        !matches!(self, Self::Failed(_) | Self::ImportKey(_))
             && !matches!(self, Self::Vault(error) if !matches!(error.code(), "not_genuine" | "operation_not_served" | "unfit_input"))
     }
 }

@@ -7,7 +7,7 @@ use schema::{
     clock::Timestamp,
     context::EncryptionContext,
     id::{CallerId, KeyVersion},
-    key::{KeyReference, Operation},
+    key::{KeyReference, Operation, VersionState},
     obligation::Obligations,
     wire::operation::{Freshness, Outlook, Warning},
 };
@@ -135,6 +135,8 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     if !serves(definition, ask.operation) {
         return Err(match ask.operation {
             Operation::PublicKey => Refusal::NoPublicKey,
+            Operation::Import if !definition.is_external() => Refusal::NotImported,
+            Operation::Export if !definition.is_external() => Refusal::NotExportable,
             operation if definition.algorithm.does(definition.purpose, operation) => Refusal::ExternalKey { operation },
             operation => Refusal::WrongPurpose { purpose: definition.purpose, operation },
         }
@@ -142,6 +144,7 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     }
     let number = match reference {
         KeyReference::Version(version) => version.number,
+        _ if ask.operation == Operation::Import => key.awaited().unwrap_or_default(),
         KeyReference::Id(_) | KeyReference::Composite(_) | KeyReference::Named { .. } => key.primary,
     };
     let version = KeyVersion::new(key.id, number);
@@ -165,7 +168,11 @@ pub fn decide(grounds: &Grounds<'_>, ask: &Ask<'_>, reference: &KeyReference) ->
     if ask.operation == Operation::Explain {
         return Ok(Allowed { permit, key: key.clone(), version, policies, obligations, warnings });
     }
-    check_version(grounds, ask, key, version, &mut warnings).map_err(refuse)?;
+    match ask.operation {
+        Operation::Import => check_awaited(in_force, key, version),
+        _ => check_version(grounds, ask, key, version, &mut warnings),
+    }
+    .map_err(refuse)?;
     warn_of_algorithm(definition.algorithm, &mut warnings);
     if !grounds.enabled.contains(&definition.algorithm) {
         return Err(refuse(Refusal::AlgorithmDisabled { algorithm: definition.algorithm.name() }));
@@ -273,7 +280,7 @@ const fn is_of_signature(operation: Operation) -> bool {
 
 /// Whether the answer holds what was protected.
 const fn hands_out(operation: Operation) -> bool {
-    matches!(operation, Operation::Decrypt | Operation::DecryptLegacy)
+    matches!(operation, Operation::Decrypt | Operation::DecryptLegacy | Operation::Export)
 }
 
 /// Whether the caller is let in at all, whatever it wants.
@@ -358,6 +365,24 @@ fn check_version(
     Ok(())
 }
 
+/// Whether a version waits for material, and for it to come here.
+fn check_awaited(in_force: &InForce, key: &KeyInForce, version: KeyVersion) -> Result<(), Refusal> {
+    if version.number == 0 {
+        return Err(Refusal::NothingAwaited);
+    }
+    let entry = key.versions.get(&version.number).ok_or(Refusal::VersionNotFound { version })?;
+    if entry.record.is_some() {
+        return Err(Refusal::AlreadyImported { version });
+    }
+    if entry.state != VersionState::PreActivation {
+        return Err(Refusal::VersionState { version, state: entry.state, operation: Operation::Import });
+    }
+    match entry.generator {
+        Some(agent) if agent == in_force.agent => Ok(()),
+        generator => Err(Refusal::AwaitedElsewhere { version, generator }),
+    }
+}
+
 fn warn_of_algorithm(algorithm: Algorithm, warnings: &mut Vec<Warning>) {
     let (code, detail) = match algorithm.entry().status {
         Status::Recommended | Status::Allowed => return,
@@ -371,7 +396,7 @@ fn warn_of_algorithm(algorithm: Algorithm, warnings: &mut Vec<Warning>) {
 mod tests {
     use std::{net::Ipv4Addr, time::Duration};
 
-    use schema::key::{Limits, MinimumVersions, Purpose, VersionState};
+    use schema::key::{Limits, MinimumVersions, Origin, Purpose};
 
     use super::*;
     use crate::policy::testing::{CALLER, CLASSICAL, COMPOSITE, KEY, NOW, PROJECT, SEALED, SITE, SetBuilder};
@@ -497,11 +522,44 @@ mod tests {
     }
 
     #[test]
+    fn material_comes_and_goes_as_it_was_said_at_creation() {
+        let mut set = SetBuilder::new(ANYTHING);
+        assert_eq!(attempt(&set, Operation::Import, "billing/cards").unwrap_err(), "key_not_imported");
+        assert_eq!(attempt(&set, Operation::Export, "billing/cards").unwrap_err(), "key_not_exportable");
+        set.key().exportable = true;
+        let allowed = attempt(&set, Operation::Export, "billing/cards").unwrap();
+        assert_eq!(allowed.permit.into_export().unwrap().version(), KeyVersion::new(KEY, 2));
+        let allowed = attempt(&set, Operation::Decrypt, "billing/cards").unwrap();
+        assert!(allowed.permit.into_export().is_none(), "another permit lets nothing out");
+        set.key().origin = Origin::Imported;
+        assert_eq!(attempt(&set, Operation::Import, "billing/cards").unwrap_err(), "no_version_awaited");
+        assert_eq!(attempt(&set, Operation::Import, &format!("{KEY}/3")).unwrap_err(), "version_not_found");
+        let entry = trust::statement::state::VersionEntry {
+            state: VersionState::PreActivation,
+            created: NOW,
+            activated: None,
+            generator: Some(crate::policy::testing::AGENT),
+            record: None,
+            ready: Default::default(),
+            backup: None,
+        };
+        set.state.keys.get_mut(&KEY).unwrap().versions.insert(3, entry);
+        set.versions.insert(KeyVersion::new(KEY, 3), (VersionState::PreActivation, false));
+        for reference in ["billing/cards".to_owned(), format!("{KEY}/3")] {
+            assert_eq!(attempt(&set, Operation::Import, &reference).unwrap().version, KeyVersion::new(KEY, 3));
+        }
+        set.state.keys.get_mut(&KEY).unwrap().versions.get_mut(&3).unwrap().generator = None;
+        assert_eq!(attempt(&set, Operation::Import, "billing/cards").unwrap_err(), "awaited_elsewhere");
+        set.versions.insert(KeyVersion::new(KEY, 3), (VersionState::Suspended, false));
+        assert_eq!(attempt(&set, Operation::Import, &format!("{KEY}/3")).unwrap_err(), "version_state");
+    }
+
+    #[test]
     fn a_partners_key_does_what_its_public_half_can() {
         let mut set = SetBuilder::new(ANYTHING);
         let algorithm = "ML-DSA-65".parse().unwrap();
         let key = set.key();
-        (key.algorithm, key.purpose, key.origin) = (algorithm, Purpose::Sign, schema::key::Origin::External);
+        (key.algorithm, key.purpose, key.origin) = (algorithm, Purpose::Sign, Origin::External);
         key.external = [1u8, 2].map(|seed| external(algorithm, seed)).to_vec();
         for operation in [Operation::Verify, Operation::ReSign, Operation::PublicKey] {
             let allowed = attempt(&set, operation, "billing/cards").unwrap();

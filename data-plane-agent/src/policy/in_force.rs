@@ -12,7 +12,7 @@ use schema::{
     composite::Member,
     encoding::Digest,
     id::{AgentId, CallerId, CompositeId, KeyId, KeyVersion, ProjectId, SiteId, TenantId},
-    key::{KeyReference, Operation, Protection, VersionState},
+    key::{KeyReference, Operation, Origin, Protection, VersionState},
     name::Name,
     wire::operation::{RootInForce, StatementSerial},
 };
@@ -210,6 +210,12 @@ impl KeyInForce {
         }
     }
 
+    /// The version that waits for material that was made elsewhere.
+    pub fn awaited(&self) -> Option<u32> {
+        let waits = |version: &VersionInForce| version.state == VersionState::PreActivation && version.record.is_none();
+        self.versions.iter().find(|(_, version)| waits(version)).map(|(number, _)| *number)
+    }
+
     /// The public half of a version of a partner's key.
     pub fn external(&self, number: u32) -> Option<&Arc<Held>> {
         self.versions.get(&number)?.external.as_ref()
@@ -404,9 +410,14 @@ fn serial_of(policy: &Policy) -> StatementSerial {
     StatementSerial { scope, serial: policy.head.serial }
 }
 
-/// Whether a key does this at all: its algorithm and its one purpose say so, and of a partner's key the public half is
-/// enough.
+/// Whether a key does this at all: its algorithm and its one purpose say so, of a partner's key the public half is enough,
+/// and material comes and goes only as it was said when the key was created.
 pub(crate) fn serves(definition: &KeyDefinition, operation: Operation) -> bool {
     let here = !definition.is_external() || operation.needs_only_public_half();
-    here && definition.algorithm.does(definition.purpose, operation)
+    let fixed = match operation {
+        Operation::Import => definition.origin == Origin::Imported,
+        Operation::Export => definition.exportable,
+        _ => true,
+    };
+    here && fixed && definition.algorithm.does(definition.purpose, operation)
 }

@@ -63,6 +63,11 @@ impl UsePermit {
         self.external.as_ref()
     }
 
+    /// A permit to export is one for material to leave, into the hands of the caller; any other is none.
+    pub fn into_export(self) -> Option<ExportPermit> {
+        (self.operation == Operation::Export).then(|| ExportPermit::grant(self.version, Destination::Caller))
+    }
+
     /// A permit nobody decided about, for tests.
     #[cfg(test)]
     pub(crate) fn for_test(version: KeyVersion, operation: Operation, algorithm: Algorithm) -> Self {

@@ -1,7 +1,7 @@
 //! The reasons a request is turned down. Each has a stable code and says what to do.
 
 use schema::{
-    id::{CallerId, KeyVersion},
+    id::{AgentId, CallerId, KeyVersion},
     key::{KeyReference, Operation, Purpose, VersionState},
     wire::problem::Problem,
 };
@@ -87,6 +87,29 @@ pub enum Refusal {
     /// The key has no public half.
     #[error("this key is symmetric: it has no public half")]
     NoPublicKey,
+    /// The key's material is made by agents.
+    #[error("this key's material is made at its site: a key takes material from elsewhere only when it was created for that")]
+    NotImported,
+    /// Nothing waits for material.
+    #[error("no version of this key waits for material: rotate the key to bring the next one")]
+    NothingAwaited,
+    /// The version has its material.
+    #[error("version {version} has its material already, and the first is final: rotate the key to bring the next one")]
+    AlreadyImported {
+        /// Which.
+        version: KeyVersion,
+    },
+    /// Another agent is to take the material.
+    #[error("{} is to take the material of version {version}, not this agent: send it there", .generator.map_or("another agent".to_owned(), |agent| agent.to_string()))]
+    AwaitedElsewhere {
+        /// Which.
+        version: KeyVersion,
+        /// Where it is to go.
+        generator: Option<AgentId>,
+    },
+    /// The key never leaves its vaults.
+    #[error("this key was not created exportable, and that cannot be changed: its material never leaves the vaults of its site")]
+    NotExportable,
     /// The version's state does not allow it.
     #[error("version {version} is {state}: it does not {operation}")]
     VersionState {
@@ -177,6 +200,11 @@ impl Refusal {
             Self::ExternalKey { .. } => "external_key",
             Self::Composite { .. } => "composite_does_not",
             Self::NoPublicKey => "no_public_key",
+            Self::NotImported => "key_not_imported",
+            Self::NothingAwaited => "no_version_awaited",
+            Self::AlreadyImported { .. } => "version_already_made",
+            Self::AwaitedElsewhere { .. } => "awaited_elsewhere",
+            Self::NotExportable => "key_not_exportable",
             Self::VersionState { .. } => "version_state",
             Self::BelowMinimumVersion { .. } => "below_minimum_version",
             Self::HardTimeLimit { .. } => "hard_limit_time",
@@ -206,6 +234,11 @@ impl Refusal {
             Self::ExternalKey { .. } => (400, "The key is a partner's"),
             Self::Composite { .. } => (400, "The composite does not do this"),
             Self::NoPublicKey => (400, "The key has no public half"),
+            Self::NotImported => (400, "The key is not an imported one"),
+            Self::NothingAwaited => (409, "No version waits for material"),
+            Self::AlreadyImported { .. } => (409, "The version has its material"),
+            Self::AwaitedElsewhere { .. } => (409, "The material goes to another agent"),
+            Self::NotExportable => (403, "The key is not exportable"),
             Self::VersionState { .. } => (409, "The version's state does not allow it"),
             Self::BelowMinimumVersion { .. } => (409, "The version is too old"),
             Self::HardTimeLimit { .. } => (409, "A hard limit was reached"),
@@ -227,7 +260,9 @@ impl Refusal {
                 Some(limit) => problem.fact("limit", limit),
                 None => problem,
             },
+            Self::AwaitedElsewhere { generator: Some(agent), .. } => problem.fact("generator", agent.to_string()),
             Self::KeyNotFound { .. }
+            | Self::NotImported
             | Self::WrongPurpose { .. }
             | Self::ExternalKey { .. }
             | Self::Composite { .. }

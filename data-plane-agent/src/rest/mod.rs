@@ -7,6 +7,7 @@ pub mod backup;
 pub mod bare;
 pub mod caller;
 pub mod can;
+pub mod certify;
 pub mod cms;
 pub mod composite;
 pub mod data_key;
@@ -23,13 +24,17 @@ pub mod sign;
 pub mod status;
 pub mod stream;
 pub mod tokens;
+pub mod transfer;
+pub mod transit;
 pub mod verify;
 
 use std::sync::Arc;
 
 use schema::{clock::Ids, key::KeyReference, wire::problem::Problem};
 
-use crate::{local::LocalToken, operation::Pipeline, recovery::backups::Backups, vault::Vault};
+use tokio::sync::Notify;
+
+use crate::{local::LocalToken, material::import_keys::ImportKeys, operation::Pipeline, recovery::backups::Backups, vault::Vault};
 
 /// What every handler shares.
 pub struct Shared {
@@ -39,6 +44,10 @@ pub struct Shared {
     pub callers: caller::Callers,
     /// Where the keys are.
     pub vault: Arc<dyn Vault>,
+    /// What others wrap material under.
+    pub import_keys: ImportKeys,
+    /// Rung when the vault has something to report.
+    pub to_report: Arc<Notify>,
     /// Randomness.
     pub ids: Arc<dyn Ids>,
     /// What `/v1/status` says beside the set in force.

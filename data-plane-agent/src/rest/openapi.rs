@@ -6,7 +6,8 @@ use utoipa::{
 };
 
 use super::{
-    anew, backup, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
+    anew, backup, bare, can, certify, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream,
+    transfer, transit, verify,
 };
 
 #[derive(OpenApi)]
@@ -58,6 +59,16 @@ use super::{
         cms::open_batch,
         cms::verify,
         cms::verify_batch,
+        transit::open,
+        transit::open_batch,
+        certify::certify,
+        certify::certify_batch,
+        transfer::import_key,
+        transfer::import_key_batch,
+        transfer::import,
+        transfer::import_batch,
+        transfer::export,
+        transfer::export_batch,
         stream::encrypt,
         stream::decrypt,
         stream::anew::re_encrypt,

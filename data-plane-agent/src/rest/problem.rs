@@ -3,6 +3,7 @@
 use schema::wire::problem::Problem;
 
 use crate::{
+    material::import_keys::ImportKeyError,
     message::MessageError,
     vault::{TroubleKind, VaultError},
 };
@@ -22,6 +23,13 @@ pub fn of_message(error: &MessageError) -> Problem {
             TroubleKind::Failed => "the device or service that holds the key failed; the agent's log says what it answered",
         };
         return Problem::new(503, error.code(), "The vault cannot be used now", detail);
+    }
+    if let MessageError::Vault(VaultError::OtherMaterial(_)) = error {
+        return Problem::new(409, error.code(), "The version has other material", error.to_string()).field("key");
+    }
+    if let MessageError::ImportKey(ImportKeyError::Unknown | ImportKeyError::OtherVersion { .. } | ImportKeyError::OtherWrapping(_)) = error
+    {
+        return Problem::new(409, error.code(), "The import key cannot be used", error.to_string()).field("import_key");
     }
     if error.is_the_callers() {
         let title = match error {

@@ -20,7 +20,8 @@ use service::{
 };
 
 use super::{
-    Shared, anew, backup, bare, can, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status, stream, verify,
+    Shared, anew, backup, bare, can, certify, cms, data_key, decrypt, discover, encrypt, public_key, random, self_test, sign, status,
+    stream, transfer, transit, verify,
 };
 use crate::{
     config::Config,
@@ -190,6 +191,11 @@ fn routes(config: &mut ServiceConfig) {
         "derive" => (bare::derive, bare::derive_batch);
         "cms/open" => (cms::open, cms::open_batch);
         "cms/verify" => (cms::verify, cms::verify_batch);
+        "transit/open" => (transit::open, transit::open_batch);
+        "certify" => (certify::certify, certify::certify_batch);
+        "import-key" => (transfer::import_key, transfer::import_key_batch);
+        "import" => (transfer::import, transfer::import_batch);
+        "export" => (transfer::export, transfer::export_batch);
         "random" => (random::random, random::random_batch);
     }
     serve(path::STREAM_ENCRYPT, web::post().to(stream::encrypt));

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Description, Exported, Held, Trouble, TroubleKind, Vault, VaultError,
-    public::{OPENING, SEALING},
+    public::{OPENING, OPENING_CONTENT, SEALING, SIGNING},
     secret::{ContentKey, SecretBytes},
     spend,
 };
@@ -412,7 +412,7 @@ impl<K: Keeper> Vault for VaultOf<K> {
     }
 
     async fn sign(&self, permit: UsePermit, message: &[u8]) -> Result<Vec<u8>, VaultError> {
-        using!(self, permit, &[Operation::Sign], "sign", (message: [u8]), |loaded| loaded.sign(message))
+        using!(self, permit, SIGNING, "sign", (message: [u8]), |loaded| loaded.sign(message))
     }
 
     async fn seal_content(&self, permit: UsePermit, associated: &[u8], plaintext: &[u8]) -> Result<SealedContent, VaultError> {
@@ -422,7 +422,7 @@ impl<K: Keeper> Vault for VaultOf<K> {
     }
 
     async fn open_content(&self, permit: UsePermit, associated: &[u8], sealed: &SealedContent) -> Result<SecretBytes, VaultError> {
-        using!(self, permit, OPENING, "decrypt", (associated: [u8], sealed: SealedContent), |loaded| loaded
+        using!(self, permit, OPENING_CONTENT, "decrypt", (associated: [u8], sealed: SealedContent), |loaded| loaded
             .open_content(associated, sealed))
     }
 

@@ -16,6 +16,10 @@ use crate::{
 pub const SEALING: &[Operation] = &[Operation::Encrypt, Operation::GenerateDataKey, Operation::Rewrap];
 /// The permits that let a content key be unwrapped, or content be decrypted directly.
 pub const OPENING: &[Operation] = &[Operation::Decrypt, Operation::Rewrap, Operation::ReEncrypt];
+/// The permits that let content be decrypted directly: also what others sealed so.
+pub const OPENING_CONTENT: &[Operation] = &[Operation::Decrypt, Operation::Rewrap, Operation::ReEncrypt, Operation::DecryptLegacy];
+/// The permits that let a message be signed: one of a caller's, or a certificate that the agent wrote.
+pub const SIGNING: &[Operation] = &[Operation::Sign, Operation::Certify];
 
 /// Encrypts a content key for the holder of a key, symmetric or not.
 pub async fn wrap_key(

@@ -7,9 +7,12 @@
 mod anew;
 mod bare;
 mod batch;
+mod certify;
 mod cms;
 mod composite;
 mod decision;
+mod transfer;
+mod transit;
 
 use std::fmt;
 
@@ -24,7 +27,7 @@ use crate::{
     key::words,
 };
 
-pub use self::{anew::*, bare::*, batch::*, cms::*, composite::*, decision::*};
+pub use self::{anew::*, bare::*, batch::*, certify::*, cms::*, composite::*, decision::*, transfer::*, transit::*};
 
 /// Where the operations stand.
 pub mod path {
@@ -35,6 +38,10 @@ pub mod path {
     pub const CMS_OPEN: &str = "/v1/cms/open";
     /// `POST` [`super::CmsVerifyRequest`] -> [`super::CmsVerifyAnswer`]; also in batches.
     pub const CMS_VERIFY: &str = "/v1/cms/verify";
+    /// `POST` [`super::ImportKeyRequest`] -> [`super::ImportKeyAnswer`]; also in batches.
+    pub const IMPORT_KEY: &str = "/v1/import-key";
+    /// `POST` [`super::TransitOpenRequest`] -> [`super::TransitOpenAnswer`]; also in batches.
+    pub const TRANSIT_OPEN: &str = "/v1/transit/open";
     /// `POST` [`super::RandomRequest`] -> [`super::RandomAnswer`]; also in batches.
     pub const RANDOM: &str = "/v1/random";
     /// `POST` bytes -> a sealed file; `?key=` names the key.

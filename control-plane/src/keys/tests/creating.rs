@@ -50,6 +50,27 @@ fn what_cannot_work_is_refused_before_it_exists() {
 }
 
 #[test]
+fn what_is_made_elsewhere_comes_when_somebody_brings_it() {
+    let by_age = RotationRule { every_seconds: Some(60), ..RotationRule::default() };
+    let by_itself = create(|key| (key.origin, key.rotation) = (Origin::Imported, by_age.clone()));
+    key().when(&by_itself).then_refused("imported_key_rotates_by_hand");
+    let (present, _) = key().when(&create(|key| key.origin = Origin::Imported)).then_accepted();
+    let present = present.when(&KeyCommand::SetRotationRule { rotation: by_age }).then_refused("imported_key_rotates_by_hand");
+    let brought = made(1, |record| record.origin = Origin::Imported);
+    let (active, _) = present.when(&made(1, |_| ())).then_refused("version_record_of_another_algorithm").when(&brought).then_accepted();
+    let (active, _) = active.when(&ready(1, ALICE)).then_accepted();
+    assert_eq!(active.state().primary, 1);
+    // The next version waits like the first.
+    active
+        .later(std::time::Duration::from_secs(1))
+        .when(&rotate())
+        .then_accepted()
+        .0
+        .when(&made(2, |record| record.origin = Origin::Imported))
+        .then_accepted();
+}
+
+#[test]
 fn sealed_backup_says_what_to_do_instead() {
     let refusal = key().when(&create(|key| key.durability = Some(Durability::SealedBackup))).outcome().unwrap_err().to_string();
     assert!(refusal.contains("two-holders") && refusal.contains("single-copy"), "{refusal}");
@@ -97,11 +118,12 @@ fn from_template(keys_made: u64, rule: KeyTemplate, change: impl FnOnce(&mut Cre
 #[test]
 fn a_key_fits_its_template_and_keeps_to_it() {
     key().when(&from_template(2, template(), |_| ())).then_refused("template_used_up");
-    let wrong: [fn(&mut CreateKey); 6] = [
+    let wrong: [fn(&mut CreateKey); 7] = [
         |key| key.project = ProjectId::from_bits(2),
         |key| key.placement = vec![SITE, SiteId::from_bits(2)],
         |key| key.durability = Some(Durability::TwoHolders),
         |key| key.exportable = true,
+        |key| key.origin = Origin::Imported,
         |key| key.limits.hard_uses = Some(7),
         |key| key.rotation.every_seconds = Some(7),
     ];

@@ -129,7 +129,7 @@ fn attributes_do_not_pass_as_content() {
     let mut signers = data.signer_infos.0.clone().into_vec();
     let attributes = signers[0].signed_attrs.take().unwrap().to_der().unwrap();
     data.encap_content_info.econtent = Some(Any::encode_from(&OctetString::new(attributes).unwrap()).unwrap());
-    data.signer_infos = signers.try_into().unwrap();
+    data.signer_infos = der::asn1::SetOfVec::try_from(signers).unwrap().into();
     let forged = cms::content_info::ContentInfo { content_type: info.content_type, content: Any::encode_from(&data).unwrap() };
     assert_eq!(verify(&forged.to_der().unwrap(), None, &ec(), None).unwrap_err().code(), "not_understood");
 }

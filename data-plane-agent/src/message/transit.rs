@@ -1,0 +1,94 @@
+//! What the transit engine of Vault and OpenBao writes: `vault:v1:`, and base64 of a nonce of 12 bytes, the ciphertext and a tag
+//! of 16. There is code here that reads it, and none that makes it.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+use super::{MAX_PLAINTEXT_BYTES, MessageError};
+use crate::{
+    algorithm::{
+        SealedContent,
+        aes_gcm::{NONCE_BYTES, TAG_BYTES},
+    },
+    policy::permit::UsePermit,
+    vault::{Vault, secret::SecretBytes},
+};
+
+const WHAT: &str = "ciphertext of a transit engine";
+
+/// A ciphertext that was read, but not opened.
+#[derive(Debug, Clone)]
+pub struct Transit {
+    version: u32,
+    sealed: SealedContent,
+}
+
+impl Transit {
+    /// Reads `vault:v1:…`. No key is used.
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        let malformed = |detail: &str| MessageError::Malformed { what: WHAT, detail: detail.to_owned() };
+        let text = text.trim_ascii();
+        if text.len() > (MAX_PLAINTEXT_BYTES + NONCE_BYTES + TAG_BYTES).div_ceil(3) * 4 + 32 {
+            return Err(MessageError::TooLong { what: "the ciphertext", max_bytes: MAX_PLAINTEXT_BYTES });
+        }
+        let rest = text.strip_prefix("vault:v").ok_or_else(|| malformed("it does not begin with vault:v and a number"))?;
+        let (number, body) = rest.split_once(':').ok_or_else(|| malformed("it does not begin with vault:v and a number"))?;
+        let version = number.parse::<u32>().ok().filter(|version| *version > 0 && !number.starts_with(['+', '0']));
+        let version = version.ok_or_else(|| malformed("its version is no number from 1 on"))?;
+        let bytes = BASE64_STANDARD.decode(body).map_err(|_| malformed("what follows the version is not base64"))?;
+        if bytes.len() < NONCE_BYTES + TAG_BYTES {
+            return Err(malformed("it is shorter than a nonce of 12 bytes and a tag of 16"));
+        }
+        let (nonce, rest) = bytes.split_at(NONCE_BYTES);
+        let (ciphertext, tag) = rest.split_at(rest.len() - TAG_BYTES);
+        let sealed = SealedContent { encapsulated: None, nonce: nonce.to_vec(), ciphertext: ciphertext.to_vec(), tag: tag.to_vec() };
+        Ok(Self { version, sealed })
+    }
+
+    /// The version of the key that sealed it.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Bytes of plaintext.
+    pub fn plaintext_bytes(&self) -> usize {
+        self.sealed.ciphertext.len()
+    }
+
+    /// Opens it with the permitted key.
+    pub async fn open(&self, vault: &dyn Vault, permit: UsePermit, associated: &[u8]) -> Result<SecretBytes, MessageError> {
+        vault.open_content(permit, associated, &self.sealed).await.map_err(|error| match error.code() {
+            "not_genuine" => MessageError::NotGenuine,
+            _ => error.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_engine_writes_is_read() {
+        let body = BASE64_STANDARD.encode([7; 30]);
+        let read = Transit::parse(&format!("vault:v12:{body}\n")).unwrap();
+        assert_eq!((read.version(), read.plaintext_bytes(), read.sealed.nonce.len()), (12, 2, 12));
+        let short = BASE64_STANDARD.encode([7; 27]);
+        for text in [
+            "",
+            "vault:",
+            "vault:v1",
+            "vault:v:",
+            &format!("vault:v0:{body}"),
+            &format!("vault:v01:{body}"),
+            &format!("vault:v+1:{body}"),
+            &format!("vault:v-1:{body}"),
+            &format!("vault:v4294967296:{body}"),
+            &format!("vault:v1:{short}"),
+            &format!("vault:v1:{body}!"),
+            &format!("Vault:v1:{body}"),
+            &format!("vault:v1:v1:{body}"),
+        ] {
+            assert!(Transit::parse(text).is_err(), "{text:?}");
+        }
+    }
+}
