@@ -146,6 +146,9 @@ pub enum Command {
     /// Open and verify what old programs made as CMS (PKCS#7)
     #[command(subcommand)]
     Cms(commands::cms::Cms),
+    /// Open what the transit engine of Vault or OpenBao sealed
+    #[command(subcommand)]
+    Transit(commands::material::Transit),
     /// Move a message, a sealed file or a wrapped key to the newest version of its key
     Rewrap(commands::anew::Rewrap),
     /// Seal for other keys what 'encrypt' sealed, without opening it here

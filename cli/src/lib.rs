@@ -3,6 +3,7 @@
 //! - [`args`]: every command there is. `commands/`: one file per noun.
 //! - [`profile`]: where to connect and with what; [`graphql`] talks to the control plane, [`agent`] to an agent.
 //! - `signing`: how root and policy are signed by people who believe the control plane nothing.
+//! - [`material`]: private keys as other programs keep them.
 //! - [`output`]: table, json, yaml, name. [`error`]: what went wrong, what to do next, the exit code.
 
 pub mod agent;
@@ -11,6 +12,7 @@ mod commands;
 pub mod error;
 pub mod graphql;
 mod http;
+pub mod material;
 pub mod output;
 pub mod profile;
 mod secret;

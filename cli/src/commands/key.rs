@@ -8,7 +8,7 @@ use std::{
 use clap::Subcommand;
 use schema::{
     clock::{Clock, SystemClock},
-    key::{Durability, Protection, Purpose, RevocationReason, VersionState},
+    key::{Durability, Origin, Protection, Purpose, RevocationReason, VersionState},
     public_key,
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Idempotency, Limit, Session,
     containment::{Contain, Stopwatch},
-    labels, one_of, pair, usage,
+    labels, material, one_of, pair, usage,
 };
 use crate::{
     error::{Error, Exit},
@@ -100,6 +100,9 @@ pub enum Key {
         /// Its material may leave the vault, wrapped; cannot be changed later
         #[arg(long)]
         exportable: bool,
+        /// Where its material is made: generated (by an agent), or imported (see 'freehold key import'); cannot be changed later
+        #[arg(long, value_parser = one_of::<Origin>, default_value = "generated")]
+        origin: String,
         /// Let it be destroyed without lifting a protection first
         #[arg(long)]
         no_deletion_protection: bool,
@@ -117,6 +120,14 @@ pub enum Key {
         #[command(flatten)]
         idempotency: Idempotency,
     },
+    /// Bring the material of a key that was created with --origin imported; it is wrapped before it leaves this process
+    Import(material::Import),
+    /// Get a key to wrap material under in an HSM, a cloud service or on a machine without a network
+    ImportKey(material::ImportKey),
+    /// Take the material of an exportable key out, wrapped to a public key
+    Export(material::Export),
+    /// Ask for a certificate of a key (PKCS #10), or make one that it signs itself
+    Csr(material::Csr),
     /// Register a partner's public key, to encrypt to and to verify with; the partner keeps the private half
     RegisterExternal {
         /// Its name: a-z, 0-9, '-' and '.'
@@ -475,10 +486,19 @@ const SHOW: &[output::Column] = &[
 impl Key {
     /// Runs the command.
     pub async fn run(self, session: &Session) -> Result<(), Error> {
+        // These are asked of an agent.
+        let command = match self {
+            Self::Import(command) => return command.run(session).await,
+            Self::ImportKey(command) => return command.run(session).await,
+            Self::Export(command) => return command.run(session).await,
+            Self::Csr(command) => return command.run(session).await,
+            command => command,
+        };
         let client = session.control_plane()?;
         let watch = Stopwatch::start();
         let mut contained = None;
-        let (operation, input) = match self {
+        let (operation, input) = match command {
+            Self::Import(_) | Self::ImportKey(_) | Self::Export(_) | Self::Csr(_) => return Ok(()),
             Self::List { project, state, algorithm, purpose, site, label, search, as_of, limit } => {
                 let variables = json!({
                     "project": project, "state": state, "algorithm": algorithm, "purpose": purpose, "site": site, "search": search,
@@ -519,6 +539,7 @@ impl Key {
                 description,
                 labels: pairs,
                 exportable,
+                origin,
                 no_deletion_protection,
                 rotation,
                 successor_of,
@@ -528,7 +549,7 @@ impl Key {
             } => {
                 let input = json!({
                     "project": project, "name": name, "algorithm": algorithm, "purpose": purpose,
-                    "placement": sites, "durability": durability, "protection": protection, "template": template, "exportable": exportable, "description": description,
+                    "placement": sites, "durability": durability, "protection": protection, "template": template, "exportable": exportable, "origin": origin, "description": description,
                     "labels": labels(&pairs), "deletionProtection": !no_deletion_protection,
                     "rotation": rotation.input(None),
                     "idempotencyKey": idempotency.idempotency_key,
@@ -682,7 +703,8 @@ fn newest_number(key: &Value) -> u64 {
     numbers.max().unwrap_or(1)
 }
 
-fn active(key: &Value, number: u64) -> bool {
+/// Whether a version is active.
+pub fn active(key: &Value, number: u64) -> bool {
     key["versions"]
         .as_array()
         .into_iter()
@@ -692,8 +714,8 @@ fn active(key: &Value, number: u64) -> bool {
 
 fn show(session: &Session, mut key: Value) -> Result<(), Error> {
     if session.output == output::Format::Table {
-        let external = key["origin"] == "EXTERNAL";
-        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(|version| version_line(version, external)).collect();
+        let origin = output::cell(key.get("origin"));
+        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(|version| version_line(version, &origin)).collect();
         key["versionLines"] = json!(lines.join("\n"));
         let budgets: Vec<String> = key["versions"].as_array().into_iter().flatten().flat_map(budget_lines).collect();
         key["budgetLines"] = json!(budgets.join("\n"));
@@ -764,12 +786,16 @@ fn end_line(version: &Value) -> Option<String> {
     Some(format!("{number} {}", parts.join("; ")))
 }
 
-fn version_line(version: &Value, external: bool) -> String {
+fn version_line(version: &Value, origin: &str) -> String {
     let text = |name: &str| output::cell(version.get(name));
     let holders: Vec<String> = version["holders"].as_array().into_iter().flatten().map(holder_line).collect();
     let holders = match holders.is_empty() {
         false => holders.join("\n"),
-        true if external => "  with the partner".to_owned(),
+        true if origin == "EXTERNAL" => "  with the partner".to_owned(),
+        true if origin == "IMPORTED" && version["state"] == "PRE_ACTIVATION" => match version["generator"]["id"].as_str() {
+            Some(agent) => format!("  waits for its material, to be brought to {agent}"),
+            None => "  waits for its material, and for an agent to take it".to_owned(),
+        },
         true => "  no holder yet".to_owned(),
     };
     let backed_up = version["backups"].as_array().and_then(|backups| backups.first()).map_or_else(String::new, |backup| {

@@ -11,6 +11,7 @@ pub mod containment;
 pub mod decisions;
 pub mod files;
 pub mod key;
+pub mod material;
 pub mod messages;
 pub mod policy;
 pub mod profile;
@@ -108,6 +109,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Random(command) => command.run(&session).await,
         Command::PublicKey(command) => command.run(&session).await,
         Command::Cms(command) => command.run(&session).await,
+        Command::Transit(command) => command.run(&session).await,
         Command::Rewrap(command) => command.run(&session).await,
         Command::ReEncrypt(command) => command.run(&session).await,
         Command::ReEncryptMessage(command) => command.run(&session).await,
