@@ -3,6 +3,7 @@
 mod agent {
     mod budgets;
     mod certificates;
+    mod certify;
     mod cms;
     mod command_line;
     mod composite_journey;
@@ -12,6 +13,8 @@ mod agent {
     mod emergencies;
     mod ends;
     mod families;
+    mod import;
+    mod import_journey;
     mod killed;
     mod long_outage;
     pub(crate) mod memory;
@@ -23,6 +26,7 @@ mod agent {
     pub(crate) mod recovery;
     mod recovery_faults;
     mod streams;
+    mod transit;
     mod vaults;
     mod vouching;
     mod warnings;

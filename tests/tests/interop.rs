@@ -14,6 +14,8 @@ mod cms;
 mod composites;
 #[path = "interop/files.rs"]
 mod files;
+#[path = "interop/keys.rs"]
+mod keys;
 #[path = "interop/messages.rs"]
 mod messages;
 #[path = "interop/openssl.rs"]
@@ -59,6 +61,7 @@ async fn others_open_what_we_make_and_we_open_what_they_make() {
             Purpose::Derive => bare::deriving(&site, &mut peers, key, &mut table).await,
         }
     }
+    keys::check(&site, &mut peers, &mut table).await;
     composites::check(&site, &mut peers, &mut table).await;
     partners::check(&site, &mut peers, &mut table).await;
     table.compare_with_the_committed_one();

@@ -27,6 +27,9 @@ pub fn of_message(error: &MessageError) -> Problem {
     if let MessageError::Vault(VaultError::OtherMaterial(_)) = error {
         return Problem::new(409, error.code(), "The version has other material", error.to_string()).field("key");
     }
+    if let MessageError::Vault(VaultError::ProtectionNotMet { .. }) = error {
+        return Problem::new(409, error.code(), "The vault guards less than the key demands", error.to_string()).field("key");
+    }
     if let MessageError::ImportKey(ImportKeyError::Unknown | ImportKeyError::OtherVersion { .. } | ImportKeyError::OtherWrapping(_)) = error
     {
         return Problem::new(409, error.code(), "The import key cannot be used", error.to_string()).field("import_key");

@@ -6,13 +6,16 @@
 
 `with` is a library: `cryptography` (through formats.py) or `jwcrypto`. Bytes are base64url."""
 
-import hmac, json, pathlib, sys, traceback
+import base64, hmac, json, os, pathlib, sys, traceback
 from importlib.metadata import version
 
 import formats
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_unwrap_with_padding, aes_key_wrap, aes_key_wrap_with_padding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_der_private_key
 from formats import Unknown, decode, encode
 from jwcrypto import jwa, jwe, jwk, jws
 
@@ -211,6 +214,73 @@ def sign_together(request):
     return {"signature": signed.serialize()}
 
 
+def transit(request):
+    """What a transit engine makes of a key: nonce, ciphertext and tag, behind the number of the version."""
+    key, nonce = request["key"], os.urandom(12)
+    seal = {"A256GCM": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}[request["algorithm"]](decode(key["k"]))
+    associated = decode(request["associated"]) or None
+    sealed = nonce + seal.encrypt(nonce, decode(request["plaintext"]), associated)
+    return {"ciphertext": f"vault:v{request['version']}:{base64.b64encode(sealed).decode()}"}
+
+
+def material(key, form):
+    """A private key in one of the forms in which keys travel."""
+    if form == "jwk":
+        return json.dumps({name: value for name, value in key.items() if value is not None}).encode()
+    if form == "pkcs8":
+        if key["kty"] == "oct":
+            raise Unknown("PKCS#8 of a symmetric key")
+        return formats.secret_key(key).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return decode(key[{"oct": "k", "EC": "d", "OKP": "d", "AKP": "priv"}[key["kty"]]])
+
+
+def bring(request):
+    """Wraps a private key under the import key that was offered."""
+    offered, secret = request["offered"], material(request["key"], request["form"])
+    if request["wrapping"] == "hpke":
+        return {"jwe": formats.seal_jwe(offered, None, secret, "compact", {})}
+    kek = os.urandom(32)
+    return {"wrapped": encode(formats.public_key(offered).encrypt(kek, formats.oaep()) + aes_key_wrap_with_padding(kek, secret))}
+
+
+def taken(request):
+    """Whether what was taken out is the private key it should be."""
+    key, recipient, form = request["key"], request["recipient"], request["form"]
+    if "jwe" in request:
+        header, secret = formats.open_jwe(recipient, request["jwe"], {})
+        assert (header["typ"], header["cty"]) == ("freehold-key", {"raw": "octet-stream", "pkcs8": "pkcs8", "jwk": "jwk+json"}[form])
+    else:
+        private, wrapped = formats.secret_key(recipient), decode(request["wrapped"])
+        size = private.key_size // 8
+        secret = aes_key_unwrap_with_padding(private.decrypt(wrapped[:size], formats.oaep()), wrapped[size:])
+    if form == "jwk":
+        members = ("kty", "crv", "k", "x", "y", "n", "e", "d", "p", "q", "dp", "dq", "qi", "pub", "priv")
+        parsed = json.loads(secret)
+        return {"same": all(parsed.get(name) == key.get(name) for name in members)}
+    if form == "pkcs8":
+        kind = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        public = load_der_private_key(secret, None).public_key().public_bytes(*kind)
+        return {"same": public == formats.public_key(key).public_bytes(*kind)}
+    return {"same": secret == material(key, "raw")}
+
+
+def certified(request):
+    """Whether a request or a self-signed certificate is signed by its own key, and that is this one; and the names in it."""
+    pem, kind = request["pem"].encode(), (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ours = formats.public_key(request["key"])
+    if request["kind"] == "request":
+        it = x509.load_pem_x509_csr(pem)
+        assert it.is_signature_valid, "the signature"
+    else:
+        it = x509.load_pem_x509_certificate(pem)
+        it.verify_directly_issued_by(it)
+        assert it.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+        assert (it.not_valid_after_utc - it.not_valid_before_utc).days == 30
+    assert it.public_key().public_bytes(*kind) == ours.public_bytes(*kind), "another key"
+    names = it.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {"subject": it.subject.rfc4514_string(), "dns": names.get_values_for_type(x509.DNSName)}
+
+
 OPERATIONS = {
     "versions": versions,
     "vault": vault,
@@ -232,6 +302,10 @@ OPERATIONS = {
     "verify": verify_signature,
     "sign": make_signature,
     "sign_together": sign_together,
+    "transit": transit,
+    "bring": bring,
+    "taken": taken,
+    "certified": certified,
     "open_file": open_file,
     "seal_file": seal_file,
 }

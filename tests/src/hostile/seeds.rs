@@ -85,6 +85,47 @@ pub(super) fn cms() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Ciphertexts of a transit engine.
+pub(super) fn transit() -> Vec<Vec<u8>> {
+    let texts =
+        ["vault:v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "vault:v12:8SDd3WHDOjf7mq69CyCqYjBXAiQQAVZRkFM13ok481zoCmHnSeDX9vyf7w==\n"];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// Private keys as they travel.
+pub(super) fn material() -> Vec<Vec<u8>> {
+    let made = [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ML_DSA_65].map(rcgen::KeyPair::generate_for);
+    let mut seeds: Vec<Vec<u8>> = made.into_iter().flatten().map(|key| key.serialize_der()).collect();
+    let texts = [
+        r#"{"kty":"oct","k":"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA","alg":"A256GCM"}"#,
+        r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+        r#"{"kty":"AKP","alg":"ML-DSA-65","priv":"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA"}"#,
+    ];
+    seeds.extend(texts.map(|text| text.as_bytes().to_vec()));
+    seeds
+}
+
+/// Key stores of Java, PEM, and a key under a password.
+pub(super) fn key_containers() -> Vec<Vec<u8>> {
+    macro_rules! made {
+        ($($name:literal),+ $(,)?) => { vec![$(include_bytes!(concat!("../../../cli/src/material/fixtures/", $name)).to_vec()),+] };
+    }
+    let mut seeds = made!["two.jks", "old.jceks", "java.p12", "slow.der"];
+    seeds.extend(rcgen::KeyPair::generate().into_iter().map(|key| key.serialize_pem().into_bytes()));
+    seeds
+}
+
+/// A backup of a key of a transit engine, as JSON and as base64.
+pub(super) fn transit_backups() -> Vec<Vec<u8>> {
+    let key = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+    let symmetric = format!(
+        r#"{{"policy":{{"name":"legacy","type":0,"derived":false,"latest_version":2,"min_available_version":0,"keys":{{"2":{{"key":"{key}"}}}}}},"archived_keys":{{"keys":[{{}},{{"key":"{key}"}}]}}}}"#
+    );
+    let curve = r#"{"policy":{"name":"legacy","type":1,"latest_version":1,"keys":{"1":{"key":null,"ec_d":105129236471238741293847129384712938471293847}}}}"#;
+    let text = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &symmetric);
+    vec![symmetric.into_bytes(), curve.as_bytes().to_vec(), text.into_bytes()]
+}
+
 /// Keys of partners: JWK and PEM.
 pub(super) fn public_keys() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = [

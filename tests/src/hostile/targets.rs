@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use data_plane_agent::message::{
-    MAX_RECIPIENTS,
-    cms::{enveloped::Enveloped, signed::Signed},
-    file::{HeaderReader, chunks::ChunkOpener},
-    header::Header,
-    jwe::Jwe,
-    jws::Jws,
+use cli::material::Container;
+use data_plane_agent::{
+    material,
+    message::{
+        MAX_RECIPIENTS,
+        cms::{enveloped::Enveloped, signed::Signed},
+        file::{HeaderReader, chunks::ChunkOpener},
+        header::Header,
+        jwe::Jwe,
+        jws::Jws,
+        transit::Transit,
+    },
+    vault::secret::SecretBytes,
 };
 use schema::{
     catalogue::Algorithm,
@@ -18,7 +24,10 @@ use schema::{
     key::KeyReference,
     public_key,
     token::{Token, TokenKind},
-    wire::{agent::StatementSet, operation},
+    wire::{
+        agent::StatementSet,
+        operation::{self, MaterialFormat},
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use trust::{
@@ -40,6 +49,10 @@ pub(super) const ALL: &[Target] = &[
     Target { name: "file-header", seeds: seeds::file, run: file_header },
     Target { name: "file-chunks", seeds: seeds::chunks, run: file_chunks },
     Target { name: "cms", seeds: seeds::cms, run: cms },
+    Target { name: "transit", seeds: seeds::transit, run: transit },
+    Target { name: "material", seeds: seeds::material, run: material },
+    Target { name: "key-container", seeds: seeds::key_containers, run: key_container },
+    Target { name: "transit-backup", seeds: seeds::transit_backups, run: transit_backup },
     Target { name: "public-key", seeds: seeds::public_keys, run: partners_key },
     Target { name: "context", seeds: seeds::context, run: context },
     Target { name: "requests", seeds: seeds::requests, run: requests },
@@ -127,6 +140,50 @@ fn cms(bytes: &[u8]) {
     }
 }
 
+/// What it says of its version and length is in it.
+fn transit(bytes: &[u8]) {
+    if let Some(read) = text(bytes).and_then(|text| Transit::parse(text).ok()) {
+        assert!(read.version() > 0 && read.plaintext_bytes() < bytes.len());
+    }
+}
+
+/// Whatever is taken for the material of a key is one: it can be written and read again, and is the same.
+fn material(bytes: &[u8]) {
+    let secret = SecretBytes::new(bytes.to_vec());
+    for algorithm in ["RSA-PSS-3072", "ECDSA-P256", "Ed25519", "ML-DSA-65", "A256GCM"].map(row) {
+        for format in [MaterialFormat::Pkcs8, MaterialFormat::Jwk] {
+            if let Ok(read) = material::read(algorithm, format, &secret)
+                && let Ok(written) = material::write(algorithm, format, &read)
+            {
+                let again = material::read(algorithm, format, &written);
+                assert!(again.is_ok_and(|again| again.expose() == read.expose()), "{algorithm} as {format}");
+            }
+        }
+    }
+}
+
+fn row(name: &str) -> Algorithm {
+    name.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A container gives a key, or a reason that does not repeat the password.
+fn key_container(bytes: &[u8]) {
+    let mut ask = |_: &str| Ok(Zeroizing::new("changeit".to_owned()));
+    for container in [Container::Pem, Container::Der, Container::Pkcs12, Container::Jks] {
+        if let Err(error) = cli::material::read(bytes, container, Some("pay"), &mut ask) {
+            assert!(!error.to_string().contains("changeit"), "{error}");
+        }
+    }
+    let _ = cli::material::recognise(bytes);
+}
+
+fn transit_backup(bytes: &[u8]) {
+    if let Ok(backup) = cli::material::transit::read(bytes) {
+        assert!(!backup.versions.is_empty() && !backup.algorithms.is_empty());
+        assert!(backup.versions.keys().copied().eq(1..=u32::try_from(backup.versions.len()).unwrap_or_default()), "versions have gaps");
+    }
+}
+
 /// Nothing with a private half is ever read as a public key.
 fn partners_key(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
@@ -173,6 +230,11 @@ fn requests(bytes: &[u8]) {
     round::<operation::CanRequest>(bytes);
     round::<operation::CmsOpenRequest>(bytes);
     round::<operation::CmsVerifyRequest>(bytes);
+    round::<operation::ImportKeyRequest>(bytes);
+    round::<operation::ImportRequest>(bytes);
+    round::<operation::ExportRequest>(bytes);
+    round::<operation::CertifyRequest>(bytes);
+    round::<operation::TransitOpenRequest>(bytes);
     round::<operation::Batch<operation::EncryptRequest>>(bytes);
     round::<operation::Batch<operation::DecryptRequest>>(bytes);
     round::<operation::Batch<operation::CmsOpenRequest>>(bytes);

@@ -85,6 +85,7 @@ impl Site {
             let signs = |key: &&Key| key.algorithm == algorithm && key.purpose == Purpose::Sign;
             keys.iter().find(signs).unwrap().version.key
         });
+        crate::keys::define(&mut world);
         let partners = crate::partners::define(peers, &mut world).await;
         let set = accept(None, &world.set(), &world.identity(), &Default::default(), world.now()).unwrap();
         agent.put_in_force(&set).unwrap();
@@ -158,5 +159,6 @@ async fn make(agent: &Running, world: &mut World, version: KeyVersion, algorithm
     world.state.keys.insert(version.key, KeyState { primary: 1, versions: [(1, entry)].into() });
     let mut key = definition();
     (key.name, key.algorithm, key.purpose) = (name.parse().unwrap(), algorithm, purpose);
+    key.exportable = true;
     world.project_policy().keys.insert(version.key, key);
 }

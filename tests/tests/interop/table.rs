@@ -50,6 +50,11 @@ pub enum What {
     DerivedKey,
     SealedCms,
     SignedCms,
+    ImportedKey,
+    ExportedKey,
+    CertificateRequest,
+    Certificate,
+    Transit,
 }
 
 impl What {
@@ -70,18 +75,24 @@ impl What {
             Self::DerivedKey => "derived key",
             Self::SealedCms => "CMS, sealed",
             Self::SignedCms => "CMS, signed",
+            Self::ImportedKey => "key brought in",
+            Self::ExportedKey => "key taken out",
+            Self::CertificateRequest => "certificate request",
+            Self::Certificate => "self-signed certificate",
+            Self::Transit => "ciphertext as of a transit engine",
         }
     }
 
-    /// Whether it also comes from others: public keys, messages to partners, data keys and derived keys are
+    /// Whether it also comes from others: public keys, messages to partners, data keys, derived keys, exported keys and certificates are
     /// only ever ours.
     fn comes_back(self) -> bool {
-        !matches!(self, Self::PublicKey | Self::PartnersMessage | Self::DataKey | Self::DerivedKey)
+        use What::{Certificate, CertificateRequest, DataKey, DerivedKey, ExportedKey, PartnersMessage, PublicKey};
+        !matches!(self, PublicKey | PartnersMessage | DataKey | DerivedKey | ExportedKey | CertificateRequest | Certificate)
     }
 
-    /// Whether it is made by us at all: of old formats we only open and verify what others made.
+    /// Whether it is made by us at all: of old formats we only open and verify what others made, and so are keys that come in.
     fn goes_out(self) -> bool {
-        !matches!(self, Self::SealedCms | Self::SignedCms)
+        !matches!(self, Self::SealedCms | Self::SignedCms | Self::ImportedKey | Self::Transit)
     }
 }
 
@@ -203,7 +214,8 @@ Messages and signatures go in every form that both sides have (compact, flattene
 composite are one message in general JSON, of which a program verifies the one whose key it is given. Programs work with the agent's own keys: their secrets are read from its
 vault by Python `cryptography`, from the text of [formats.md](formats.md) alone, and public keys come from the agent as JWK. The same script opens everything in
 `schema/golden/formats`. Versions are pinned in `tests/peers`; OpenSSL is the system's, 3.0 or newer. SLH-DSA, whose signatures take a second, goes once each way. CMS is made by
-others alone: in every key transport, content encryption and signature scheme that the agent takes.
+others alone: in every key transport, content encryption and signature scheme that the agent takes. Keys come in as PKCS#8, JWK and bytes, by HPKE and by RSA-OAEP with AES-KWP, and
+leave in the same forms, to keys of every kind.
 
 Examples of standards are unit tests: RFC 7515 (A.3), RFC 7518 (C), RFC 8032, RFC 8037 and the HPKE drafts. Those of RFC 7516 and RFC 7520 are all of algorithms that are not in our catalogue
 (RSA1_5, RSA-OAEP with SHA-1, 128-bit key wrap, AES-CBC, 2048-bit RSA).
