@@ -112,17 +112,22 @@ impl Reconciler {
         match &entry.record {
             None if entry.generator == Some(round.in_force.agent) && entry.state == VersionState::PreActivation => {
                 let algorithm = key.algorithm();
-                meets(round.vault.description().algorithms.get(&algorithm).copied(), &key.definition, version)?;
                 let origin = key.definition.origin;
                 let held = match origin {
                     // What is made elsewhere is waited for.
                     Origin::Imported => match round.vault.held(version).await {
-                        Ok(held) if held.algorithm == algorithm => held,
+                        Ok(held) if held.algorithm == algorithm => {
+                            meets(Some(held.protection), &key.definition, version)?;
+                            held
+                        }
                         Ok(held) => return Err(VaultError::OtherAlgorithm { version, held: held.algorithm, asked: algorithm }),
                         Err(VaultError::NotHeld(_)) => return Ok(()),
                         Err(error) => return Err(error),
                     },
-                    Origin::Generated | Origin::External => round.vault.generate(version, algorithm).await?,
+                    Origin::Generated | Origin::External => {
+                        meets(round.vault.description().algorithms.get(&algorithm).copied(), &key.definition, version)?;
+                        round.vault.generate(version, algorithm).await?
+                    }
                 };
                 let record = self.say(version, Said::Made, || {
                     tracing::info!(%version, %algorithm, %origin, "a key version was made");

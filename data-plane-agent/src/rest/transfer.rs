@@ -128,7 +128,7 @@ impl Act for ImportRequest {
         // Guarded as its key demands, like what is made here.
         let in_force = shared.pipeline.current.load();
         if let Some(key) = in_force.as_ref().and_then(|set| set.key(&KeyReference::Id(version.key))) {
-            meets(shared.vault.description().algorithms.get(&algorithm).copied(), &key.definition, version)?;
+            meets(Some(shared.vault.description().brought), &key.definition, version)?;
         }
         let held = shared.vault.import(version, algorithm, secret).await?;
         // From here on the material is home: what fails now is made good when the version's record is signed.
