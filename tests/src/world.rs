@@ -57,7 +57,8 @@ impl World {
         let plane = ControlPlane::start(config, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
         let admin = std::fs::read_to_string(plane.operator_token_file()).expect("a token").trim().to_owned();
         let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };
-        let made = world.mutate("createTenant", json!({ "name": "acme" }), "adminToken").await;
+        let made =
+            world.mutate("createTenant", json!({ "name": "acme", "tokenLifetimeSeconds": (366 * 86_400).to_string() }), "adminToken").await;
         world.admin = made["adminToken"].as_str().expect("a token").to_owned();
         secret_file(&world.path("admin.token"), world.admin.as_bytes());
         world.mutate("createProject", json!({ "name": "payments" }), "project { id }").await;

@@ -187,11 +187,22 @@ impl Site {
         .await;
     }
 
+    /// Serves what is honest until the agent believes it: then the next rejection is about the next attack.
+    async fn until_content(&self, attacker: &Attacker, honest: &Set) {
+        attacker.serve(honest).await;
+        self.until_enforced(attacker.current().await.serial).await;
+        until(|| async {
+            let status = self.world.ask(&self.agent, "/v1/status").await;
+            if status["rejection"].is_null() { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
+    }
+
     async fn break_in(&self) -> Attacker {
-        let ids = self.world.query("{ tenant { id } site(reference: \"fra\") { id } }", json!({})).await;
+        let ids = self.world.query("{ viewer { tenant { id } } site(reference: \"fra\") { id } }", json!({})).await;
         let id = |pointer: &str| ids.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
         let data = self.world.path("control-plane");
-        Attacker::breaks_in(&data, id("/tenant/id").parse().unwrap(), id("/site/id").parse().unwrap()).await
+        Attacker::breaks_in(&data, id("/viewer/tenant/id").parse().unwrap(), id("/site/id").parse().unwrap()).await
     }
 }
 
@@ -213,6 +224,7 @@ async fn a_stolen_control_plane_grants_nothing_and_is_seen_withholding() {
         let evil = |policy: &mut Policy| drop(policy.cedar.insert("pol_evil/0".to_owned(), OPEN.to_owned()));
         attacker.serve(&Set { policies: attacker.policy(&honest, pairs, evil).await, ..honest.clone() }).await;
         site.until_rejected("below_threshold").await;
+        site.until_content(&attacker, &honest).await;
     }
 
     // It points root elsewhere.
@@ -230,11 +242,13 @@ async fn a_stolen_control_plane_grants_nothing_and_is_seen_withholding() {
     roots.push(attacker.sign(root, Scope::Tenant, &all).await);
     attacker.serve(&Set { roots, ..honest.clone() }).await;
     site.until_rejected("below_threshold").await;
+    site.until_content(&attacker, &honest).await;
 
     // It goes back to the root from before, and to policies it signed itself.
     let policies = attacker.policy(&honest, &all[1..2], |_| ()).await;
     attacker.serve(&Set { roots: honest.roots[..1].to_vec(), policies, ..honest.clone() }).await;
     site.until_rejected("below_threshold").await;
+    site.until_content(&attacker, &honest).await;
 
     // It adds an agent of its own, and has it make the next version, so that what is sealed next is sealed for it.
     let (own_agent, own_pair) = (AgentId::from_bits(99), Pair::generate(&SystemIds));
@@ -277,6 +291,7 @@ async fn a_stolen_control_plane_grants_nothing_and_is_seen_withholding() {
     };
     attacker.serve(&Set { state: attacker.state(&honest, make).await, ..honest.clone() }).await;
     site.until_rejected("ineligible_generator").await;
+    site.until_content(&attacker, &honest).await;
 
     // It widens a template: a key that may leave the vault, in no policy.
     let invented = KeyId::from_bits(77);
@@ -288,6 +303,7 @@ async fn a_stolen_control_plane_grants_nothing_and_is_seen_withholding() {
     };
     attacker.serve(&Set { state: attacker.state(&honest, invent).await, ..honest.clone() }).await;
     site.until_rejected("outside_template").await;
+    site.until_content(&attacker, &honest).await;
 
     // It resumes the caller and destroys the key: believed as far as it restricts, and no further.
     let version = KeyVersion::new(key, 1);

@@ -40,7 +40,7 @@ async fn root_and_policy_pass_to_the_tenants_signers_and_only_enough_of_them_cha
     site.sign("root", &site.signers[0], &[]).await.unwrap();
     site.until_waiting("POLICY", 2).await;
     site.sign("policy", &site.signers[0], &[]).await.unwrap();
-    site.world.publish("// Nothing else has changed.\npermit (principal, action, resource);").await;
+    site.world.publish("permit (principal, action, resource);\npermit (principal, action == Action::\"encrypt\", resource);").await;
     let before = site.world.ask(&site.agent, "/v1/status").await;
     assert_eq!(before["root"]["serial"], "1");
 
@@ -87,7 +87,7 @@ async fn root_and_policy_pass_to_the_tenants_signers_and_only_enough_of_them_cha
     assert_eq!(site.world.refused("signStatement", submit(&first, short)).await, "invalid_input");
 
     // A newer change takes its place, with the signature it had.
-    site.world.publish(&format!("// Changed again.\n{SEAL_ONLY}")).await;
+    site.world.publish(&format!("{SEAL_ONLY}\nforbid (principal, action == Action::\"verify\", resource);")).await;
     let second = until(|| async {
         let waits = site.until_waiting("POLICY", 1).await.remove(0);
         if waits["sha256"] == first["sha256"] { Err("the first still waits".to_owned()) } else { Ok(waits) }

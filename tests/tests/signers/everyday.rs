@@ -48,7 +48,7 @@ async fn everyday_work_goes_on_without_signers() {
     assert_eq!(site.seal("payments/later").await.0, 404);
     let second = site.world.caller("second", &site.config).await;
     let body = json!({ "key": "payments/cards", "plaintext": "YQ" });
-    assert_eq!(site.world.call(&site.agent, "/v1/encrypt", &second, &body).await.0, 401, "a new caller waits too");
+    assert_eq!(site.world.call(&site.agent, "/v1/encrypt", &second, &body).await.0, 403, "a new caller waits too");
     site.world.mutate("suspendKey", json!({ "key": "payments/made" }), "key { id }").await;
     until(|| async {
         let (status, answer) = site.seal("payments/made").await;
