@@ -112,18 +112,22 @@ async fn who_signs_does_not_certify_and_policy_sees_the_names() {
     let mut it = Certified::start().await;
     let signs = format!("permit (principal == Caller::\"{AUDITOR}\", action == Action::\"sign\", resource);");
     it.site.world.project_policy().cedar.insert("pol_test/1".to_owned(), signs);
+    // A `*` stands for commas too, so that one name must be asked for as one.
     let guard = "forbid (principal, action == Action::\"certify\", resource) unless { context.encryption.getTag(\"certificate-kind\") == \"request\" && \
-                 context.encryption.getTag(\"certificate-names\") like \"dns:*.pay.example\" };";
+                 context.encryption.getTag(\"certificate-names\") like \"dns:*.pay.example\" && \
+                 !(context.encryption.getTag(\"certificate-names\") like \"*,*\") };";
     it.site.world.project_policy().cedar.insert("pol_test/3".to_owned(), guard.to_owned());
     it.site.republish();
-    let (status, refused) = it.site.call("/v1/certify", &it.site.auditor, names("p256", "request")).await;
+    let asked = |dns: &str, kind: &str| json!({ "key": "payments/p256", "kind": kind, "dns": [dns] });
+    let (status, refused) = it.site.call("/v1/certify", &it.site.auditor, asked("www.pay.example", "request")).await;
     assert_eq!((status.as_u16(), refused["code"].as_str()), (403, Some("not_allowed_by_policy")));
     let (status, _) = it.site.call("/v1/sign", &it.site.auditor, json!({ "key": "payments/p256", "payload": "" })).await;
     assert_eq!(status.as_u16(), 200);
 
-    let asked = |dns: &str, kind: &str| json!({ "key": "payments/p256", "kind": kind, "dns": [dns] });
     assert_eq!(it.certify(asked("www.pay.example", "request")).await.0, 200);
-    for refused in [asked("bank.example", "request"), asked("www.pay.example", "self-signed")] {
+    let mut hidden = asked("bank.example", "request");
+    hidden["dns"] = json!(["bank.example", "www.pay.example"]);
+    for refused in [asked("bank.example", "request"), asked("www.pay.example", "self-signed"), hidden] {
         let (status, answer) = it.certify(refused).await;
         assert_eq!((status, answer["code"].as_str()), (403, Some("forbidden_by_policy")));
     }
