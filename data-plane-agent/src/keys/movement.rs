@@ -216,13 +216,11 @@ impl Mover {
     pub async fn take(&mut self, set: &AcceptedSet, bytes: &[u8]) -> Result<KeyVersion, NotTaken> {
         let received = accept_transfer(set, bytes, self.parts.prekeys.own(), self.parts.clock.now())?;
         let Received { head, material } = &received;
+        self.guards(set, head.version)?;
         let secret = SecretBytes::new(material.to_vec());
         let key = algorithm::serve(head.algorithm).load(head.algorithm, &secret).map_err(VaultError::from)?;
         // The material itself, not what is said of it.
         received.check(algorithm::fingerprint(head.algorithm, key.public_key(), &secret))?;
-        if let Some((definition, _)) = set.key(head.version.key) {
-            meets(Some(self.parts.vault.description().brought), definition, head.version)?;
-        }
         self.parts.vault.import(head.version, head.algorithm, secret).await?;
         self.parts.prekeys.used(head.prekey);
         Ok(head.version)
@@ -257,7 +255,8 @@ impl Mover {
         let mut missing = Vec::new();
         for version in lacking(set, set.identity().agent) {
             match self.parts.vault.held(version).await {
-                Err(VaultError::NotHeld(_)) => missing.push(version),
+                // What would be guarded less here than its key demands is not asked for.
+                Err(VaultError::NotHeld(_)) => missing.extend(self.guards(set, version).is_ok().then_some(version)),
                 // What is here and not yet reported, or was destroyed here, is not waited for.
                 Ok(_) | Err(VaultError::Destroyed(_)) => {}
                 Err(error) => {
@@ -266,6 +265,12 @@ impl Mover {
             }
         }
         missing
+    }
+
+    /// Whether this vault guards what it takes in as well as the version's key demands.
+    fn guards(&self, set: &AcceptedSet, version: KeyVersion) -> Result<(), VaultError> {
+        let definition = set.keys().get(&version.key).ok_or(VaultError::NotHeld(version))?;
+        meets(Some(self.parts.vault.description().brought), definition, version)
     }
 
     /// What the other agents of the site lack and this vault has.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use schema::{
     clock::{ManualClock, ManualIds, SystemIds},
-    key::VersionState,
+    key::{Protection, VersionState},
 };
 use trust::{
     accept::{Confirmed, Identity, accept},
@@ -326,6 +326,19 @@ async fn what_was_destroyed_here_is_not_taken_again() {
     assert_eq!(two.b.mover.take(&set, transfer.as_slice()).await.unwrap_err().code(), "key_version_destroyed");
     assert_eq!(two.b().await.taken, 0, "and it waits for nothing");
     assert!(!two.b.prekeys_file().exists());
+}
+
+#[tokio::test]
+async fn a_vault_that_guards_less_than_the_key_demands_neither_asks_nor_takes() {
+    let mut two = Two::new().await;
+    two.b().await;
+    two.a().await;
+    let transfer = two.relay.with(|carried| carried.seen[0].clone());
+    two.world.project_policy().keys.get_mut(&KEY).unwrap().protection = Protection::SealedByHardware;
+    let set = two.seen_by(&two.b);
+    assert_eq!(two.b.mover.take(&set, transfer.as_slice()).await.unwrap_err().code(), "protection_not_met");
+    assert_eq!(two.b().await, Outcome::default(), "and it waits for nothing");
+    assert!(!two.b.has_it().await && !two.b.prekeys_file().exists());
 }
 
 #[tokio::test]
