@@ -32,7 +32,7 @@ async fn everyday_work_goes_on_without_signers() {
     // A key of the template, whose limits take leases.
     let key = json!({
         "project": "payments", "name": "made", "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT", "placement": ["fra"],
-        "durability": "SINGLE_COPY", "template": "tokens",
+        "durability": "SINGLE_COPY", "template": "tokens", "limits": { "hardUses": "1000" },
     });
     site.world.mutate("createKey", key, "key { id }").await;
     until(|| async {
