@@ -185,7 +185,7 @@ fn signatures_of_signers_for_something_else() {
     let first = &parts(Kind::Policy, &payload)[0];
     refused(with(&[first.clone(), first.clone()]), "below_threshold");
     let short = Part { bytes: first.bytes[..100].to_vec(), ..first.clone() };
-    refused(with(&[first.clone(), short]), "below_threshold");
+    refused(with(&[first.clone(), short]), "signature_missing");
     // A policy that its signers signed for another scope of the same tenant.
     let mut moved: Policy = policy.clone();
     moved.head.site = Some(SITE);
