@@ -122,7 +122,7 @@ impl Desk {
         }
         let mut text = heading(&root.head, &format!("Root of the tenant {}", root.head.tenant));
         text.extend(roles(&self.authority, &next));
-        text.extend(difference(Some(&json_of(present)?), &json_of(&root)?));
+        text.extend(difference(Some(&without_keys(present)?), &without_keys(&root)?));
         Ok(self.judged(waiting, &root.head, text))
     }
 
@@ -349,6 +349,18 @@ fn peek(envelope: &Base64) -> Result<Told, Error> {
     let envelope = Envelope::parse(envelope.as_slice(), Kind::Root.max_bytes()).map_err(|error| broken(&error))?;
     let root: Root = serde_json::from_slice(&envelope.payload).map_err(|error| broken(&error))?;
     Ok(Told { tenant: root.head.tenant, serial: root.head.serial, sha256: Digest::of(&envelope.payload) })
+}
+
+/// A root as people can read it: signers by key id, which is the hash of both their keys and was checked to be.
+fn without_keys(root: &Root) -> Result<Value, Error> {
+    let mut value = json_of(root)?;
+    if let Some(signers) = value.get_mut("signers").and_then(Value::as_object_mut) {
+        for signer in signers.values_mut().filter_map(Value::as_object_mut) {
+            signer.remove("ed25519");
+            signer.remove("ml_dsa_65");
+        }
+    }
+    Ok(value)
 }
 
 fn json_of(value: &impl serde::Serialize) -> Result<Value, Error> {
