@@ -122,7 +122,7 @@ impl World {
         let vault = open_vault(&config, Arc::new(SystemIds)).await.unwrap();
         let parts = EnrolParts {
             directory: &ControlDirectory::open(&config.data_dir).unwrap(),
-            vault: &vault,
+            vault: &*vault,
             outgoing: &config.control_plane.outgoing,
             clock: &SystemClock,
             ids: &SystemIds,
