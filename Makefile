@@ -60,7 +60,8 @@ deny: ## Licences, banned crates and sources (the parts that need no network)
 	cargo deny --locked --offline check bans licenses sources
 
 .PHONY: contracts
-contracts: build ## Rewrite the committed contracts from the code
+contracts: setup ## Rewrite the committed contracts from the code
+	cargo build --locked --workspace --bins --tests
 	$(DEBUG_BIN)/freehold-control-plane print-sdl > schema/contracts/control-plane.graphql
 	$(DEBUG_BIN)/freehold-agent print-openapi > schema/contracts/agent.openapi.json
 	$(DEBUG_BIN)/freehold-control-plane print-config-schema > schema/contracts/control-plane.config.schema.json
