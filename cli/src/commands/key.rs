@@ -107,7 +107,7 @@ pub enum Key {
         #[arg(long)]
         no_deletion_protection: bool,
         #[command(flatten)]
-        rotation: Rotation,
+        rotation: RotationFlags,
         /// The key whose place it takes: id, or project/name
         #[arg(long, value_name = "KEY")]
         successor_of: Option<String>,
@@ -231,7 +231,7 @@ pub enum Key {
         /// Id, or project/name
         key: String,
         #[command(flatten)]
-        rotation: Rotation,
+        rotation: RotationFlags,
         /// The least time between two versions, e.g. 1h
         #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
         min_interval: Option<u64>,
@@ -401,7 +401,7 @@ pub enum Key {
 
 /// When new versions come about by themselves, and old ones end.
 #[derive(Debug, clap::Args)]
-pub struct Rotation {
+pub struct RotationFlags {
     /// Rotate by itself when the primary version is this old, e.g. 90d
     #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
     rotate_every: Option<u64>,
@@ -419,7 +419,7 @@ pub struct Rotation {
     destroy_after: Option<u64>,
 }
 
-impl Rotation {
+impl RotationFlags {
     fn input(&self, min_interval: Option<u64>) -> Value {
         let number = |number: Option<u64>| number.map(|number| number.to_string());
         json!({

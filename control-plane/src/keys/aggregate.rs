@@ -153,7 +153,7 @@ impl Key {
 
     /// Since when a newer version is used instead of this one; none while it is the primary.
     pub fn replaced(&self, number: u32) -> Option<Timestamp> {
-        let newer = self.versions.range(number.checked_add(1)?..=self.primary.max(number));
+        let newer = self.versions.range(number.checked_add(1)?..).take_while(|(newer, _)| **newer <= self.primary);
         newer.filter_map(|(_, version)| version.activated).min()
     }
 
