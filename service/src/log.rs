@@ -197,6 +197,12 @@ pub async fn requests<B: MessageBody>(request: ServiceRequest, next: Next<B>) ->
     if let Some(trace) = trace {
         telemetry::follow(&served, trace);
     }
+    if !served.is_disabled() {
+        // Its name is fixed once it is entered.
+        let route = request.match_pattern().unwrap_or_else(|| "none".to_owned());
+        served.record("otel.name", format!("{} {route}", method_word(&method)));
+        served.record("http.route", &route);
+    }
     let answering = CURRENT.scope(RequestContext { id, trace }, next.call(request)).instrument(span.clone());
     let answered = answering.instrument(served.clone()).await;
     let mut response = match answered {
@@ -219,8 +225,6 @@ pub async fn requests<B: MessageBody>(request: ServiceRequest, next: Next<B>) ->
     .record(elapsed.as_secs_f64());
     span.record("route", &route);
     if !served.is_disabled() {
-        served.record("otel.name", format!("{} {route}", method_word(&method)));
-        served.record("http.route", &route);
         served.record("http.response.status_code", status);
         if status >= 500 {
             served.record("otel.status_code", "ERROR");

@@ -46,7 +46,8 @@ impl World {
         let authority = running.development_authority().map(|path| std::fs::read(path).unwrap());
         let authority = authority.map(|pem| reqwest::Certificate::from_pem(&pem).unwrap());
         let client = reqwest::Client::builder().no_proxy().tls_certs_only(authority).build().unwrap();
-        let operator = std::fs::read_to_string(running.operator_token_file()).unwrap().trim().to_owned();
+        // A replica that did not come first has none.
+        let operator = std::fs::read_to_string(running.operator_token_file()).unwrap_or_default().trim().to_owned();
         Self { running, client, operator, directory }
     }
 

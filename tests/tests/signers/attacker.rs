@@ -56,6 +56,8 @@ struct Set {
 impl Attacker {
     async fn breaks_in(data: &Path, tenant: TenantId, site: SiteId) -> Self {
         let (key, _) = SealingKey::read_or_make(&data.join("sealing.key"), &SystemIds).unwrap();
+        // Who owns the host is not held back by a lock.
+        std::fs::remove_file(data.join("freehold.db.lock")).unwrap();
         let database = Database::open(&Location::Sqlite(data.join("freehold.db"))).await.unwrap();
         let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap());
         let secrets = Secrets::new(database.clone(), keyring.clone(), Arc::new(SystemClock));
