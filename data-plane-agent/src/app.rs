@@ -36,6 +36,7 @@ use crate::{
         client::ClientError,
         directory::{ControlDirectory, KeepError},
         time::{AgentClock, SystemBootClock},
+        vouch,
     },
     journal::{
         Journal,
@@ -166,6 +167,7 @@ impl App {
             budgets: budgets.clone(),
         };
         let to_report = Arc::new(Notify::new());
+        let rung = to_report.clone();
         let tokens = Tokens::open(config.callers_file())?;
         let backups = membership.as_ref().map(|member| {
             Arc::new(Backups {
@@ -239,6 +241,7 @@ impl App {
         measuring.spawn(metrics.keep_folding());
         measuring.spawn(measure(current.clone(), agent_clock, journal.clone()));
         measuring.spawn(vault_health.watch(vault.clone()));
+        measuring.spawn(vouch::ring(ControlDirectory::open(&config.data_dir)?, rung));
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
         Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
     }

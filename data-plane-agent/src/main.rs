@@ -235,7 +235,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Unlock { secret_file } => unlock_agent(config()?, secret_file),
         Command::Vouch { agent, join_code } => {
             vouch::confirm(&ControlDirectory::open(&config()?.data_dir)?, agent, join_code)?;
-            say(&format!("{agent} is confirmed. The running agent vouches for it with its next report, in a minute or two.\n"))
+            say(&format!("{agent} is confirmed. The running agent vouches for it within seconds.\n"))
         }
         Command::Caller(command) => caller(&config()?, command),
         Command::Keys(command) => keys(&config()?, command),

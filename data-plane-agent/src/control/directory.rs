@@ -241,6 +241,11 @@ impl ControlDirectory {
         Ok(self.read("confirmed.json")?.unwrap_or_default())
     }
 
+    /// When a person here confirmed something last, or made a recovery key: what is then to be said to the site.
+    pub fn told_at(&self) -> [Option<std::time::SystemTime>; 2] {
+        ["confirmed.json", "recovery.json"].map(|name| std::fs::metadata(self.0.join(name)).and_then(|file| file.modified()).ok())
+    }
+
     /// Keeps what a person here confirmed.
     pub fn keep_confirmed(&self, confirmed: &Confirmed) -> Result<(), KeepError> {
         self.write("confirmed.json", confirmed)

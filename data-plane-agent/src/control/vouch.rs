@@ -2,11 +2,14 @@
 //! printed with the pair the site tells of. From then on this agent believes that pair, and says so in a signed document,
 //! so that the others of the site may believe it too.
 
+use std::{sync::Arc, time::Duration};
+
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     id::AgentId,
 };
+use tokio::sync::Notify;
 use trust::{
     accept::{AcceptedSet, Confirmed, Identity, Rejection, restore},
     document::{self, AgentVouch},
@@ -44,7 +47,23 @@ pub enum VouchError {
     Keep(#[from] KeepError),
 }
 
-/// Keeps that a person here compared the join code of a newcomer. A running agent acts on it within a minute or two.
+/// How often it is looked whether a person here did something that the site is to be told.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Rings when a person here confirmed something or made a recovery key, which is then said with the next report. Never ends.
+pub async fn ring(directory: ControlDirectory, to_report: Arc<Notify>) {
+    let mut known = directory.told_at();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let present = directory.told_at();
+        if present != known {
+            known = present;
+            to_report.notify_one();
+        }
+    }
+}
+
+/// Keeps that a person here compared the join code of a newcomer. A running agent acts on it within seconds.
 pub fn confirm(directory: &ControlDirectory, agent: AgentId, code: Digest) -> Result<(), VouchError> {
     let identity = directory.identity()?.ok_or(VouchError::NotEnrolled)?.identity;
     let statements = directory.statements()?.ok_or(VouchError::NoStatements)?;

@@ -131,7 +131,7 @@ impl RecoveryCommand {
             Self::Status => status(config, &directory),
             Self::Confirm { keyid } => {
                 custody::confirm(&directory, keyid)?;
-                Ok(format!("{keyid} is confirmed. The running agent seals to it from the next statements on, in a minute or two.\n"))
+                Ok(format!("{keyid} is confirmed. The running agent seals to it from the next statements on, within seconds.\n"))
             }
             Self::Drill { shares, backup } => {
                 let set = kept_set(&directory)?;
@@ -182,7 +182,7 @@ fn init(
     }
     prepared.register(directory)?;
     text.push_str(
-        "Keep the key id with them. The running agent registers the key with its next report, in a minute or two.\n\
+        "Keep the key id with them. The running agent registers the key with its next report, within seconds.\n\
          Then try it: freehold-agent backup create, and with the shares: freehold-agent recovery drill\n",
     );
     Ok(text.to_string())
