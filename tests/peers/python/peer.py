@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import formats
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -314,7 +315,7 @@ for line in sys.stdin:
     request = json.loads(line)
     try:
         answer = {"ok": True, **OPERATIONS[request["op"]](request)}
-    except Unknown as unknown:
+    except (Unknown, UnsupportedAlgorithm) as unknown:
         answer = {"ok": False, "unknown": str(unknown)}
     except Exception as error:
         answer = {"ok": False, "refused": "".join(traceback.format_exception(error)[-3:])}

@@ -90,11 +90,11 @@ async fn replicas(database: &TestDatabase) -> [World; 2] {
 async fn what_one_replica_records_the_other_tells_at_once_and_goes_on_alone() {
     let database = TestDatabase::new(Engine::Postgres).unwrap();
     let control_plane::database::Location::Postgres(url) = database.location.clone() else { panic!("PostgreSQL") };
-    let name = url.rsplit('/').next().and_then(|rest| rest.split('?').next()).unwrap().to_owned();
+    let name = url::Url::parse(&url).unwrap().path().trim_start_matches('/').to_owned();
     let sql = |text: &str| database.server().unwrap().psql(&name, text).unwrap().trim().to_owned();
     let [one, two] = replicas(&database).await;
     let started = std::time::Instant::now();
-    let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%LISTEN \"freehold_log\"%'";
+    let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%LISTEN \"freehold_log\"%'";
     while sql(listening) != "2" {
         assert!(started.elapsed() < Duration::from_secs(30), "both listen: {}", sql("SELECT query FROM pg_stat_activity"));
         tokio::time::sleep(Duration::from_millis(100)).await;
