@@ -88,6 +88,7 @@ impl Global {
 
 /// Nouns of the control plane, then verbs of an agent.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a process has one of these")]
 pub enum Command {
     /// Connections: where servers stand and which files prove who you are
     #[command(subcommand)]
