@@ -369,6 +369,16 @@ async fn without_a_connection_material_goes_by_file_and_for_one_agent_alone() {
     site.stop(0).await;
     site.key("cards", "SINGLE_COPY", Some(1)).await;
     site.until_ready("cards", 1, &[1]).await;
+    // It has to hear that its version is known before it is alone with it.
+    until(|| async {
+        let known = site
+            .agent(1)
+            .current()
+            .load()
+            .is_some_and(|set| set.keys().any(|key| key.versions.get(&1).is_some_and(|version| version.record.is_some())));
+        if known { Ok(()) } else { Err("the second has not heard of it".to_owned()) }
+    })
+    .await;
     open.send_replace(false);
     site.agents[0] = Some(site.world.agent(&site.configs[0]).await);
     until(|| async {
