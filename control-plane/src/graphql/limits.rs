@@ -22,6 +22,8 @@ pub struct Parsed {
     pub(super) request: Request,
     /// Whether it holds no mutation.
     pub reads_only: bool,
+    /// Whether it holds subscriptions and nothing else.
+    pub subscribes: bool,
 }
 
 impl Parsed {
@@ -43,7 +45,8 @@ pub fn parse(mut request: Request, id: RequestId) -> Result<Parsed, Response> {
         return Err(refused(ServerError::new(message, None)));
     }
     let reads_only = document.operations.iter().all(|(_, operation)| operation.node.ty == OperationType::Query);
-    Ok(Parsed { request, reads_only })
+    let subscribes = document.operations.iter().all(|(_, operation)| operation.node.ty == OperationType::Subscription);
+    Ok(Parsed { request, reads_only, subscribes })
 }
 
 /// Without recursion: how deep a document is was not looked at yet.

@@ -19,6 +19,7 @@ use crate::{
         self, ApiSchema,
         api::{Api, Services},
         fault::{bad_request, fault},
+        socket::SubscriptionsOnly,
     },
 };
 
@@ -177,7 +178,7 @@ pub async fn subscribe(request: HttpRequest, payload: web::Payload, edge: web::D
         data.insert(place);
         Ok(data)
     };
-    let socket = GraphQLSubscription::new(edge.schema.clone()).on_connection_init(begin);
+    let socket = GraphQLSubscription::new(SubscriptionsOnly::new(edge.schema.clone(), id)).on_connection_init(begin);
     socket.start(&request, payload).unwrap_or_else(|error| error.error_response())
 }
 

@@ -172,6 +172,24 @@ async fn followers_prove_who_they_are_see_their_tenant_only_and_end_with_their_t
         }
     }
 
+    // Nothing but subscriptions: what a POST is held to would not hold here.
+    let before = world.ask(&mine, "{ events(last: 1) { nodes { ledgerIndex } } }").await;
+    let mutation = "mutation { createProject(input: { name: \"sly\" }) { userErrors { code } } }";
+    for query in [
+        "{ viewer { principal } }",
+        mutation,
+        &format!("{} subscription s {{ eventRecorded {{ cursor }} }}", mutation.replace("mutation", "mutation m")),
+    ] {
+        let (mut sly, _) = Socket::open(&world, bearer(&mine)).await;
+        sly.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": query } })).await;
+        let answer = sly.next().await.to_string();
+        assert!(answer.contains("subscriptions_only") && !answer.contains("principal\":"), "{query}: {answer}");
+        sly.0.close(None).await.unwrap();
+        while sly.0.next().await.is_some() {}
+    }
+    assert_eq!(world.ask(&mine, "{ events(last: 1) { nodes { ledgerIndex } } }").await, before);
+    tokio::time::sleep(Duration::from_secs(1)).await; // their places are given back
+
     let (_kept, _) = Socket::open(&world, bearer(&mine)).await;
     let (_too, _) = Socket::open(&world, bearer(&mine)).await;
     let full = world.client.get(world.running.graphql_url());
