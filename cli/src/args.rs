@@ -98,6 +98,9 @@ pub enum Command {
     /// Tenants (operators only)
     #[command(subcommand)]
     Tenant(commands::tenant::Tenant),
+    /// Certificate authorities of agents (operators only)
+    #[command(subcommand)]
+    Authority(commands::authority::Authority),
     /// Projects: groups of keys and callers
     #[command(subcommand)]
     Project(commands::project::Project),

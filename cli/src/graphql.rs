@@ -33,10 +33,12 @@ pub mod documents {
     pub const TOKEN: &str = include_str!("queries/token.graphql");
     /// Events and receipts.
     pub const AUDIT: &str = include_str!("queries/audit.graphql");
+    /// Certificate authorities of agents.
+    pub const AUTHORITY: &str = include_str!("queries/authority.graphql");
     /// How far a suspension has come.
     pub const CONTAINMENT: &str = include_str!("queries/containment.graphql");
     /// All of them.
-    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, AUDIT];
+    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, AUDIT, AUTHORITY];
 }
 
 /// A client of one control plane.

@@ -38,11 +38,17 @@ use crate::{
     },
     agents::{
         Agent,
-        enrolment::{DEFAULT_CERTIFICATE_LIFE, Enrolment, EnrolmentSettings},
+        enrolment::{DEFAULT_CERTIFICATE_LIFE, Enrolment, EnrolmentSettings, ListenerAuthority},
         report::Reports,
     },
     aliases::Alias,
-    bundles::{heartbeat::Heartbeats, reactor::StatementReactor, read::FactsReader, service::Statements},
+    authorities::keeper::Keeper,
+    bundles::{
+        heartbeat::{Heartbeats, Named},
+        reactor::StatementReactor,
+        read::FactsReader,
+        service::Statements,
+    },
     callers::Caller,
     composites::Composite,
     config::Config,
@@ -67,28 +73,22 @@ use crate::{
     leases::{Budget, service::Leases},
     moving::{self, Standstill},
     pki::{
-        authority::Authority,
-        listener::{self, ServerCertificate},
+        issued::IssuedCertificate,
+        listener::{self, AgentRoots},
     },
     policies::Policy,
     projects::Project,
     receipts::{ingest::Ingest, rows::ReceiptRows},
     relay::{rows::RelayRows, service::Relay},
-    sealing::{Keyring, SealingError, SealingKey, Secret, Secrets},
+    sealing::{Keyring, SealingError, SealingKey, Secrets},
     sites::Site,
     tenants::Tenant,
     tokens::{ApiToken, ApiTokenCommand, MAX_LIFETIME, TokenState},
     waking,
 };
 
-/// How long the agent listener's own certificate lives; it is made anew long before.
-const LISTENER_LIFE: Duration = Duration::from_secs(30 * 86_400);
-/// How often it is made anew.
-const LISTENER_RENEWAL: Duration = Duration::from_secs(86_400);
-
 const AGENT_WORKERS: usize = 2;
 const MAX_WORKERS: usize = 8;
-const AUTHORITY_SECRET: &str = "agent-authority";
 
 /// Why the control plane did not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -248,18 +248,20 @@ impl App {
         let operator_token = config.operator_token_file();
         operator(&ground, &operator_token).await?;
 
-        let authority = Arc::new(agent_authority(&ground).await?);
-        let listener_authority = listener_authority(&config, &authority)?;
+        let listener = listener_authority(&config)?;
+        let named = Named::default();
+        let authorities = authorities(&ground, &listener, named.clone()).await?;
         let settings = EnrolmentSettings {
             public_url: match &config.agents.public_url {
                 Some(url) => url.as_str().trim_end_matches('/').to_owned(),
                 None => format!("https://{agents}"),
             },
-            listener_authority_pem: listener_authority,
+            listener,
             certificate_life: DEFAULT_CERTIFICATE_LIFE,
         };
-        let listener = AgentListener::new(&config, agents, authority.clone(), &ground)?;
-        let parts = Parts::new(&ground, authority, settings);
+        let listener = AgentListener::new(&config, agents, &authorities, &ground)?;
+        let parts = Parts::new(&ground, (authorities.clone(), named), settings);
+        work.push(background(keep_authorities(authorities, listener.agents.clone(), parts.statements.clone()), &working));
         work.extend(parts.reactors(&ground, &working));
         let statements = parts.statements.clone();
         let woken = move |tenant, site| statements.wake(tenant, site);
@@ -268,7 +270,7 @@ impl App {
         work.push(background(metrics.clone().keep_folding(), &working));
 
         let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
-        let agent_api = web::Data::new(parts.agent_api(&ground, &stopping));
+        let agent_api = web::Data::new(parts.agent_api(&ground, listener.agents.clone(), &stopping));
         let in_flight = [InFlight::default(), InFlight::default()];
         let agent_server = listener
             .server(agents_socket, agent_api, request_ids.clone(), in_flight[1].clone(), &config)
@@ -488,15 +490,33 @@ async fn operator(ground: &Ground, file: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The authority that certifies agents and the listener they call; made once, kept sealed.
-async fn agent_authority(ground: &Ground) -> Result<Authority, StartError> {
-    if let Some(kept) = ground.secrets.secret(DEPLOYMENT, AUTHORITY_SECRET).await? {
-        return Authority::from_secret(kept.reveal()).map_err(failed("reading the agents' certificate authority"));
-    }
-    let made = Authority::generate(&*ground.ids, ground.clock.now()).map_err(failed("making the agents' certificate authority"))?;
-    let secret = made.to_secret().map_err(failed("making the agents' certificate authority"))?;
-    let kept = ground.secrets.keep_first(DEPLOYMENT, AUTHORITY_SECRET, &Secret::new(secret.to_vec())).await?;
-    Authority::from_secret(kept.reveal()).map_err(failed("reading the agents' certificate authority"))
+/// The authorities that certify agents and the listener they call.
+async fn authorities(ground: &Ground, listener: &ListenerAuthority, named: Named) -> Result<Keeper, StartError> {
+    let beside = match listener {
+        ListenerAuthority::Named(pem) => tls::certificates_from_pem(pem.as_bytes(), Path::new("agents.ca_file"))?,
+        ListenerAuthority::Ours | ListenerAuthority::System => Vec::new(),
+    };
+    let beside = beside.into_iter().map(|der| der.to_vec()).collect();
+    let (clock, ids) = (ground.clock.clone(), ground.ids.clone());
+    let opened = Keeper::open(ground.handler.clone(), ground.secrets.clone(), (clock, ids), beside, named).await;
+    opened.map_err(failed("opening the certificate authorities of agents"))
+}
+
+/// Rotates them in time. When others are believed than before, the listener goes by it, and every site is told.
+async fn keep_authorities(authorities: Keeper, agents: Arc<AgentRoots>, statements: Statements) {
+    let keeper = authorities.clone();
+    let changed = || async {
+        if let Err(error) = agents.replace(&authorities.current().pem) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the agents' listener cannot use the certificate authorities");
+        }
+        let sites = statements.sites_due(Duration::ZERO).await.unwrap_or_default();
+        for (tenant, site) in sites {
+            if let Err(error) = statements.beat(tenant, site).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, %site, "the site hears of other certificate authorities a minute later");
+            }
+        }
+    };
+    keeper.run(changed).await;
 }
 
 fn graphql_tls(
@@ -517,14 +537,22 @@ fn graphql_tls(
     Ok((Some(tls::server_config(Arc::new(certificate), None)?), authority))
 }
 
-/// Whom agents are told to believe; none: their systems' authorities.
-fn listener_authority(config: &Config, own: &Authority) -> Result<Option<String>, StartError> {
+/// Whom agents are told to believe.
+fn listener_authority(config: &Config) -> Result<ListenerAuthority, StartError> {
     let Some(path) = &config.agents.ca_file else {
-        return Ok(config.agents.tls.files()?.is_none().then(|| own.certificate_pem().to_owned()));
+        let ours = config.agents.tls.files()?.is_none();
+        return Ok(if ours { ListenerAuthority::Ours } else { ListenerAuthority::System });
     };
     tls::certificates_from_file(path)?;
     let pem = std::fs::read_to_string(path).map_err(|source| FileError::Io { act: "read", path: path.clone(), source })?;
-    Ok(Some(pem))
+    Ok(ListenerAuthority::Named(pem))
+}
+
+/// What the agents' listener may be called by.
+fn listener_names(config: &Config, address: SocketAddr) -> Vec<String> {
+    let mut names = names(&config.agents.listen, address);
+    names.extend(config.agents.public_url.as_ref().and_then(|url| url.host_str()).map(|host| host.trim_matches(['[', ']']).to_owned()));
+    names
 }
 
 /// What a listener may be called by.
@@ -580,19 +608,21 @@ struct Parts {
     receipts: ReceiptRows,
     relay: RelayRows,
     heartbeats: Heartbeats,
+    authorities: Keeper,
 }
 
 impl Parts {
-    fn new(ground: &Ground, authority: Arc<Authority>, settings: EnrolmentSettings) -> Self {
+    fn new(ground: &Ground, (authorities, named): (Keeper, Named), settings: EnrolmentSettings) -> Self {
         let Ground { clock, ids, database, keyring, secrets, store, handler, views, .. } = ground;
-        let heartbeats = Heartbeats::new(database.clone());
+        let heartbeats = Heartbeats::new(database.clone()).naming(named);
         let facts = FactsReader::new(views.clone(), store.clone());
         let statements = Statements::new(handler.clone(), facts, secrets.clone(), heartbeats.clone(), clock.clone(), ids.clone());
-        let enrolment = Enrolment::new(handler.clone(), views.clone(), statements.clone(), authority, settings, clock.clone(), ids.clone());
+        let enrolment =
+            Enrolment::new(handler.clone(), views.clone(), statements.clone(), authorities.clone(), settings, clock.clone(), ids.clone());
         let reports = Reports::new(handler.clone(), database.clone(), keyring.clone(), clock.clone(), ids.clone());
         let receipts = ReceiptRows::new(database.clone(), keyring.clone());
         let relay = RelayRows::new(database.clone(), keyring.clone());
-        Self { statements, enrolment, reports, receipts, relay, heartbeats }
+        Self { statements, enrolment, reports, receipts, relay, heartbeats, authorities }
     }
 
     fn reactors(&self, ground: &Ground, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
@@ -607,7 +637,7 @@ impl Parts {
         all.into_iter().map(run).collect()
     }
 
-    fn agent_api(&self, ground: &Ground, stopping: &CancellationToken) -> AgentApi {
+    fn agent_api(&self, ground: &Ground, roots: Arc<AgentRoots>, stopping: &CancellationToken) -> AgentApi {
         let Ground { handler, clock, ids, .. } = ground;
         let parts = agents::Parts {
             handler: handler.clone(),
@@ -617,6 +647,7 @@ impl Parts {
             leases: Leases::new(handler.clone(), self.statements.clone(), clock.clone(), ids.clone()),
             relay: Relay::new(handler.clone(), self.relay.clone(), clock.clone(), ids.clone()),
             ingest: Ingest::new(handler.clone(), self.receipts.clone(), clock.clone(), ids.clone()),
+            roots,
         };
         AgentApi::new(parts, clock.clone(), stopping.clone())
     }
@@ -632,6 +663,7 @@ impl Parts {
             scan_limit: config.limits.scan as usize,
             statements: self.statements,
             enrolment: self.enrolment,
+            authorities: self.authorities,
             reports: self.reports,
             receipts: self.receipts,
         };
@@ -651,30 +683,27 @@ impl Parts {
 /// The agents' listener and its own certificate.
 struct AgentListener {
     tls: rustls::ServerConfig,
+    /// Whose certificates of agents it takes.
+    agents: Arc<AgentRoots>,
     /// What makes the next certificate; none when settings name files.
     issued: Option<IssuedCertificate>,
 }
 
-/// A certificate of our own authority, made anew while the listener runs.
-struct IssuedCertificate {
-    names: Vec<String>,
-    authority: Arc<Authority>,
-    current: Arc<ServerCertificate>,
-}
-
 impl AgentListener {
-    fn new(config: &Config, address: SocketAddr, authority: Arc<Authority>, ground: &Ground) -> Result<Self, StartError> {
-        let authority_pem = authority.certificate_pem().to_owned();
+    fn new(config: &Config, address: SocketAddr, authorities: &Keeper, ground: &Ground) -> Result<Self, StartError> {
+        let agents = AgentRoots::new(&authorities.current().pem, listener::RENEWAL_WINDOW);
+        let agents = agents.map_err(failed("setting up TLS of the agent listener"))?;
         let (certificate, issued): (Arc<dyn ResolvesServerCert>, _) = match config.agents.tls.files()? {
             Some((certificate, key)) => (Arc::new(ReloadingCertificate::open(certificate, key)?), None),
             None => {
-                let issued = IssuedCertificate::new(config, address, authority, ground)?;
-                (issued.current.clone(), Some(issued))
+                let issued = IssuedCertificate::new(listener_names(config, address), authorities.clone(), &*ground.clock, &*ground.ids)
+                    .map_err(failed("making the agent listener's certificate"))?;
+                (issued.current(), Some(issued))
             }
         };
-        let tls = listener::server_config(certificate, &authority_pem, listener::RENEWAL_WINDOW, ground.clock.clone())
+        let tls = listener::server_config(certificate, agents.clone(), ground.clock.clone())
             .map_err(failed("setting up TLS of the agent listener"))?;
-        Ok(Self { tls, issued })
+        Ok(Self { tls, agents, issued })
     }
 
     fn server(
@@ -701,31 +730,5 @@ impl AgentListener {
             .shutdown_timeout(config.server.shutdown_timeout.0.as_secs())
             .listen_rustls_0_23(socket, self.tls.clone())?;
         Ok(server.run())
-    }
-}
-
-impl IssuedCertificate {
-    fn new(config: &Config, address: SocketAddr, authority: Arc<Authority>, ground: &Ground) -> Result<Self, StartError> {
-        let mut names = names(&config.agents.listen, address);
-        names.extend(config.agents.public_url.as_ref().and_then(|url| url.host_str()).map(|host| host.trim_matches(['[', ']']).to_owned()));
-        let (issued, key) = authority
-            .issue_listener(&names, LISTENER_LIFE, &*ground.ids, ground.clock.now())
-            .map_err(failed("making the agent listener's certificate"))?;
-        let current =
-            ServerCertificate::new(&issued.chain_pem, &key.serialize_pem()).map_err(failed("using the agent listener's certificate"))?;
-        Ok(Self { names, authority, current })
-    }
-
-    async fn keep_fresh(self, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) {
-        loop {
-            tokio::time::sleep(LISTENER_RENEWAL).await;
-            let issued = self.authority.issue_listener(&self.names, LISTENER_LIFE, &*ids, clock.now());
-            let replaced = issued
-                .map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
-                .and_then(|(issued, key)| Ok(self.current.replace(&issued.chain_pem, &key.serialize_pem())?));
-            if let Err(error) = replaced {
-                tracing::error!(error = &*error as &dyn std::error::Error, "making the agent listener's next certificate failed");
-            }
-        }
     }
 }

@@ -26,6 +26,7 @@ pub mod waking;
 // The domains, each in the same shape: command, refusal, aggregate.
 pub mod agents;
 pub mod aliases;
+pub mod authorities;
 pub mod callers;
 pub mod composites;
 pub mod keys;

@@ -409,7 +409,7 @@ fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> 
             directory: &ControlDirectory::open(&config.data_dir)?,
             vault: &*vault,
             outgoing: &config.control_plane.outgoing,
-            clock: &SystemClock,
+            clock: Arc::new(SystemClock),
             ids: &SystemIds,
             host: &host,
         };

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     control::{
         certificate::{CertificateAdvice, Renewal},
-        client::{Connection, ControlClient},
+        client::{Connection, ControlClient, Reach},
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
         lease::LeaseKeeper,
         prekeys::Prekeys,
@@ -135,7 +135,14 @@ impl Membership {
             to_report,
         } = parts;
         let control = &config.control_plane;
-        let client = ControlClient::enrolled(&stored, &certificate, &keys, control.url.as_deref(), &control.outgoing)?;
+        let authorities = directory.authorities()?;
+        let reach = Reach {
+            url: control.url.as_deref(),
+            outgoing: &control.outgoing,
+            authorities: authorities.as_ref(),
+            clock: agent_clock.clone(),
+        };
+        let client = ControlClient::enrolled(&stored, &certificate, &keys, &reach)?;
         let connection = Connection::new(client);
 
         let ratchet = RatchetKeeper::open(directory.clone(), ids.clone())?;
@@ -215,6 +222,9 @@ impl Membership {
             url: control.url.clone(),
             outgoing: control.outgoing.clone(),
             clock,
+            agent_clock,
+            accepted: sync.follow(),
+            authorities,
             ids,
             advice,
         };

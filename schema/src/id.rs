@@ -161,6 +161,8 @@ ids! {
     StatementStreamId = "stm";
     /// The budgets of one key.
     BudgetId = "bud";
+    /// The certificate authorities of agents: one stream for the whole deployment.
+    AuthoritiesId = "aut";
     /// One life of an agent's journal: a new one begins when the journal was lost or restored.
     IncarnationId = "inc";
     /// One sealed file.

@@ -1,10 +1,14 @@
 //! The HTTP client for outgoing connections: TLS 1.3, X25519MLKEM768 first, proxy, private authority, client certificate.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
 
+use schema::clock::Clock;
 use zeroize::Zeroizing;
 
-use crate::config::OutgoingConfig;
+use crate::{
+    config::OutgoingConfig,
+    tls::{self, TlsError, time::TimeOf},
+};
 
 /// Whose server certificates are believed.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +18,8 @@ pub enum Trust {
     System,
     /// Only these, PEM: a peer whose authority is known beforehand.
     Only(String),
+    /// Anybody: what such a peer says must prove itself, and what it is told must be no secret.
+    Anybody,
 }
 
 /// A client certificate, and its key in PEM.
@@ -49,6 +55,9 @@ pub enum OutgoingError {
     /// The client certificate cannot be used.
     #[error("the client certificate and its key cannot be used together")]
     Identity(#[source] reqwest::Error),
+    /// TLS cannot be set up with these certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Everything else.
     #[error("the client for outgoing connections cannot be made")]
     Client(#[source] reqwest::Error),
@@ -56,20 +65,10 @@ pub enum OutgoingError {
 
 /// The client. Redirects are not followed, and the environment's proxy variables are not read.
 pub fn client(config: &OutgoingConfig, trust: &Trust, identity: Option<&Identity>) -> Result<reqwest::Client, OutgoingError> {
-    crate::tls::install_provider();
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_rustls()
-        .tls_version_min(reqwest::tls::Version::TLS_1_3)
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true)
-        .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")));
-    builder = match &config.proxy {
-        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(OutgoingError::Proxy)?),
-        None => builder.no_proxy(),
-    };
+    let mut builder = builder(config)?.tls_backend_rustls().tls_version_min(reqwest::tls::Version::TLS_1_3);
     builder = match trust {
         Trust::Only(pem) => builder.tls_certs_only(authorities(pem.as_bytes(), "the authority of the peer")?),
+        Trust::Anybody => builder.tls_danger_accept_invalid_certs(true),
         Trust::System => match &config.ca_file {
             Some(path) => builder.tls_certs_merge(authorities(&read(path)?, &format!("outgoing.ca_file {}", path.display()))?),
             None => builder,
@@ -80,6 +79,47 @@ pub fn client(config: &OutgoingConfig, trust: &Trust, identity: Option<&Identity
         builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(OutgoingError::Identity)?);
     }
     builder.build().map_err(OutgoingError::Client)
+}
+
+/// The client that believes only the authorities in this PEM, and judges certificates by this clock.
+pub fn client_at(
+    config: &OutgoingConfig,
+    authorities_pem: &str,
+    identity: Option<&Identity>,
+    clock: Arc<dyn Clock>,
+) -> Result<reqwest::Client, OutgoingError> {
+    let roots = tls::certificates_from_pem(authorities_pem.as_bytes(), Path::new("the authority of the peer"))?;
+    let identity = identity.map(|identity| {
+        let chain = tls::certificates_from_pem(identity.certificate_pem.as_bytes(), Path::new("the client certificate"))?;
+        let key = tls::key_from_pem(identity.key_pem.as_bytes(), Path::new("the key of the client certificate"))?;
+        Ok::<_, TlsError>((chain, key))
+    });
+    let mut tls = tls::client_config_at(roots, identity.transpose()?, Arc::new(TimeOf(clock)))?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    builder(config)?.tls_backend_preconfigured(tls).build().map_err(OutgoingError::Client)
+}
+
+/// Whether a connection failed because of a certificate: theirs, or ours.
+pub fn is_about_certificates(error: &(dyn Error + 'static)) -> bool {
+    let here = match error.downcast_ref::<rustls::Error>() {
+        Some(error) => matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)),
+        // What an I/O error was made of is not its source.
+        None => error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_about_certificates(inner)),
+    };
+    here || error.source().is_some_and(is_about_certificates)
+}
+
+fn builder(config: &OutgoingConfig) -> Result<reqwest::ClientBuilder, OutgoingError> {
+    tls::install_provider();
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_nodelay(true)
+        .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")));
+    Ok(match &config.proxy {
+        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(OutgoingError::Proxy)?),
+        None => builder.no_proxy(),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, OutgoingError> {
@@ -93,7 +133,7 @@ fn authorities(pem: &[u8], what: &str) -> Result<Vec<reqwest::Certificate>, Outg
 #[cfg(test)]
 mod tests {
     use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-    use schema::clock::{Clock, SystemClock};
+    use schema::clock::{ManualClock, SystemClock};
 
     use super::*;
     use crate::{
@@ -138,7 +178,24 @@ mod tests {
         let stranger = tempfile::tempdir().unwrap();
         development(stranger.path());
         let foreign = Trust::Only(std::fs::read_to_string(stranger.path().join("authority.pem")).unwrap());
-        client(&config, &foreign, None).unwrap().get(&url).send().await.unwrap_err();
+        let refused = client(&config, &foreign, None).unwrap().get(&url).send().await.unwrap_err();
+        assert!(is_about_certificates(&refused), "{refused:?}");
+        client(&config, &Trust::Anybody, None).unwrap().get(&url).send().await.unwrap();
+
+        // By another clock, the same certificate is of another time.
+        let pem = std::fs::read_to_string(&files.authority).unwrap();
+        let day = Duration::from_secs(86_400);
+        let now = SystemClock.now();
+        for (clock, believed) in [(now, true), (now.plus(500 * day), false), (now.minus(500 * day), false)] {
+            let client = client_at(&config, &pem, Some(&identity), std::sync::Arc::new(ManualClock::at(clock))).unwrap();
+            match client.get(&url).send().await {
+                Ok(answer) => assert!(believed && answer.text().await.unwrap() == "somebody", "{clock}"),
+                Err(error) => assert!(!believed && is_about_certificates(&error), "{clock}: {error:?}"),
+            }
+        }
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = client(&config, &trust, None).unwrap().get(format!("https://{nobody}/")).send().await.unwrap_err();
+        assert!(!is_about_certificates(&refused), "{refused:?}");
         handle.stop(false).await;
     }
 

@@ -91,12 +91,20 @@ impl World {
 
     /// A command of `freehold`, as the administrator.
     pub async fn cli(&self, arguments: &[&str]) -> Result<(), cli::error::Error> {
-        let token = self.path("admin.token");
+        self.cli_as(&self.path("admin.token"), arguments).await
+    }
+
+    async fn cli_as(&self, token: &Path, arguments: &[&str]) -> Result<(), cli::error::Error> {
         let url = self.plane.graphql_url().trim_end_matches(control_plane::http::graphql::PATH).to_owned();
         let nowhere = self.path("no-profiles.toml");
-        let place = ["freehold", "--config", text(&nowhere), "--server", &url, "--token-file", text(&token), "-o", "json"];
+        let place = ["freehold", "--config", text(&nowhere), "--server", &url, "--token-file", text(token), "-o", "json"];
         let command = cli::args::Cli::try_parse_from(place.iter().chain(arguments)).unwrap_or_else(|error| panic!("{error}"));
         cli::run(command).await
+    }
+
+    /// A command of `freehold`, as the operator of the deployment.
+    pub async fn operate(&self, arguments: &[&str]) -> Result<(), cli::error::Error> {
+        self.cli_as(self.plane.operator_token_file(), arguments).await
     }
 
     /// Puts these Cedar policies in force for the project.
@@ -158,7 +166,7 @@ impl World {
         let vault = open_vault(config, Arc::new(SystemIds)).await.expect("a vault");
         let directory = ControlDirectory::open(&config.data_dir).expect("a folder");
         let (vault, outgoing) = (&*vault, &config.control_plane.outgoing);
-        let parts = EnrolParts { directory: &directory, vault, outgoing, clock: &*self.clock, ids: &SystemIds, host: "here" };
+        let parts = EnrolParts { directory: &directory, vault, outgoing, clock: self.clock.clone(), ids: &SystemIds, host: "here" };
         enrol(&token, &parts).await.expect("an agent that joins")
     }
 

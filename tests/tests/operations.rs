@@ -124,7 +124,7 @@ impl World {
             directory: &ControlDirectory::open(&config.data_dir).unwrap(),
             vault: &*vault,
             outgoing: &config.control_plane.outgoing,
-            clock: &SystemClock,
+            clock: Arc::new(SystemClock),
             ids: &SystemIds,
             host: "here",
         };

@@ -6,6 +6,7 @@ mod signers {
     mod ceremony;
     mod ending;
     mod everyday;
+    mod long_away;
 }
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 //!
 //! Same DSSE envelope as statements, with types and contexts of their own.
 
+mod certificate;
 mod movement;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::{
     statement::lease::Share,
 };
 
+pub use certificate::CertificateAsk;
 pub use movement::{Prekey, Transfer, TransferHead};
 
 /// A document's DSSE payload type and ML-DSA context.

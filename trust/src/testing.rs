@@ -1,7 +1,10 @@
 //! A tenant in memory that signs valid sets of statements: one project, one site, one agent, one key with one active
 //! version. Tests change what they like and sign again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use schema::{
     catalogue::Algorithm,
@@ -437,5 +440,6 @@ fn empty_heartbeat() -> Heartbeat {
         site_policy: None,
         state: nothing,
         checkpoint: None,
+        authorities: BTreeSet::new(),
     }
 }

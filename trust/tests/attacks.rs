@@ -2,6 +2,7 @@
 //! or changes one thing in a set that otherwise would be.
 
 mod attacks {
+    mod authorities;
     mod composite;
     mod external;
     mod lease;

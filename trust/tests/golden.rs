@@ -18,8 +18,8 @@ use schema::{
 use trust::{
     accept::{Confirmed, accept},
     document::{
-        self, AgentVouch, BudgetRequest, Document, HolderReport, LeaseRequest, Prekey, RosterEntry, SelfTestReport, Transfer, TransferHead,
-        VersionRecord,
+        self, AgentVouch, BudgetRequest, CertificateAsk, Document, HolderReport, LeaseRequest, Prekey, RosterEntry, SelfTestReport,
+        Transfer, TransferHead, VersionRecord,
     },
     dsse,
     pair::{Pair, Signers},
@@ -77,6 +77,8 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("agent-vouch.v1.json", document(document::sign(&world.vouch(), &world.agent))),
         ("version-record.v1.json", document(document::sign(&world.record(1, fingerprint(1)), &world.agent))),
         ("holder-report.v1.json", document(document::sign(&world.report(1, fingerprint(1)), &world.agent))),
+        ("heartbeat-authorities.v1.json", document(set_naming_authorities())),
+        ("certificate-ask.v1.json", document(document::sign(&example_ask(), &world.agent))),
         ("prekey.v1.json", document(document::sign(&example_prekey().0, &world.agent))),
         ("transfer.v1.json", document(document::sign(&example_transfer(), &world.other_agent))),
         ("lease.v1.json", document(world.lease(3, example_lease))),
@@ -88,6 +90,16 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("backup-head.v1.json", document(document::sign(&example_backup_head(), &world.agent))),
         ("policy-site.v1.json", with_a_recovery_key()),
     ])
+}
+
+/// A heartbeat that names two certificate authorities.
+fn set_naming_authorities() -> Base64 {
+    let named = World::new().set_pinning(|heartbeat| heartbeat.authorities = [fingerprint(5), fingerprint(6)].into());
+    named.heartbeat.unwrap()
+}
+
+fn example_ask() -> CertificateAsk {
+    CertificateAsk { tenant: TENANT, site: SITE, agent: AGENT, csr: fingerprint(7), issued: START }
 }
 
 fn example_recovery_key() -> RecoveryKey {
@@ -263,11 +275,12 @@ fn every_file_is_read_and_none_is_missing() {
                 statement::<Policy>(&bytes, &world.policy_pairs)
             }
             "state.v1.json" => statement::<State>(&bytes, &world.state_pairs),
-            "heartbeat.v1.json" => statement::<Heartbeat>(&bytes, &world.heartbeat_pairs),
+            "heartbeat.v1.json" | "heartbeat-authorities.v1.json" => statement::<Heartbeat>(&bytes, &world.heartbeat_pairs),
             "roster-entry.v1.json" => signed::<RosterEntry>(&bytes, &world.agent),
             "agent-vouch.v1.json" => signed::<AgentVouch>(&bytes, &world.agent),
             "version-record.v1.json" => signed::<VersionRecord>(&bytes, &world.agent),
             "holder-report.v1.json" => signed::<HolderReport>(&bytes, &world.agent),
+            "certificate-ask.v1.json" => signed::<CertificateAsk>(&bytes, &world.agent),
             "prekey.v1.json" => signed::<Prekey>(&bytes, &world.agent),
             "transfer.v1.json" => signed::<Transfer>(&bytes, &world.other_agent),
             "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),

@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod anew;
 pub mod audit;
+pub mod authority;
 pub mod bare;
 pub mod caller;
 pub mod cms;
@@ -90,6 +91,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Profile(_) | Command::Signer(_) | Command::Completions { .. } => Ok(()),
         Command::Whoami => whoami(&session).await,
         Command::Tenant(command) => command.run(&session).await,
+        Command::Authority(command) => command.run(&session).await,
         Command::Project(command) => command.run(&session).await,
         Command::Site(command) => command.run(&session).await,
         Command::Agent(command) => command.run(&session).await,

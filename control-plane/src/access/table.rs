@@ -33,8 +33,21 @@ fn everybody() -> Vec<(String, OpContext)> {
 
 /// An action is asked of every kind of resource that may carry it; the tenant's own kind is always among the kinds.
 fn may(authorizer: &CedarAuthorizer, ctx: &OpContext, action: &'static str) -> bool {
-    let kinds =
-        ["Tenant", "Project", "Site", "Agent", "Caller", "Key", "Alias", "Composite", "Policy", "ApiToken", "Statements", "Receipts"];
+    let kinds = [
+        "Tenant",
+        "Project",
+        "Site",
+        "Agent",
+        "Caller",
+        "Key",
+        "Alias",
+        "Composite",
+        "Policy",
+        "ApiToken",
+        "Statements",
+        "Receipts",
+        "Authorities",
+    ];
     kinds.iter().any(|kind| {
         let id = if *kind == "Tenant" { ctx.tenant.to_string() } else { format!("{}_x", kind.to_lowercase()) };
         authorizer.decide(ctx, &Question::new(action, kind, id)).is_ok()

@@ -7,13 +7,20 @@ use schema::{
     encoding::Digest,
     id::{AgentId, PrincipalId, SiteId, TenantId},
     token::{InvalidToken, Token, TokenKind},
-    wire::agent::{EnrolRequest, EnrolResponse, EnrolmentToken, RenewRequest, RenewResponse},
+    wire::agent::{
+        ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, EnrolmentToken, RenewRequest, RenewResponse, StatementSet,
+    },
 };
-use trust::document::{RosterEntryError, open_roster_entry};
+use trust::{
+    document::{self, CertificateAsk, RosterEntryError, open_roster_entry},
+    dsse::{self, EnvelopeError},
+    pair::PublicPair,
+};
 
 use super::{Agent, AgentCommand, AgentRefusal, Enrol, Invitation};
 use crate::{
     access::{context::OpContext, permit::Question},
+    authorities::keeper::Keeper,
     bundles::service::{Statements, StatementsError},
     eventing::{
         aggregate::{Aggregate, Deciding},
@@ -21,7 +28,7 @@ use crate::{
         view::{Filter, QueryError, Views},
     },
     pki::{
-        authority::{Authority, IssueError, SigningRequest},
+        authority::{IssueError, Issued, SigningRequest},
         identity::{AgentIdentity, PeerCertificate},
     },
     sites::{Site, SiteCommand, SiteRefusal},
@@ -62,6 +69,12 @@ pub enum EnrolError {
     /// The roster entry is none, or not signed by its own pair.
     #[error("the roster entry is not one, or not signed by its own pair")]
     RosterEntry(#[source] RosterEntryError),
+    /// What is to say who comes back does not.
+    #[error("what asks for a certificate is not signed by the agent's pair, or is nothing of the kind")]
+    Ask(#[source] EnvelopeError),
+    /// It is about another certificate signing request.
+    #[error("what asks for a certificate names another certificate signing request than the one beside it")]
+    OtherRequest,
     /// The roster entry names another tenant than the token was made in.
     #[error("the roster entry names another tenant than the enrolment file")]
     OtherTenant,
@@ -93,6 +106,7 @@ impl EnrolError {
             Self::Certificate(IssueError::Issue(_)) | Self::Query(_) | Self::Root(_) => None,
             Self::Founding(error) => error.code(),
             Self::RosterEntry(_) => Some("roster_entry_invalid"),
+            Self::Ask(_) | Self::OtherRequest => Some("certificate_ask_invalid"),
             Self::OtherTenant => Some("roster_entry_of_another_tenant"),
             Self::Text(_) => Some("text_invalid"),
             Self::Command(error) => error.code(),
@@ -106,10 +120,21 @@ pub struct Enrolment {
     handler: Handler,
     views: Views,
     statements: Statements,
-    authority: Arc<Authority>,
+    authorities: Keeper,
     settings: EnrolmentSettings,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+}
+
+/// Whom agents are to believe as their listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerAuthority {
+    /// Our own authorities.
+    Ours,
+    /// These, PEM.
+    Named(String),
+    /// The authorities of their systems.
+    System,
 }
 
 /// What the deployment says about agents.
@@ -117,21 +142,10 @@ pub struct Enrolment {
 pub struct EnrolmentSettings {
     /// Where agents find their listener, `https://host:port`.
     pub public_url: String,
-    /// The authority of that listener's certificate, PEM; none: the systems' own authorities.
-    pub listener_authority_pem: Option<String>,
+    /// The authority of that listener's certificate.
+    pub listener: ListenerAuthority,
     /// How long a certificate lives; held between a day and thirty.
     pub certificate_life: Duration,
-}
-
-impl EnrolmentSettings {
-    /// Our authority, and the listener's when it is another: agents learn with each certificate whom to believe next.
-    fn authorities_pem(&self, authority: &Authority) -> String {
-        let own = authority.certificate_pem();
-        match &self.listener_authority_pem {
-            Some(other) if other != own => format!("{own}{other}"),
-            _ => own.to_owned(),
-        }
-    }
 }
 
 impl Enrolment {
@@ -140,12 +154,26 @@ impl Enrolment {
         handler: Handler,
         views: Views,
         statements: Statements,
-        authority: Arc<Authority>,
+        authorities: Keeper,
         settings: EnrolmentSettings,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Self {
-        Self { handler, views, statements, authority, settings, clock, ids }
+        Self { handler, views, statements, authorities, settings, clock, ids }
+    }
+
+    /// Our authorities, and the listener's when it is another: agents learn with each certificate whom to believe next.
+    fn authorities_pem(&self) -> String {
+        let own = self.authorities.current().pem.clone();
+        match &self.settings.listener {
+            ListenerAuthority::Named(other) => format!("{own}{other}"),
+            ListenerAuthority::Ours | ListenerAuthority::System => own,
+        }
+    }
+
+    fn issue(&self, request: &SigningRequest, identity: &AgentIdentity) -> Result<Issued, EnrolError> {
+        let (issuer, life) = (self.authorities.current().issuer.clone(), self.settings.certificate_life);
+        issuer.issue_agent(request, identity, life, &*self.ids, self.clock.now()).map_err(EnrolError::Certificate)
     }
 
     /// What an invitation to a site needs: looked up before the command.
@@ -167,7 +195,11 @@ impl Enrolment {
         EnrolmentToken {
             v: 1,
             control_plane: self.settings.public_url.clone(),
-            ca_pem: self.settings.listener_authority_pem.clone(),
+            ca_pem: match &self.settings.listener {
+                ListenerAuthority::Ours => Some(self.authorities.current().pem.clone()),
+                ListenerAuthority::Named(pem) => Some(pem.clone()),
+                ListenerAuthority::System => None,
+            },
             tenant,
             site,
             agent,
@@ -196,9 +228,7 @@ impl Enrolment {
         }
         let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
         let identity = AgentIdentity { tenant, site, agent: invited.id };
-        let now = self.clock.now();
-        let life = self.settings.certificate_life;
-        let issued = self.authority.issue_agent(&signing_request, &identity, life, &*self.ids, now).map_err(EnrolError::Certificate)?;
+        let issued = self.issue(&signing_request, &identity)?;
         let csr = Digest::of(signing_request.der());
         let others = self.agents_of(tenant, site).await?;
         let command = Enrol {
@@ -225,7 +255,7 @@ impl Enrolment {
         Ok(EnrolResponse {
             agent: invited.id,
             certificate_pem: issued.chain_pem,
-            ca_pem: self.settings.authorities_pem(&self.authority),
+            ca_pem: self.authorities_pem(),
             certificate_expires: issued.expires,
         })
     }
@@ -233,24 +263,66 @@ impl Enrolment {
     /// The next certificate of an agent that proved possession of its key twice: in TLS, and in the request.
     pub async fn renew(&self, peer: &PeerCertificate, request: &RenewRequest) -> Result<RenewResponse, EnrolError> {
         let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
-        let (now, life) = (self.clock.now(), self.settings.certificate_life);
-        let issued =
-            self.authority.issue_agent(&signing_request, &peer.identity, life, &*self.ids, now).map_err(EnrolError::Certificate)?;
-        let csr = Digest::of(signing_request.der());
+        let issued = self.renewed(&peer.identity, &signing_request).await?;
+        Ok(RenewResponse { certificate_pem: issued.chain_pem, ca_pem: self.authorities_pem(), certificate_expires: issued.expires })
+    }
+
+    /// Who says it comes back, and with which request. Whether it is that agent is judged by [`Self::come_back`].
+    pub fn comeback(request: &ComebackRequest) -> Result<(AgentIdentity, SigningRequest), EnrolError> {
+        let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
+        let claimed: CertificateAsk = dsse::peek_document(request.ask.as_slice()).map_err(EnrolError::Ask)?;
+        let CertificateAsk { tenant, site, agent, csr, .. } = claimed;
+        if csr != Digest::of(signing_request.der()) {
+            return Err(EnrolError::OtherRequest);
+        }
+        Ok((AgentIdentity { tenant, site, agent }, signing_request))
+    }
+
+    /// Whether there is such an agent. Asked before anything is read for a tenant that somebody only claims to be of.
+    pub async fn knows(&self, identity: &AgentIdentity) -> Result<bool, EnrolError> {
+        Ok(self.views.by_id::<Agent>(identity.tenant, identity.agent, None).await?.is_some())
+    }
+
+    /// An agent that knows no authority of ours any more, or whose certificate nobody takes, proves by its pair who it is. It gets
+    /// a certificate, and a heartbeat that names whom to believe. No more: whom it talks to it knows only afterwards.
+    pub async fn come_back(
+        &self,
+        (identity, agent): (&AgentIdentity, &Agent),
+        request: &ComebackRequest,
+        signing_request: &SigningRequest,
+    ) -> Result<ComebackResponse, EnrolError> {
+        let enrolment = agent.enrolment.as_ref().ok_or(EnrolError::UnknownToken)?;
+        let pair = PublicPair::parse(enrolment.ed25519.as_slice(), enrolment.ml_dsa_65.as_slice()).map_err(|_| EnrolError::OtherRequest)?;
+        document::open::<CertificateAsk>(request.ask.as_slice(), &pair).map_err(EnrolError::Ask)?;
+        let AgentIdentity { tenant, site, agent } = *identity;
+        // A new heartbeat names all that are believed now.
+        self.statements.beat(tenant, site).await?;
+        let served = self.statements.set(tenant, site).await?.ok_or(EnrolError::Root(StatementsError::Missing))?;
+        let set: StatementSet = serde_json::from_slice(&served.body).map_err(|_| EnrolError::Root(StatementsError::Missing))?;
+        let heartbeat = set.heartbeat.ok_or(EnrolError::Root(StatementsError::Missing))?;
+        let issued = self.renewed(identity, signing_request).await?;
+        tracing::info!(%tenant, %site, %agent, "an agent came back by its pair");
+        Ok(ComebackResponse {
+            roots: set.roots,
+            heartbeat,
+            ca_pem: self.authorities_pem(),
+            certificate_pem: issued.chain_pem,
+            certificate_expires: issued.expires,
+        })
+    }
+
+    async fn renewed(&self, identity: &AgentIdentity, signing_request: &SigningRequest) -> Result<Issued, EnrolError> {
+        let issued = self.issue(signing_request, identity)?;
         let command = AgentCommand::RenewCertificate {
-            csr,
+            csr: Digest::of(signing_request.der()),
             certificate_key: Digest::of(signing_request.public_key()),
             certificate_serial: issued.serial.clone(),
             certificate_expires: issued.expires,
         };
-        let question = Question::new("renewCertificate", "Agent", peer.identity.agent);
-        let ctx = self.context(&peer.identity);
-        self.handler.handle::<Agent>(&ctx, question, peer.identity.agent, Options::default(), command).await?;
-        Ok(RenewResponse {
-            certificate_pem: issued.chain_pem,
-            ca_pem: self.settings.authorities_pem(&self.authority),
-            certificate_expires: issued.expires,
-        })
+        let question = Question::new("renewCertificate", "Agent", identity.agent);
+        let ctx = self.context(identity);
+        self.handler.handle::<Agent>(&ctx, question, identity.agent, Options::default(), command).await?;
+        Ok(issued)
     }
 
     /// Of several agents that were invited to an empty site, one founds it. The site's own stream says which: that is decided

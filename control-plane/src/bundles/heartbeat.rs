@@ -1,6 +1,11 @@
 //! The current heartbeat of each site: a row that is written before anybody is served it, so that no serial is ever used
 //! twice, by whatever replica and after whatever crash.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, RwLock},
+};
+
 use schema::{
     clock::Timestamp,
     encoding::{Digest, u64_string},
@@ -110,16 +115,38 @@ fn failed(act: &'static str) -> impl FnOnce(DbErr) -> HeartbeatError {
     move |source| HeartbeatError::Database { act, source }
 }
 
+/// The certificate authorities that heartbeats name, by SHA-256. Shared with who rotates them.
+#[derive(Debug, Clone, Default)]
+pub struct Named(Arc<RwLock<BTreeSet<Digest>>>);
+
+impl Named {
+    /// From the next heartbeat on, these.
+    pub fn set(&self, named: BTreeSet<Digest>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = named;
+    }
+
+    fn now(&self) -> BTreeSet<Digest> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The table of current heartbeats.
 #[derive(Debug, Clone)]
 pub struct Heartbeats {
     database: Database,
+    named: Named,
 }
 
 impl Heartbeats {
     /// In this database.
     pub fn new(database: Database) -> Self {
-        Self { database }
+        Self { database, named: Named::default() }
+    }
+
+    /// The same, and they name these certificate authorities.
+    #[must_use]
+    pub fn naming(self, named: Named) -> Self {
+        Self { named, ..self }
     }
 
     /// What a site is served now.
@@ -174,7 +201,7 @@ impl Heartbeats {
                 (None, Some(last)) => last.members.clone(),
                 (None, None) => return Err(HeartbeatError::Incomplete),
             };
-            let next = sign(signers, tenant, site, members, last.as_ref(), now)?;
+            let next = sign(signers, tenant, site, members, last.as_ref(), (now, self.named.now()))?;
             if self.keep(tenant, site, &next, last.is_some()).await? {
                 return Ok(next);
             }
@@ -248,7 +275,7 @@ fn sign(
     site: SiteId,
     members: Vec<Member>,
     last: Option<&Current>,
-    now: Timestamp,
+    (now, authorities): (Timestamp, BTreeSet<Digest>),
 ) -> Result<Current, HeartbeatError> {
     let of = |kind, scope| members.iter().rev().find(move |member| member.kind == kind && member.scope == scope);
     let root = of(Kind::Root, Scope::Tenant).ok_or(HeartbeatError::Incomplete)?;
@@ -266,6 +293,7 @@ fn sign(
         site_policy: of(Kind::Policy, Scope::Site(site)).map(Member::pin),
         state: state.pin(),
         checkpoint: None,
+        authorities,
     };
     let serial = last.map_or(1, |last| last.serial + 1);
     fill(&mut heartbeat.head, Kind::Heartbeat, root.epoch, serial, root.serial, now);

@@ -93,6 +93,9 @@ pub const NO_TRIGGERS: &[&str] = &[
     "DeactivationScheduled",
     "DeactivationCancelled",
     "KeySuccessorSet",
+    "AuthorityMade",
+    "AuthorityTookOver",
+    "AuthorityRetired",
     "MaterialSent",
     "VersionDestroyed",
     "PolicyCreated",
@@ -199,8 +202,9 @@ impl Reactor for StatementReactor {
 #[cfg(test)]
 mod tests {
     use schema::event::{
-        Event, agent::AgentEvent, alias::AliasEvent, budget::BudgetEvent, caller::CallerEvent, composite::CompositeEvent, key::KeyEvent,
-        policy::PolicyEvent, project::ProjectEvent, receipt::ReceiptEvent, site::SiteEvent, statement::StatementEvent, tenant::TenantEvent,
+        Event, agent::AgentEvent, alias::AliasEvent, authority::AuthorityEvent, budget::BudgetEvent, caller::CallerEvent,
+        composite::CompositeEvent, key::KeyEvent, policy::PolicyEvent, project::ProjectEvent, receipt::ReceiptEvent, site::SiteEvent,
+        statement::StatementEvent, tenant::TenantEvent,
     };
 
     use super::*;
@@ -210,6 +214,7 @@ mod tests {
         let types = [
             AgentEvent::TYPES,
             AliasEvent::TYPES,
+            AuthorityEvent::TYPES,
             BudgetEvent::TYPES,
             CallerEvent::TYPES,
             CompositeEvent::TYPES,

@@ -40,13 +40,14 @@ pub(crate) use refusals;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::{agents, aliases, bundles, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
+    use crate::{agents, aliases, authorities, bundles, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
 
     #[test]
     fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
         let domains = [
             tenants::TenantRefusal::CODES,
             projects::ProjectRefusal::CODES,
+            authorities::AuthorityRefusal::CODES,
             sites::SiteRefusal::CODES,
             agents::AgentRefusal::CODES,
             callers::CallerRefusal::CODES,

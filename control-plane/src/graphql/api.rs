@@ -33,6 +33,7 @@ use crate::{
         report::{LastReport, ReportError, Reports},
     },
     aliases::Alias,
+    authorities::keeper::Keeper,
     bundles::service::Statements,
     callers::Caller,
     eventing::{
@@ -70,6 +71,8 @@ pub struct Services {
     pub statements: Statements,
     /// Lets agents in.
     pub enrolment: Enrolment,
+    /// The certificate authorities of agents.
+    pub authorities: Keeper,
     /// What agents say of themselves.
     pub reports: Reports,
     /// What agents say of every operation.
@@ -485,7 +488,7 @@ pub fn options(common: Common, blobs: Vec<Vec<u8>>) -> Result<Options, Stop> {
 }
 
 /// Refusals are shown, faults are logged.
-fn stop<R: crate::eventing::aggregate::Refusal>(error: CommandError<R>) -> Stop {
+pub fn stop<R: crate::eventing::aggregate::Refusal>(error: CommandError<R>) -> Stop {
     match error.code() {
         Some(code) => {
             Stop::Refused(vec![UserError { code: code.to_owned(), field: error.field().map(str::to_owned), message: error.to_string() }])

@@ -15,6 +15,7 @@ use crate::{
     access::context::OpContext,
     agents::graphql::{AgentMutation, AgentQuery},
     aliases::graphql::AliasMutation,
+    authorities::graphql::{AuthorityMutation, AuthorityQuery},
     bundles::{
         containment::ContainmentQuery,
         proposal_graphql::{ProposalMutation, ProposalQuery},
@@ -42,6 +43,7 @@ pub struct Query(
     ProjectQuery,
     SiteQuery,
     AgentQuery,
+    AuthorityQuery,
     CallerQuery,
     KeyQuery,
     CompositeQuery,
@@ -60,6 +62,7 @@ pub struct Mutation(
     ProjectMutation,
     SiteMutation,
     AgentMutation,
+    AuthorityMutation,
     CallerMutation,
     KeyMutation,
     AliasMutation,

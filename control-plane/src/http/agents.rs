@@ -1,5 +1,5 @@
 //! The agents' listener: paths of [`schema::wire::agent::path`], JSON over mutual TLS. Who calls follows from the client
-//! certificate alone; only enrolment comes without one.
+//! certificate alone; only enrolment, and an agent that comes back by its pair, come without one.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -26,8 +26,8 @@ use schema::{
     id::AgentId,
     wire::{
         agent::{
-            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse,
-            Report, ReportAnswer, path,
+            ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer,
+            ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, path,
         },
         problem::Problem,
         relay::{RelayAnswer, RelayAsk},
@@ -49,7 +49,10 @@ use crate::{
     bundles::service::Statements,
     eventing::handler::{CommandError, Handler},
     leases::service::{LeaseError, Leases},
-    pki::{identity::PeerCertificate, listener::RENEWAL_WINDOW},
+    pki::{
+        identity::{AgentIdentity, PeerCertificate},
+        listener::{AgentRoots, RENEWAL_WINDOW},
+    },
     receipts::ingest::{Ingest, IngestError},
     relay::service::{Relay, RelayError},
 };
@@ -88,6 +91,8 @@ pub struct Parts {
     pub relay: Relay,
     /// Their receipts.
     pub ingest: Ingest,
+    /// Whose certificates are taken.
+    pub roots: Arc<AgentRoots>,
 }
 
 /// What the agents' listener serves. One for all its workers.
@@ -99,6 +104,7 @@ pub struct AgentApi {
     leases: Leases,
     relay: Relay,
     ingest: Ingest,
+    roots: Arc<AgentRoots>,
     clock: Arc<dyn Clock>,
     agents: DefaultKeyedRateLimiter<AgentId>,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
@@ -110,7 +116,7 @@ pub struct AgentApi {
 impl AgentApi {
     /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
     pub fn new(parts: Parts, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
-        let Parts { handler, statements, enrolment, reports, leases, relay, ingest } = parts;
+        let Parts { handler, statements, enrolment, reports, leases, relay, ingest, roots } = parts;
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
             handler,
@@ -120,6 +126,7 @@ impl AgentApi {
             leases,
             relay,
             ingest,
+            roots,
             clock,
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
             addresses: RateLimiter::keyed(per_minute(ENROLMENTS_PER_MINUTE)),
@@ -137,6 +144,7 @@ pub fn routes(config: &mut ServiceConfig) {
     config
         .service(resource(path::ENROL, SMALL_BODY_BYTES).route(web::post().to(enrol)).default_service(web::to(wrong_method)))
         .service(resource(path::RENEW, SMALL_BODY_BYTES).route(web::post().to(renew)).default_service(web::to(wrong_method)))
+        .service(resource(path::COMEBACK, SMALL_BODY_BYTES).route(web::post().to(comeback)).default_service(web::to(wrong_method)))
         .service(resource(path::STATEMENTS, 0).route(web::get().to(statements)).default_service(web::to(wrong_method)))
         .service(resource(path::REPORT, LARGE_BODY_BYTES).route(web::post().to(report)).default_service(web::to(wrong_method)))
         .service(resource(path::LEASES, LARGE_BODY_BYTES).route(web::post().to(leases)).default_service(web::to(wrong_method)))
@@ -153,6 +161,21 @@ async fn enrol(request: HttpRequest, api: Data<AgentApi>, body: Json<EnrolReques
 async fn renew(shown: Shown, api: Data<AgentApi>, body: Json<RenewRequest>) -> Result<Json<RenewResponse>, HttpProblem> {
     let (peer, _) = api.peer(shown, Expired::MayRenew).await?;
     Ok(Json(api.enrolment.renew(&peer, &body).await.map_err(enrol_problem)?))
+}
+
+/// Comes without a certificate, or with one that is of no use: the agent's pair says who it is.
+async fn comeback(request: HttpRequest, api: Data<AgentApi>, body: Json<ComebackRequest>) -> Result<Json<ComebackResponse>, HttpProblem> {
+    api.limit_address(&request)?;
+    let (identity, signing_request) = Enrolment::comeback(&body).map_err(enrol_problem)?;
+    if !api.enrolment.knows(&identity).await.map_err(enrol_problem)? {
+        return Err(agent_unknown());
+    }
+    let agent = api.standing(&identity, signing_request.public_key()).await?;
+    let ended = agent.certificate.as_ref().is_none_or(|certificate| certificate.expires.plus(RENEWAL_WINDOW) < api.clock.now());
+    if ended {
+        return Err(certificate_expired());
+    }
+    Ok(Json(api.enrolment.come_back((&identity, &agent), &body, &signing_request).await.map_err(enrol_problem)?))
 }
 
 /// `?wait=<seconds>`
@@ -240,7 +263,10 @@ async fn receipts(shown: Shown, api: Data<AgentApi>, body: Json<ReceiptBatch>) -
 
 /// The client certificate that was shown. Handlers name it before the body: who shows none has nothing read or kept.
 #[derive(Debug, Clone)]
-struct Shown(PeerCertificate);
+struct Shown {
+    peer: PeerCertificate,
+    certificate: Vec<u8>,
+}
 
 impl FromRequest for Shown {
     type Error = HttpProblem;
@@ -252,7 +278,8 @@ impl FromRequest for Shown {
             || refusal(401, "client_certificate_missing", "this needs the agent's client certificate; an agent gets one by enrolling");
         ready(certificate.ok_or_else(missing).and_then(|certificate| {
             let read = PeerCertificate::read(certificate);
-            read.map(Self).map_err(|error| refusal(403, "client_certificate_foreign", &error.to_string()))
+            let shown = read.map(|peer| Self { peer, certificate: certificate.to_vec() });
+            shown.map_err(|error| refusal(403, "client_certificate_foreign", &error.to_string()))
         }))
     }
 }
@@ -268,23 +295,39 @@ enum Expired {
 
 impl AgentApi {
     /// Who is at the other end: from the client certificate, and as the agent's own history has it.
-    async fn peer(&self, Shown(peer): Shown, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
-        self.limit_agent(peer.identity.agent)?;
-        let agent = self.known(&peer, expired).await?;
-        Ok((peer, agent))
+    async fn peer(&self, shown: Shown, expired: Expired) -> Result<(PeerCertificate, Agent), HttpProblem> {
+        self.limit_agent(shown.peer.identity.agent)?;
+        let agent = self.known(&shown, expired).await?;
+        Ok((shown.peer, agent))
     }
 
     /// Whether an agent that waits is still one.
-    async fn still(&self, Shown(peer): &Shown) -> Result<(), HttpProblem> {
-        self.known(peer, Expired::IsOut).await.map(drop)
+    async fn still(&self, shown: &Shown) -> Result<(), HttpProblem> {
+        self.known(shown, Expired::IsOut).await.map(drop)
     }
 
-    async fn known(&self, peer: &PeerCertificate, expired: Expired) -> Result<Agent, HttpProblem> {
-        let loaded = self.handler.load::<Agent>(peer.identity.tenant, peer.identity.agent).await.map_err(|error| fault(&error))?;
+    async fn known(&self, Shown { peer, certificate }: &Shown, expired: Expired) -> Result<Agent, HttpProblem> {
+        // A connection outlives the authority that let it in.
+        if !self.roots.takes(certificate, self.clock.now()) {
+            let detail = "the authority of this certificate is believed no more; come back by the agent's pair";
+            return Err(refusal(403, "certificate_authority_retired", detail));
+        }
+        let agent = self.standing(&peer.identity, &peer.public_key).await?;
+        // TLS has looked at this too, but when the connection began.
+        let until = if expired == Expired::MayRenew { peer.expires.plus(RENEWAL_WINDOW) } else { peer.expires };
+        if until < self.clock.now() {
+            return Err(certificate_expired());
+        }
+        Ok(agent)
+    }
+
+    /// Whether an agent, as its own history has it, is one still, and has this key.
+    async fn standing(&self, identity: &AgentIdentity, public_key: &[u8]) -> Result<Agent, HttpProblem> {
+        let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await.map_err(|error| fault(&error))?;
         let agent = loaded.state;
-        let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == peer.identity.site);
+        let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == identity.site);
         let (Some(_), Some(enrolment)) = (fixed, &agent.enrolment) else {
-            return Err(refusal(403, "agent_unknown", "no such agent has enrolled here"));
+            return Err(agent_unknown());
         };
         if agent.revoked.is_some() {
             return Err(refusal(403, "agent_revoked", "this agent was revoked; enrol it again with a new invitation"));
@@ -296,13 +339,8 @@ impl AgentApi {
             );
             return Err(refusal(403, "agent_quarantined", &detail));
         }
-        if Digest::of(&peer.public_key) != enrolment.certificate_key {
+        if Digest::of(public_key) != enrolment.certificate_key {
             return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
-        }
-        // TLS has looked at this too, but when the connection began.
-        let until = if expired == Expired::MayRenew { peer.expires.plus(RENEWAL_WINDOW) } else { peer.expires };
-        if until < self.clock.now() {
-            return Err(refusal(403, "certificate_expired", "the agent's certificate has ended; renew it, or, a month later, enrol again"));
         }
         Ok(agent)
     }
@@ -354,6 +392,14 @@ impl Drop for Poll {
             }
         }
     }
+}
+
+fn agent_unknown() -> HttpProblem {
+    refusal(403, "agent_unknown", "no such agent has enrolled here")
+}
+
+fn certificate_expired() -> HttpProblem {
+    refusal(403, "certificate_expired", "the agent's certificate has ended; renew it, or, a month later, enrol again")
 }
 
 fn refusal(status: u16, code: &str, detail: &str) -> HttpProblem {

@@ -8,7 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
-use schema::clock::{Ids, Timestamp, random};
+use schema::{
+    clock::{Ids, Timestamp, random},
+    encoding::Digest,
+};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
@@ -28,6 +31,8 @@ pub const LIFE_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Issues certificates. Its key never leaves this type but sealed.
 pub struct Authority {
     certificate_pem: String,
+    certificate_der: Vec<u8>,
+    expires: Timestamp,
     issuer: Issuer<'static, KeyPair>,
     key_pem: Zeroizing<String>,
 }
@@ -88,8 +93,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         params.serial_number = Some(serial(ids));
         set_life(&mut params, now, AUTHORITY_LIFE);
-        let certificate_pem = params.self_signed(&key).map_err(IssueError::Issue)?.pem();
-        Ok(Self { certificate_pem, issuer: Issuer::new(params, key), key_pem })
+        let certificate = params.self_signed(&key).map_err(IssueError::Issue)?;
+        let (certificate_pem, certificate_der) = (certificate.pem(), certificate.der().to_vec());
+        let expires = whole_seconds(now.plus(AUTHORITY_LIFE));
+        Ok(Self { certificate_pem, certificate_der, expires, issuer: Issuer::new(params, key), key_pem })
     }
 
     /// Certificate and key as bytes to be sealed. Secret.
@@ -104,12 +111,31 @@ impl Authority {
         let key_pem = Zeroizing::new(kept.key_pem);
         let key = KeyPair::from_pem(&key_pem).map_err(InvalidAuthority::Content)?;
         let issuer = Issuer::from_ca_cert_pem(&kept.certificate_pem, key).map_err(InvalidAuthority::Content)?;
-        Ok(Self { certificate_pem: kept.certificate_pem, issuer, key_pem })
+        let unreadable = || InvalidAuthority::Content(rcgen::Error::CouldNotParseCertificate);
+        let (_, pem) = x509_parser::pem::parse_x509_pem(kept.certificate_pem.as_bytes()).map_err(|_| unreadable())?;
+        let ends = pem.parse_x509().map_err(|_| unreadable())?.validity().not_after.timestamp();
+        let expires = Timestamp::from_micros(ends.saturating_mul(1_000_000));
+        Ok(Self { certificate_pem: kept.certificate_pem, certificate_der: pem.contents, expires, issuer, key_pem })
     }
 
     /// Its own certificate, PEM: what agents and the agent listener trust.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
+    }
+
+    /// The same, DER.
+    pub fn certificate_der(&self) -> &[u8] {
+        &self.certificate_der
+    }
+
+    /// SHA-256 of its certificate: what it is called by.
+    pub fn sha256(&self) -> Digest {
+        Digest::of(&self.certificate_der)
+    }
+
+    /// When its own certificate ends.
+    pub fn expires(&self) -> Timestamp {
+        self.expires
     }
 
     /// Certifies an agent. Only the public key is taken from the request, after its proof of possession; who it is comes
@@ -154,7 +180,7 @@ impl Authority {
             serial: serial.as_ref().map(hex::encode).unwrap_or_default(),
             chain_pem: format!("{}{}", certificate.pem(), self.certificate_pem),
             der: certificate.der().to_vec(),
-            expires: Timestamp::from_micros(expires.seconds() * 1_000_000),
+            expires: whole_seconds(expires),
         }
     }
 }
@@ -223,6 +249,10 @@ fn serial(ids: &dyn Ids) -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(time.seconds() * 1_000_000)
+}
+
 /// From a little before now, for this long; whole seconds.
 fn set_life(params: &mut CertificateParams, now: Timestamp, life: Duration) {
     let after_1970 = |time: Timestamp| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(time.seconds()).unwrap_or(0));
@@ -259,6 +289,7 @@ mod tests {
         assert_eq!(read.identity, identity);
         assert_eq!(read.expires, now().plus(Duration::from_secs(7 * 86_400)));
         assert_eq!(read.public_key, request.public_key());
+        assert_eq!(authority.expires(), now().plus(AUTHORITY_LIFE));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! for a while, because an agent that was cut off renews with it. What either may do is decided per request.
 
 use std::{
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -21,7 +21,11 @@ use rustls::{
     },
     sign::CertifiedKey,
 };
-use schema::clock::{Clock, Timestamp};
+use schema::{
+    clock::{Clock, Timestamp},
+    encoding::Digest,
+};
+use service::tls::time::{TimeOf, unix_time};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// For how long after its end a certificate still renews.
@@ -80,27 +84,78 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
-/// TLS for the agent listener. Certificates of agents must be of the authority; ended ones pass for `renewal_window`.
-pub fn server_config(
-    certificate: Arc<dyn ResolvesServerCert>,
-    authority_pem: &str,
+/// Whose certificates of agents pass. Replaced without a restart, from the next connection on.
+#[derive(Debug)]
+pub struct AgentRoots {
+    provider: Arc<CryptoProvider>,
+    verifier: RwLock<Arc<dyn ClientCertVerifier>>,
+    /// SHA-256 of certificates that were found to be of the present authorities.
+    taken: Mutex<HashSet<Digest>>,
     renewal_window: Duration,
-    clock: Arc<dyn Clock>,
-) -> Result<ServerConfig, ListenerError> {
-    let provider = Arc::new(service::tls::provider());
+}
+
+/// So many certificates are remembered at most.
+const MAX_TAKEN: usize = 100_000;
+
+impl AgentRoots {
+    /// Begins with these authorities, PEM; certificates that ended pass for `renewal_window`.
+    pub fn new(authorities_pem: &str, renewal_window: Duration) -> Result<Arc<Self>, ListenerError> {
+        let provider = Arc::new(service::tls::provider());
+        let verifier = RwLock::new(strict(&provider, authorities_pem)?);
+        Ok(Arc::new(Self { provider, verifier, taken: Mutex::default(), renewal_window }))
+    }
+
+    /// Believes these from now on, and no others.
+    pub fn replace(&self, authorities_pem: &str) -> Result<(), ListenerError> {
+        let next = strict(&self.provider, authorities_pem)?;
+        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    /// Whether a certificate that passed when its connection began is still of an authority that is believed.
+    pub fn takes(&self, certificate: &[u8], now: Timestamp) -> bool {
+        let sha256 = Digest::of(certificate);
+        if self.taken.lock().unwrap_or_else(PoisonError::into_inner).contains(&sha256) {
+            return true;
+        }
+        let takes = self.verify_client_cert(&CertificateDer::from(certificate), &[], unix_time(now)).is_ok();
+        if takes {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            if taken.len() >= MAX_TAKEN {
+                taken.clear();
+            }
+            taken.insert(sha256);
+        }
+        takes
+    }
+
+    fn strict(&self) -> Arc<dyn ClientCertVerifier> {
+        self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn strict(provider: &Arc<CryptoProvider>, authorities_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, ListenerError> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(authority_pem)? {
+    for authority in certificates(authorities_pem)? {
         roots.add(authority).map_err(ListenerError::Tls)?;
     }
-    let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
-        .map_err(ListenerError::Verifier)?;
-    let verifier = Arc::new(AgentVerifier { strict, renewal_window });
-    let mut config = ServerConfig::builder_with_details(provider, Arc::new(Time(clock)))
+        .map_err(ListenerError::Verifier)
+}
+
+/// TLS for the agent listener.
+pub fn server_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+    agents: Arc<AgentRoots>,
+    clock: Arc<dyn Clock>,
+) -> Result<ServerConfig, ListenerError> {
+    let mut config = ServerConfig::builder_with_details(agents.provider.clone(), Arc::new(TimeOf(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(ListenerError::Tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(agents)
         .with_cert_resolver(certificate);
     // A resumed session would skip the check of the client certificate.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -108,39 +163,15 @@ pub fn server_config(
     Ok(config)
 }
 
-/// Our clock for rustls.
-struct Time(Arc<dyn Clock>);
-
-impl fmt::Debug for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Time")
-    }
-}
-
-impl rustls::time_provider::TimeProvider for Time {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(unix_time(self.0.now()))
-    }
-}
-
-fn unix_time(time: Timestamp) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.seconds()).unwrap_or(0)))
-}
-
 /// Checks as rustls does, but lets certificates through that ended not long ago.
-#[derive(Debug)]
-struct AgentVerifier {
-    strict: Arc<dyn ClientCertVerifier>,
-    renewal_window: Duration,
-}
-
-impl ClientCertVerifier for AgentVerifier {
+impl ClientCertVerifier for AgentRoots {
     fn client_auth_mandatory(&self) -> bool {
-        self.strict.client_auth_mandatory()
+        false
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.strict.root_hint_subjects()
+        // No hints: they could not follow a set that changes, and an agent has one certificate only.
+        &[]
     }
 
     fn verify_client_cert(
@@ -149,14 +180,15 @@ impl ClientCertVerifier for AgentVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.strict.verify_client_cert(end_entity, intermediates, now) {
+        let strict = self.strict();
+        match strict.verify_client_cert(end_entity, intermediates, now) {
             Err(error @ Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
                 let ended = not_after(end_entity).ok_or_else(|| error.clone())?;
                 let late = now.as_secs().saturating_sub(ended);
                 if late > self.renewal_window.as_secs() {
                     return Err(error);
                 }
-                self.strict.verify_client_cert(end_entity, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(ended)))
+                strict.verify_client_cert(end_entity, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(ended)))
             }
             answer => answer,
         }
@@ -168,7 +200,7 @@ impl ClientCertVerifier for AgentVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls12_signature(message, cert, dss)
+        self.strict().verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -177,11 +209,11 @@ impl ClientCertVerifier for AgentVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls13_signature(message, cert, dss)
+        self.strict().verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.strict.supported_verify_schemes()
+        self.strict().supported_verify_schemes()
     }
 }
 

@@ -86,6 +86,15 @@ impl Secrets {
         .await
     }
 
+    /// Erases the secret of this name.
+    pub async fn forget(&self, tenant: TenantId, name: &str) -> Result<(), SealingError> {
+        let keys = self.keyring.tenant(tenant).await?;
+        let values = vec![tenant.to_string().into(), keys.blind("secrets.name", &[name]).into()];
+        let sql = self.database.sql("DELETE FROM secrets WHERE tenant = $1 AND name = $2", values);
+        let outcome = self.database.write().execute_raw(sql).await;
+        outcome.map(drop).map_err(|source| SealingError::Database { act: "erasing a secret", source })
+    }
+
     async fn insert(&self, tenant: TenantId, name: &str, secret: &Secret, on_conflict: &str) -> Result<(), SealingError> {
         let keys = self.keyring.tenant(tenant).await?;
         let sealed = keys.seal(Place::Secret(name), secret.reveal())?;

@@ -2,7 +2,10 @@
 
 use std::{
     error::Error,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,11 +15,12 @@ use reqwest::{
     header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
 };
 use schema::{
+    clock::Clock,
     encoding::Digest,
     wire::{
         agent::{
-            EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer, ReceiptBatch, RenewRequest, RenewResponse,
-            Report, ReportAnswer, StatementSet, path,
+            ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer,
+            ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
         },
         problem::Problem,
         relay::{RelayAnswer, RelayAsk},
@@ -28,12 +32,13 @@ use service::{
     outgoing::{self, OutgoingError, Trust},
     telemetry::{self, TARGET},
 };
+use tokio::sync::Notify;
 use tracing::{Instrument as _, Span, field::Empty};
 use url::Url;
 
 use crate::journal::ship::{PostError, PostReceipts};
 
-use super::directory::{AgentKeys, StoredCertificate, StoredIdentity};
+use super::directory::{AgentKeys, StoredAuthorities, StoredCertificate, StoredIdentity};
 
 /// How long a call may take, beyond what a long poll asks for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,6 +119,49 @@ pub struct Served {
 pub struct ControlClient {
     http: reqwest::Client,
     base: Url,
+    trouble: Arc<Trouble>,
+}
+
+/// How the control plane is reached, and by what its certificate is judged.
+pub struct Reach<'a> {
+    /// Another address than the one the agent enrolled at.
+    pub url: Option<&'a str>,
+    /// Proxy and authorities.
+    pub outgoing: &'a OutgoingConfig,
+    /// Whose certificates it shows, where a heartbeat has told; else those that enrolment told of.
+    pub authorities: Option<&'a StoredAuthorities>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Whether calls fail because one side does not take the other's certificate.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Connections that broke after they had begun, since the last that did not: so it looks when ours is refused.
+    broken: AtomicU32,
+    is: AtomicBool,
+    told: Notify,
+}
+
+/// After so many broken connections one after the other, certificates are suspected.
+const SUSPICIOUS: u32 = 3;
+
+impl Trouble {
+    fn failed(&self, error: &reqwest::Error) {
+        let broken = || !error.is_connect() && !error.is_timeout() && self.broken.fetch_add(1, Ordering::Relaxed) + 1 >= SUSPICIOUS;
+        if outgoing::is_about_certificates(error) || broken() {
+            self.suspected();
+        }
+    }
+
+    fn suspected(&self) {
+        self.is.store(true, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    fn succeeded(&self) {
+        self.broken.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Why there is no client.
@@ -129,28 +177,50 @@ pub enum ClientError {
 
 impl ControlClient {
     /// Without a certificate: for enrolment.
-    pub fn unknown(base: &str, ca_pem: Option<&str>, outgoing: &OutgoingConfig) -> Result<Self, ClientError> {
-        Self::new(base, &trust(ca_pem.into_iter()), outgoing, None)
+    pub fn unknown(base: &str, ca_pem: Option<&str>, outgoing: &OutgoingConfig, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
+        Self::new(base, ca_pem, None, outgoing, clock)
     }
 
-    /// As an agent that has enrolled. `url` overrides where it enrolled.
+    /// Without a certificate, to whoever is there: for what proves itself.
+    pub fn anybody(base: &str, outgoing: &OutgoingConfig) -> Result<Self, ClientError> {
+        Self::of(base, outgoing::client(outgoing, &Trust::Anybody, None)?)
+    }
+
+    /// As an agent that has enrolled.
     pub fn enrolled(
         identity: &StoredIdentity,
         certificate: &StoredCertificate,
         keys: &AgentKeys,
-        url: Option<&str>,
-        outgoing: &OutgoingConfig,
+        reach: &Reach<'_>,
     ) -> Result<Self, ClientError> {
         // Where the enrolment file named no authority, the listener has a certificate the system believes.
-        let authorities = identity.ca_pem.iter().flat_map(|pem| [pem.as_str(), certificate.ca_pem.as_str()]);
+        let authorities = identity.ca_pem.as_ref().map(|enrolled| match reach.authorities {
+            Some(named) => named.ca_pem.clone(),
+            None => format!("{enrolled}\n{}", certificate.ca_pem),
+        });
         let own = outgoing::Identity { certificate_pem: certificate.certificate_pem.clone(), key_pem: keys.tls_key_pem.clone() };
-        Self::new(url.unwrap_or(&identity.control_plane), &trust(authorities), outgoing, Some(&own))
+        let base = reach.url.unwrap_or(&identity.control_plane);
+        Self::new(base, authorities.as_deref(), Some(&own), reach.outgoing, reach.clock.clone())
     }
 
-    fn new(base: &str, trust: &Trust, outgoing: &OutgoingConfig, identity: Option<&outgoing::Identity>) -> Result<Self, ClientError> {
+    fn new(
+        base: &str,
+        authorities: Option<&str>,
+        identity: Option<&outgoing::Identity>,
+        outgoing: &OutgoingConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ClientError> {
+        let http = match authorities {
+            Some(pem) => outgoing::client_at(outgoing, pem, identity, clock)?,
+            None => outgoing::client(outgoing, &Trust::System, identity)?,
+        };
+        Self::of(base, http)
+    }
+
+    fn of(base: &str, http: reqwest::Client) -> Result<Self, ClientError> {
         let url = Url::parse(base).ok().filter(|url| url.scheme() == "https" && url.host().is_some());
         let base = url.ok_or_else(|| ClientError::Address(base.to_owned()))?;
-        Ok(Self { http: outgoing::client(outgoing, trust, identity)?, base })
+        Ok(Self { http, base, trouble: Arc::default() })
     }
 
     /// Joins a site.
@@ -161,6 +231,11 @@ impl ControlClient {
     /// Asks for the next certificate.
     pub async fn renew(&self, request: &RenewRequest) -> Result<RenewResponse, CallError> {
         self.post(path::RENEW, request).await
+    }
+
+    /// Comes back by the agent's pair: see `control::certificate`.
+    pub async fn come_back(&self, request: &ComebackRequest) -> Result<ComebackResponse, CallError> {
+        self.post(path::COMEBACK, request).await
     }
 
     /// Says what the agent made, holds and enforces.
@@ -240,6 +315,7 @@ impl ControlClient {
 
     async fn answered(&self, request: RequestBuilder, span: &Span) -> Result<Response, CallError> {
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        self.trouble.succeeded();
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
@@ -252,6 +328,9 @@ impl ControlClient {
             Some(problem) => (problem.code, problem.detail),
             None => ("http_status".to_owned(), format!("HTTP status {status}; is this the agent listener of a control plane?")),
         };
+        if code == "certificate_authority_retired" {
+            self.trouble.suspected();
+        }
         Err(CallError::Refused { status: status.as_u16(), code, detail, retry_after: seconds.map(Duration::from_secs) })
     }
 
@@ -268,33 +347,44 @@ impl ControlClient {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> CallError {
+        self.trouble.failed(&source);
         CallError::Unreachable { url: self.base.to_string(), source: source.without_url() }
     }
 }
 
-fn trust<'a>(authorities: impl Iterator<Item = &'a str>) -> Trust {
-    let pem: Vec<&str> = authorities.collect();
-    if pem.is_empty() { Trust::System } else { Trust::Only(pem.join("\n")) }
-}
-
 /// The client of the certificate that is current: renewing replaces it, calls in flight finish with the old one.
 #[derive(Debug)]
-pub struct Connection(RwLock<ControlClient>);
+pub struct Connection {
+    client: RwLock<ControlClient>,
+    trouble: Arc<Trouble>,
+}
 
 impl Connection {
     /// Begins with this client.
     pub fn new(client: ControlClient) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(client)))
+        Arc::new(Self { trouble: client.trouble.clone(), client: RwLock::new(client) })
     }
 
     /// The client to call with now.
     pub fn client(&self) -> ControlClient {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on, this one.
     pub fn replace(&self, client: ControlClient) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = client;
+        let client = ControlClient { trouble: self.trouble.clone(), ..client };
+        self.trouble.succeeded();
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    /// Whether calls fail because one side does not take the other's certificate; asked again, only if it was seen again.
+    pub fn is_troubled(&self) -> bool {
+        self.trouble.is.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns when they do.
+    pub async fn troubled(&self) {
+        self.trouble.told.notified().await;
     }
 }
 

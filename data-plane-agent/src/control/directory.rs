@@ -127,6 +127,15 @@ pub struct StoredCertificate {
     pub expires: Timestamp,
 }
 
+/// `authorities.json`: whose certificates the control plane shows, as a heartbeat named them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAuthorities {
+    /// Version of this format: `1`.
+    pub v: u32,
+    /// The authorities, PEM.
+    pub ca_pem: String,
+}
+
 /// `recovery.json`: what is registered of a recovery key that was made at this agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeRecoveryKey {
@@ -173,6 +182,18 @@ impl ControlDirectory {
     /// Keeps a certificate.
     pub fn keep_certificate(&self, certificate: &StoredCertificate) -> Result<(), KeepError> {
         self.write("certificate.json", certificate)
+    }
+
+    /// The authorities of the control plane, as a heartbeat named them; none before one did.
+    pub fn authorities(&self) -> Result<Option<StoredAuthorities>, KeepError> {
+        self.read("authorities.json")
+    }
+
+    /// Keeps them.
+    pub fn keep_authorities(&self, ca_pem: &str) -> Result<StoredAuthorities, KeepError> {
+        let authorities = StoredAuthorities { v: 1, ca_pem: ca_pem.to_owned() };
+        self.write("authorities.json", &authorities)?;
+        Ok(authorities)
     }
 
     /// The accepted set as [`trust::accept::AcceptedSet::to_bytes`] wrote it.
@@ -266,6 +287,7 @@ impl ControlDirectory {
     pub fn forget_identity(&self) -> Result<(), KeepError> {
         [
             "certificate.json",
+            "authorities.json",
             "statements.json",
             "granting.json",
             "budgets.json",
@@ -287,7 +309,9 @@ impl ControlDirectory {
             confirmed.agents.insert(former.agent, former.keyid);
             self.keep_confirmed(&confirmed)?;
         }
-        for name in ["certificate.json", "granting.json", "budgets.json", "ratchet.json", "cut-off.json", "identity.json"] {
+        for name in
+            ["certificate.json", "authorities.json", "granting.json", "budgets.json", "ratchet.json", "cut-off.json", "identity.json"]
+        {
             self.remove(name)?;
         }
         Ok(former.map(|former| former.agent))

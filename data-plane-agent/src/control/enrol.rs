@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use service::{
 use trust::{accept::Rejection, time::Moment};
 
 use super::{
-    client::{CallError, ClientError, ControlClient},
+    client::{CallError, ClientError, ControlClient, Reach},
     directory::{ControlDirectory, KeepError, NewIdentity, StoredCertificate, StoredIdentity},
 };
 use crate::vault::Vault;
@@ -140,7 +141,7 @@ pub struct EnrolParts<'a> {
     /// Proxy and authorities.
     pub outgoing: &'a OutgoingConfig,
     /// The wall clock.
-    pub clock: &'a dyn Clock,
+    pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub ids: &'a dyn Ids,
     /// The host's name, for people.
@@ -165,7 +166,7 @@ pub fn check(token: &EnrolmentToken, clock: &dyn Clock) -> Result<(), EnrolError
 
 /// Joins. May be run again after a lost answer: the same keys are shown again.
 pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enrolled, EnrolError> {
-    check(token, parts.clock)?;
+    check(token, &*parts.clock)?;
     let now = parts.clock.now();
     let identity = identity(token, parts, now).await?;
     let request = EnrolRequest {
@@ -175,7 +176,7 @@ pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enr
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         host: parts.host.to_owned(),
     };
-    let client = ControlClient::unknown(&token.control_plane, token.ca_pem.as_deref(), parts.outgoing)?;
+    let client = ControlClient::unknown(&token.control_plane, token.ca_pem.as_deref(), parts.outgoing, parts.clock.clone())?;
     let answer = client.enrol(&request).await?;
     if answer.agent != token.agent {
         return Err(EnrolError::OtherAgent(answer.agent));
@@ -192,7 +193,8 @@ pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enr
         parts.directory.keep_confirmed(&confirmed)?;
     }
     let keys = parts.directory.keys(&identity, parts.vault).await?;
-    let client = ControlClient::enrolled(&identity, &certificate, &keys, None, parts.outgoing)?;
+    let reach = Reach { url: None, outgoing: parts.outgoing, authorities: None, clock: parts.clock.clone() };
+    let client = ControlClient::enrolled(&identity, &certificate, &keys, &reach)?;
     let statements = match first_set(&client, &identity, parts).await {
         Ok(statements) => statements,
         Err(error) => {

@@ -326,7 +326,7 @@ mod tests {
         let (clock, ids) = (Arc::new(ManualClock::at(START)), Arc::new(ManualIds::seeded(1)));
         let (current, roots) = (Arc::new(Current::default()), ClientRoots::optional());
         let (in_force, noted, cut, now) = (current.clone(), current.clone(), current.clone(), clock.clone());
-        let client = ControlClient::unknown("https://localhost:1", None, &OutgoingConfig::default()).unwrap();
+        let client = ControlClient::unknown("https://localhost:1", None, &OutgoingConfig::default(), clock.clone()).unwrap();
         let parts = SyncParts {
             connection: Connection::new(client),
             directory: ControlDirectory::open(directory).unwrap(),

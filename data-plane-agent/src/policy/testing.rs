@@ -115,6 +115,7 @@ impl SetBuilder {
             site_policy: None,
             state: pin,
             checkpoint: None,
+            authorities: BTreeSet::new(),
         };
         let treated = [(1, VersionState::Deactivated), (2, VersionState::Active)];
         let versions = treated.into_iter().map(|(number, state)| (KeyVersion::new(KEY, number), (state, false))).collect();

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod alias;
+pub mod authority;
 pub mod budget;
 pub mod caller;
 pub mod composite;

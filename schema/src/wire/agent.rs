@@ -21,6 +21,8 @@ pub mod path {
     pub const ENROL: &str = "/agent/v1/enrol";
     /// `POST` [`super::RenewRequest`] -> [`super::RenewResponse`].
     pub const RENEW: &str = "/agent/v1/renew";
+    /// `POST` [`super::ComebackRequest`] -> [`super::ComebackResponse`]; without a client certificate.
+    pub const COMEBACK: &str = "/agent/v1/comeback";
     /// `GET` -> [`super::StatementSet`]; `If-None-Match` and `?wait=<seconds>` make it a long poll (304 when nothing came).
     pub const STATEMENTS: &str = "/agent/v1/statements";
     /// `POST` [`super::Report`] -> [`super::ReportAnswer`].
@@ -106,6 +108,31 @@ pub struct RenewResponse {
     pub certificate_pem: String,
     /// The certificate authority of agents and of the agent listener, PEM.
     pub ca_pem: String,
+    /// When it ends.
+    pub certificate_expires: Timestamp,
+}
+
+/// An agent that has enrolled, and does not know the listener's authority any more or has no certificate that is taken. Its pair
+/// proves who it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ComebackRequest {
+    /// `trust::document::CertificateAsk` by the agent's pair: DSSE, exact bytes.
+    pub ask: Base64,
+    /// PKCS#10 certificate signing request with the same key as ever, PEM.
+    pub csr_pem: String,
+}
+
+/// Whom to believe from now on, and the proof: what `trust::accept::authorities` judges.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ComebackResponse {
+    /// Every root from the first, in order.
+    pub roots: Vec<Base64>,
+    /// The site's heartbeat, which names the authorities.
+    pub heartbeat: Base64,
+    /// The authorities, PEM.
+    pub ca_pem: String,
+    /// The next certificate and the authorities above it, PEM.
+    pub certificate_pem: String,
     /// When it ends.
     pub certificate_expires: Timestamp,
 }

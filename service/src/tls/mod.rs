@@ -2,14 +2,17 @@
 //!
 //! - [`certificate`]: a listener's own certificate, read again when its files change.
 //! - [`development`]: an authority and a certificate made on first start, for machines without any.
+//! - [`time`]: certificates are judged by the clock that everything else goes by.
 //! - [`client_roots`]: whose client certificates are believed; may change while the listener runs.
 
 pub mod certificate;
 pub mod client_roots;
 pub mod development;
+pub mod time;
 
 use std::{path::Path, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{
@@ -17,8 +20,10 @@ use rustls::{
         aws_lc_rs::{self, kx_group},
     },
     server::{ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
+    time_provider::{DefaultTimeProvider, TimeProvider},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use schema::clock::Timestamp;
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +97,16 @@ pub fn client_config(
     roots: impl IntoIterator<Item = CertificateDer<'static>>,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<ClientConfig, TlsError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
+    client_config_at(roots, identity, Arc::new(DefaultTimeProvider))
+}
+
+/// The same; certificates are judged by this time.
+pub fn client_config_at(
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    time: Arc<dyn TimeProvider>,
+) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_details(Arc::new(provider()), time)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Setup)?
         .with_root_certificates(root_store(roots)?);
@@ -100,6 +114,14 @@ pub fn client_config(
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Setup),
         None => Ok(builder.with_no_client_auth()),
     }
+}
+
+/// Whether a certificate, leaf first, is a client's under one of these authorities.
+pub fn verify_client(chain: &[CertificateDer<'static>], roots: Vec<CertificateDer<'static>>, now: Timestamp) -> Result<(), TlsError> {
+    let (leaf, above) = chain.split_first().ok_or(TlsError::Authority(rustls::Error::NoCertificatesPresented))?;
+    let believed = client_roots::ClientRoots::required();
+    believed.set(roots)?;
+    believed.verify_client_cert(leaf, above, time::unix_time(now)).map(drop).map_err(TlsError::Authority)
 }
 
 fn root_store(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
@@ -115,6 +137,13 @@ pub fn certificates_from_pem(pem: &[u8], path: &Path) -> Result<Vec<CertificateD
     let wrong = || TlsError::Pem { path: path.display().to_string(), expected: "a certificate" };
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|_| wrong())?;
     if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
+}
+
+/// A certificate as PEM.
+pub fn to_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line)));
+    format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>())
 }
 
 /// Reads the first private key of a PEM text; `path` is for errors.

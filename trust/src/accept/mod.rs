@@ -15,6 +15,7 @@
 //!
 //! Whatever fails, fails by a name of its own ([`Rejection`]), and nothing of the set is used.
 
+mod authorities;
 mod composites;
 mod definitions;
 mod keys;
@@ -38,18 +39,19 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    authorities::authorities,
+    lease::{AcceptedLease, LeaseMemory, accept_lease},
+    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot, VersionMemory},
+    rejection::Rejection,
+    view::Held,
+};
 use self::{
     keys::Confirmations,
     memory::scope_name,
     read::{Read, ReadSet},
     roots::Chain,
     roster::Roster,
-};
-pub use self::{
-    lease::{AcceptedLease, LeaseMemory, accept_lease},
-    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot, VersionMemory},
-    rejection::Rejection,
-    view::Held,
 };
 use crate::{
     statement::{

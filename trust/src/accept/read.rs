@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// More statements than any site has: one policy per project, and one root per change of signers.
-const MAX_STATEMENTS: usize = 20_000;
+pub(super) const MAX_STATEMENTS: usize = 20_000;
 
 /// A statement that was read; whether it is believed is another matter.
 #[derive(Debug, Clone)]

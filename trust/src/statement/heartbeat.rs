@@ -1,8 +1,8 @@
 //! Heartbeat: what is current at a site, and what time it is. Never logged as an event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{clock::Timestamp, id::ProjectId};
+use schema::{clock::Timestamp, encoding::Digest, id::ProjectId};
 use serde::{Deserialize, Serialize};
 
 use super::{Head, Kind, Pin, Statement};
@@ -27,6 +27,9 @@ pub struct Heartbeat {
     /// The latest ledger checkpoint, as a signed note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// SHA-256 of the certificates of every authority whose certificates the control plane shows or takes.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub authorities: BTreeSet<Digest>,
 }
 
 impl Heartbeat {
