@@ -3,7 +3,7 @@
 //!
 //! Also what a signer must be sure of before it signs: which roots hold, and who signs what under the newest of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, convert::Infallible};
 
 use schema::encoding::{Base64, Digest};
 
@@ -13,14 +13,34 @@ use crate::{
         read::Read,
         roots::{Chain, Roles},
     },
+    document::Document,
     dsse::{Envelope, Signature, pre_authentication_encoding},
     json,
-    pair::{ED25519_SIGNATURE_BYTES, ML_DSA_65_SIGNATURE_BYTES, Pair, PublicPair, Signers},
+    pair::{ED25519_SIGNATURE_BYTES, ML_DSA_65_SIGNATURE_BYTES, Pair, PairSignature, PublicPair, Signers},
     statement::{Head, Kind, Statement, policy::Policy, root::Root},
 };
 
 /// Bytes of one pair's part: its Ed25519 signature, then its ML-DSA-65 signature.
 pub const PART_BYTES: usize = ED25519_SIGNATURE_BYTES + ML_DSA_65_SIGNATURE_BYTES;
+
+/// What may be signed in parts: its DSSE payload type and its ML-DSA context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signable {
+    media_type: &'static str,
+    context: &'static str,
+}
+
+impl Signable {
+    /// A kind of statement.
+    pub const fn of(kind: Kind) -> Self {
+        Self { media_type: kind.media_type(), context: kind.context() }
+    }
+
+    /// A kind of document.
+    pub const fn document<D: Document>() -> Self {
+        Self { media_type: D::MEDIA_TYPE, context: D::CONTEXT }
+    }
+}
 
 /// What one pair adds to a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,27 +54,52 @@ pub struct Part {
 impl Part {
     /// Signs the payload of a statement.
     pub fn sign(kind: Kind, payload: &[u8], pair: &Pair) -> Self {
-        let signature = pair.sign(kind.context(), &pre_authentication_encoding(kind.media_type(), payload));
-        Self { keyid: pair.keyid(), bytes: [signature.ed25519.as_slice(), &signature.ml_dsa_65].concat() }
+        match Self::sign_with(Signable::of(kind), payload, pair.keyid(), |context, message| {
+            Ok::<_, Infallible>(pair.sign(context, message))
+        }) {
+            Ok(part) => part,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same, by whoever has the pair: a device may say no.
+    pub fn sign_with<E>(
+        what: Signable,
+        payload: &[u8],
+        keyid: Digest,
+        sign: impl FnOnce(&'static str, &[u8]) -> Result<PairSignature, E>,
+    ) -> Result<Self, E> {
+        let signature = sign(what.context, &pre_authentication_encoding(what.media_type, payload))?;
+        Ok(Self { keyid, bytes: [signature.ed25519.as_slice(), &signature.ml_dsa_65].concat() })
     }
 
     /// Whether this pair signed these bytes, as this kind.
     pub fn is_genuine(&self, kind: Kind, payload: &[u8], pair: &PublicPair) -> bool {
-        let message = pre_authentication_encoding(kind.media_type(), payload);
+        self.is_genuine_as(Signable::of(kind), payload, pair)
+    }
+
+    /// Whether this pair signed these bytes, as this.
+    pub fn is_genuine_as(&self, what: Signable, payload: &[u8], pair: &PublicPair) -> bool {
+        let message = pre_authentication_encoding(what.media_type, payload);
         self.bytes.len() == PART_BYTES && pair.keyid() == self.keyid && {
             let (ed25519, ml_dsa_65) = self.bytes.split_at(ED25519_SIGNATURE_BYTES);
-            pair.verify(kind.context(), &message, ed25519, ml_dsa_65)
+            pair.verify(what.context, &message, ed25519, ml_dsa_65)
         }
     }
 }
 
 /// The envelope that these parts make of a payload. Parts that are too short are left out: they prove nothing.
 pub fn assemble(kind: Kind, payload: Vec<u8>, parts: &[Part]) -> Envelope {
+    assemble_as(Signable::of(kind), payload, parts)
+}
+
+/// The same, of whatever is signed.
+pub fn assemble_as(what: Signable, payload: Vec<u8>, parts: &[Part]) -> Envelope {
     let halves = |part: &Part| {
         let (ed25519, ml_dsa_65) = part.bytes.split_at_checked(ED25519_SIGNATURE_BYTES)?;
         Some([ed25519, ml_dsa_65].map(|bytes| Signature { keyid: Some(part.keyid), bytes: bytes.to_vec() }))
     };
-    Envelope { payload_type: kind.media_type().to_owned(), payload, signatures: parts.iter().filter_map(halves).flatten().collect() }
+    Envelope { payload_type: what.media_type.to_owned(), payload, signatures: parts.iter().filter_map(halves).flatten().collect() }
 }
 
 /// Reads the payload of a statement that nobody has signed yet.

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use schema::encoding::Digest;
 use serde_json::{Value, json};
-use trust::statement::Kind;
+use trust::{
+    passphrase::PublicSigner,
+    signing::{Part, Signable},
+    statement::Kind,
+};
 
 use super::{Idempotency, Session};
 use crate::{
@@ -16,6 +20,7 @@ use crate::{
         desk::{Desk, Waiting},
         difference::visible,
         file::{self, Memory, PassphraseSource},
+        holder::Holder,
     },
 };
 
@@ -51,6 +56,14 @@ pub enum Root {
         /// The same signers and thresholds as now, for another term
         #[arg(long, conflicts_with_all = ["signers", "root_signers", "policy_signers", "root_threshold", "policy_threshold"])]
         renew: bool,
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
+    /// Propose to give root and policy back to the control plane: from then on whoever has it can grant use of keys
+    ///
+    /// It waits until enough of the present signers have signed it; then the control plane signs the policies anew, as they are
+    /// proposed now.
+    Return {
         #[command(flatten)]
         idempotency: Idempotency,
     },
@@ -115,6 +128,12 @@ impl Root {
                 input["idempotencyKey"] = json!(idempotency.idempotency_key);
                 let payload = session.control_plane()?.mutate(SIGNING, "ProposeRoot", input).await?;
                 output::note("Now each signer: freehold root sign, then freehold policy sign.");
+                output::object(session.output, WAITING, &with_progress(payload.get("proposal").unwrap_or(&Value::Null)))
+            }
+            Self::Return { idempotency } => {
+                let input = json!({ "idempotencyKey": idempotency.idempotency_key });
+                let payload = session.control_plane()?.mutate(SIGNING, "ReturnRoot", input).await?;
+                output::note("Now enough of the signers: freehold root sign. From then on the control plane signs root and policy.");
                 output::object(session.output, WAITING, &with_progress(payload.get("proposal").unwrap_or(&Value::Null)))
             }
             Self::Pending => pending(session, Kind::Root).await,
@@ -207,7 +226,6 @@ pub async fn pending(session: &Session, kind: Kind) -> Result<(), Error> {
 impl Signing {
     /// Shows what waits, asks, signs and hands in, one after the other. `only`: ids of what to sign; empty means all.
     pub async fn run(&self, session: &Session, kind: Kind, only: &[String]) -> Result<(), Error> {
-        let sealed = file::read(&self.signer)?;
         let mut memory = Memory::read(&self.signer)?;
         let desk = Desk::open(session.control_plane()?, &memory, self.root).await?;
         let waits: Vec<&Waiting> = desk.waiting(kind).filter(|waiting| only.is_empty() || only.contains(&waiting.scope)).collect();
@@ -217,8 +235,8 @@ impl Signing {
         if desk.is_first {
             self.first(&desk)?;
         }
-        let keyid = sealed.public.keyid;
-        let (mut pair, mut rows, mut declined) = (None, Vec::new(), 0);
+        let keyid = self.public()?.keyid;
+        let (mut holder, mut rows, mut declined) = (None, Vec::new(), 0);
         for waiting in waits {
             let judged = desk.judge(waiting, keyid)?;
             desk.is_past(&judged, &memory)?;
@@ -245,11 +263,11 @@ impl Signing {
                 declined += 1;
                 continue;
             }
-            if pair.is_none() {
-                pair = Some(file::open(&self.signer, &sealed, &self.passphrase.read(&self.signer)?)?);
+            if holder.is_none() {
+                holder = Some(self.holder()?);
             }
-            if let Some(pair) = &pair {
-                let left = desk.sign(&judged, pair, &mut memory, &self.signer).await?;
+            if let Some(holder) = &holder {
+                let left = desk.sign(&judged, holder, &mut memory, &self.signer).await?;
                 // What waits now may be something else, or the same with what is missing.
                 let mut row = with_progress(if left["sha256"] == waiting.told["sha256"] { &left } else { &waiting.told });
                 if left.is_null() {
@@ -264,8 +282,23 @@ impl Signing {
         output::list(session.output, WAITING, &rows)
     }
 
+    /// The public half of the signer.
+    pub fn public(&self) -> Result<PublicSigner, Error> {
+        file::public(&self.signer)
+    }
+
+    /// Whoever has the pair, ready to sign.
+    fn holder(&self) -> Result<Holder, Error> {
+        Holder::open(&self.signer, &self.passphrase)
+    }
+
+    /// Signs something.
+    pub fn sign(&self, what: Signable, payload: &[u8]) -> Result<Part, Error> {
+        self.holder()?.sign(what, payload)
+    }
+
     /// The first time there is nothing to judge roots by: a person compares.
-    fn first(&self, desk: &Desk) -> Result<(), Error> {
+    pub fn first(&self, desk: &Desk) -> Result<(), Error> {
         let sha256 = desk.authority.sha256();
         output::note(&format!("This signer has seen no root of the tenant {} yet. The newest is {sha256}.", desk.tenant()));
         output::note("Compare it with what an agent shows (freehold status) or another signer has (freehold signer show).");
@@ -282,7 +315,7 @@ impl Signing {
 }
 
 /// Asks a person; who is not there has not agreed.
-fn confirmed(question: &str) -> Result<bool, Error> {
+pub fn confirmed(question: &str) -> Result<bool, Error> {
     use std::io::{BufRead, IsTerminal};
     if !std::io::stdin().is_terminal() {
         return Err(Error::usage("nobody is there to confirm").hint("use --yes"));

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use trust::{
     accept::Rejection,
     dsse::Envelope,
-    pair::Pair,
-    signing::{Authority, Part, read_payload},
+    signing::{Authority, Signable, read_payload},
     statement::{Head, Kind, policy::Policy, root::Root},
 };
 
 use super::{
     difference::{difference, visible},
     file::{Known, Memory, SignedBefore},
+    holder::Holder,
 };
 use crate::{
     error::{Error, Exit},
@@ -121,6 +121,14 @@ impl Desk {
             return Err(stranger(keyid));
         }
         let mut text = heading(&root.head, &format!("Root of the tenant {}", root.head.tenant));
+        let given_back =
+            [Kind::Root, Kind::Policy].into_iter().filter(|kind| self.authority.is_tenant_held(*kind) && !next.is_tenant_held(*kind));
+        text.extend(given_back.map(|kind| {
+            format!(
+                "GIVES {} BACK TO THE CONTROL PLANE: whoever has it can sign it from then on, and no signer of yours is asked",
+                kind.to_string().to_uppercase()
+            )
+        }));
         text.extend(roles(&self.authority, &next));
         text.extend(difference(Some(&without_keys(present)?), &without_keys(&root)?));
         Ok(self.judged(waiting, &root.head, text))
@@ -229,8 +237,8 @@ impl Desk {
     }
 
     /// Signs, hands the signatures in, and remembers it. Gives what waits afterwards; nothing when it is complete.
-    pub async fn sign(&self, judged: &Judged, pair: &Pair, memory: &mut Memory, file: &Path) -> Result<Value, Error> {
-        let part = Part::sign(judged.kind, &judged.payload, pair);
+    pub async fn sign(&self, judged: &Judged, holder: &Holder, memory: &mut Memory, file: &Path) -> Result<Value, Error> {
+        let part = holder.sign(Signable::of(judged.kind), &judged.payload)?;
         // Remembered first: a signature that was given and forgotten is worse than one remembered and never given.
         let known = memory.tenants.entry(self.tenant()).or_insert_with(|| Known { root: self.authority.sha256(), signed: Vec::new() });
         known.root = self.authority.sha256();

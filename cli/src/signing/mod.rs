@@ -3,8 +3,10 @@
 //!
 //! - [`file`]: the signer's file, and what this signer remembers beside it.
 //! - [`desk`]: what waits, verified; the checks before a signature.
+//! - [`holder`]: whoever has the pair, ready to sign.
 //! - [`difference`]: what a statement changes, in words.
 
 pub mod desk;
 pub mod difference;
 pub mod file;
+pub mod holder;

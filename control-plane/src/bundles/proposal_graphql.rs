@@ -115,6 +115,13 @@ pub struct ProposeRootInput {
     common: CommonNew,
 }
 
+/// Root and policy go back to the control plane.
+#[derive(InputObject)]
+pub struct ReturnRootInput {
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
 /// A root that shall not wait any more.
 #[derive(InputObject)]
 pub struct WithdrawRootProposalInput {
@@ -194,6 +201,18 @@ impl ProposalMutation {
             let proposed = api.services.statements.propose_root(api.ctx.tenant, &signers).await.map_err(|error| broken(&error))?;
             let act = proposed.map_err(|rejection| refused(StatementRefusal::RootUnsound { detail: rejection.to_string() }))?;
             act_on(api, "proposeRoot", act, input.common.into()).await
+        };
+        answer(api, Kind::Root, Scope::Tenant, attempt.await).await
+    }
+
+    /// Gives root and policy back to the control plane. It takes effect once enough of the present signers have signed it; from then
+    /// on whoever has the control plane can grant use of keys.
+    async fn return_root(&self, ctx: &Context<'_>, input: ReturnRootInput) -> Result<StatementProposalPayload> {
+        let api = Api::of(ctx)?;
+        let attempt = async {
+            let proposed = api.services.statements.propose_return(api.ctx.tenant).await.map_err(|error| broken(&error))?;
+            let act = proposed.ok_or_else(|| refused(StatementRefusal::NotHandedOver))?;
+            act_on(api, "returnRoot", act, input.common.into()).await
         };
         answer(api, Kind::Root, Scope::Tenant, attempt.await).await
     }

@@ -155,7 +155,26 @@ impl Statements {
             let detail = format!("the pair {} is the control plane's own", pair.keyid());
             return Ok(Err(Rejection::RootUnsound { serial: present.head.serial + 1, detail }));
         }
-        let mut root = next_root(present, signers);
+        self.propose(tenant, next_root(present, signers)).await
+    }
+
+    /// How to let a root wait that gives root and policy back to the control plane; nothing where it has them.
+    pub async fn propose_return(&self, tenant: TenantId) -> Result<Option<Act>, StatementsError> {
+        let (authority, _) = self.authorities(tenant).await?;
+        if !authority.is_tenant_held(Kind::Root) && !authority.is_tenant_held(Kind::Policy) {
+            return Ok(None);
+        }
+        let ours = self.signers(tenant).await?;
+        let [root, policy] = [Kind::Root, Kind::Policy].map(|kind| vec![ours.pair(kind).public().clone()]);
+        let mut root = next_root(authority.root(), &NewSigners { root, root_threshold: 1, policy, policy_threshold: 1 });
+        for kind in [Kind::Root, Kind::Policy] {
+            root.signers.insert(ours.pair(kind).keyid(), ours.pair(kind).public().to_signer(false));
+        }
+        self.propose(tenant, root).await?.map(Some).map_err(StatementsError::Root)
+    }
+
+    /// How to let this root wait, as the next one.
+    pub(super) async fn propose(&self, tenant: TenantId, mut root: Root) -> Result<Result<Act, Rejection>, StatementsError> {
         let serial = root.head.serial + 1;
         fill(&mut root.head, Kind::Root, FIRST_EPOCH, serial, serial, self.now());
         let payload = payload_of(&root);

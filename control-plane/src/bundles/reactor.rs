@@ -84,6 +84,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "SiteFounded",
     "AgentInvited",
     "InvitationCancelled",
+    "AgentVouchSigned",
     "CertificateRenewed",
     "KeyDescribed",
     "CompositeDescribed",

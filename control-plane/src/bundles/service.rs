@@ -396,6 +396,7 @@ impl Statements {
             self.fetch(tenant, &facts, shelf).await?;
         }
         self.refresh_waiting(tenant, shelf).await?;
+        self.renew_own_root(tenant, shelf).await?;
         self.settle(tenant, shelf).await?;
         let Content { policies, states } = compile(&facts, &shelf.as_published());
         // Agents judge the time of a version by policy and state: a policy is not older than what it was compiled from, and a

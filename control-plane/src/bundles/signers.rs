@@ -33,7 +33,7 @@ pub const fn life(kind: Kind) -> Duration {
 pub const fn renew_before(kind: Kind) -> Duration {
     const DAY: u64 = 86_400;
     Duration::from_secs(match kind {
-        // A root is not renewed by itself: that changes what agents pin.
+        // A root is not signed in its place: the next one follows it (`bundles/waiting.rs`), or people propose it.
         Kind::Root => 0,
         Kind::Policy => 45 * DAY,
         Kind::State | Kind::Lease => 4 * DAY,

@@ -132,6 +132,7 @@ refusals! {
         NotNext { serial: u64, expected: u64 } = "statement_not_next", "statement {serial} does not follow: the next one is {expected}";
         OlderEpoch { epoch: u64, present: u64 } = "statement_of_older_epoch", "epoch {epoch} is over; the present one is {present}";
         RootUnsound { detail: String } = "root_unsound", "no root may say this: {detail}";
+        NotHandedOver = "root_not_handed_over", "the control plane signs root and policy already: there is nothing to give back";
         NothingWaits = "proposal_not_found" at "sha256", "nothing waits for signatures here: it was published or withdrawn in the meantime";
         Superseded { present: Digest } = "proposal_superseded" at "sha256", "a newer change took the place of this one: look at {present} and sign that";
         Stranger { keyid: Digest } = "signer_not_in_role" at "keyid", "the pair {keyid} is none of those who may sign this";

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use schema::{clock::Timestamp, encoding::Digest, event::statement::StatementKind, id::TenantId};
@@ -25,6 +26,9 @@ use super::{
     stream::{Pending, Proposal, StatementCommand, StatementStream, stream_id},
 };
 use crate::{access::permit::Question, eventing::handler::Options};
+
+/// A root of the control plane's own is renewed when less than this is left. Somebody looks at least when policies are renewed.
+const OWN_ROOT_RENEWAL: Duration = Duration::from_secs(365 * 86_400);
 
 impl Statements {
     /// What a stream has waiting, with the genuine parts of those who may sign it under one of these roots.
@@ -88,6 +92,18 @@ impl Statements {
         Ok(())
     }
 
+    /// A root that the control plane signs alone is renewed by itself, long before its end: agents follow from the one they know.
+    pub(super) async fn renew_own_root(&self, tenant: TenantId, shelf: &mut Shelf) -> Result<(), StatementsError> {
+        let root = shelf.authority.root();
+        let has_time = root.head.expires.since(self.now()) > OWN_ROOT_RENEWAL;
+        if has_time || shelf.authority.is_tenant_held(Kind::Root) || shelf.waiting_root.is_some() {
+            return Ok(());
+        }
+        let (_, command, blobs) = self.propose(tenant, root.clone()).await?.map_err(StatementsError::Root)?;
+        self.change(tenant, StatementKind::Root, Scope::Tenant, "proposeStatement", command, blobs).await?;
+        self.refresh_waiting(tenant, shelf).await
+    }
+
     /// Publishes what has gathered enough: the root with the policies that it needs, and policies under the root there is.
     pub(super) async fn settle(&self, tenant: TenantId, shelf: &mut Shelf) -> Result<(), StatementsError> {
         if let Some((next, waiting)) = shelf.waiting_root.clone()
@@ -96,11 +112,13 @@ impl Statements {
             let mut parts = waiting.parts_of(&shelf.authority, Kind::Root);
             let known: BTreeSet<Digest> = parts.iter().map(|part| part.keyid).collect();
             parts.extend(waiting.parts_of(&next, Kind::Root).into_iter().filter(|part| !known.contains(&part.keyid)));
-            if !shelf.authority.is_tenant_held(Kind::Root) {
+            // The first time the control plane hands root over; when it is given back, it takes it.
+            if !shelf.authority.is_tenant_held(Kind::Root) || !next.is_tenant_held(Kind::Root) {
                 parts.push(Part::sign(Kind::Root, &waiting.payload, self.signers(tenant).await?.pair(Kind::Root)));
             }
             let member = self.publish_gathered(tenant, Kind::Root, Scope::Tenant, &waiting, &parts).await?;
-            tracing::info!(%tenant, serial = member.serial, "a new root is in force: its signers sign root and policy from now on");
+            let who = if next.is_tenant_held(Kind::Root) { "its signers sign" } else { "the control plane signs" };
+            tracing::info!(%tenant, serial = member.serial, "a new root is in force: {who} root and policy from now on");
             shelf.roots.push(member);
             (shelf.authority, shelf.waiting_root) = (next, None);
         }
@@ -127,8 +145,13 @@ impl Statements {
         waiting: &Waiting,
     ) -> Result<bool, StatementsError> {
         let old = !shelf.authority.is_tenant_held(Kind::Root) || waiting.is_met(&shelf.authority, Kind::Root);
-        if !old || !waiting.is_met(next, Kind::Root) {
+        let new = !next.is_tenant_held(Kind::Root) || waiting.is_met(next, Kind::Root);
+        if !old || !new {
             return Ok(false);
+        }
+        if !next.is_tenant_held(Kind::Policy) {
+            // Its policies are ours to sign, at once.
+            return Ok(true);
         }
         let members: Vec<(Scope, Member)> = shelf.policies.iter().map(|(scope, (_, member))| (*scope, member.clone())).collect();
         for (scope, member) in members {
@@ -159,7 +182,7 @@ impl Statements {
 
     /// Whether agents would believe what a heartbeat is about to pin: every policy has signatures that count under the root.
     pub(super) async fn hangs_together(&self, tenant: TenantId, shelf: &mut Shelf, members: &[Member]) -> Result<bool, StatementsError> {
-        // What the control plane signs itself, it signed under the one root it ever had.
+        // What the control plane signs itself, it signed under this very root: another root makes it sign anew.
         if !shelf.is_tenant_held() {
             return Ok(true);
         }
@@ -216,6 +239,7 @@ impl Statements {
         let next = shelf.waiting_root.as_ref().map(|(next, _)| Arc::clone(next));
         let current = Arc::clone(&shelf.authority);
         if let (Some(next), Some((_, member))) = (next, &last)
+            && next.is_tenant_held(Kind::Policy)
             && !self.counts(tenant, shelf, &next, member).await?
         {
             (wanted, root_serial) = (true, next.root().head.serial);

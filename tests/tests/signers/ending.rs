@@ -8,8 +8,13 @@ use std::{
     time::Duration,
 };
 
+use control_plane::{
+    bundles::heartbeat::Heartbeats,
+    database::{Database, Location},
+};
 use schema::clock::{Clock, SystemClock, Timestamp};
 use serde_json::json;
+use trust::statement::Kind;
 
 use super::super::*;
 
@@ -86,4 +91,37 @@ async fn policies_that_end_are_proposed_anew_and_warned_about() {
     let waits = site.until_waiting("ROOT", 1).await;
     assert_eq!(waits[0]["needs"].as_array().unwrap().len(), 2);
     site.agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_of_the_control_planes_own_is_renewed_by_itself_long_before_it_ends() {
+    let clock = Ahead::default();
+    let world = World::start_at(Arc::new(clock.clone())).await;
+    let data = world.path("control-plane");
+    // Whoever looks from outside is not held back by a lock.
+    std::fs::remove_file(data.join("freehold.db.lock")).unwrap();
+    let database = Database::open(&Location::Sqlite(data.join("freehold.db"))).await.unwrap();
+    let heartbeats = Heartbeats::new(database);
+    let site = world.query("{ viewer { tenant { id } } site(reference: \"fra\") { id } }", json!({})).await;
+    let id = |place: &str| site.pointer(place).unwrap().as_str().unwrap().to_owned();
+    let (tenant, site) = (id("/viewer/tenant/id").parse().unwrap(), id("/site/id").parse().unwrap());
+    let roots = async || {
+        let current = heartbeats.current(tenant, site).await.unwrap();
+        let members = current.map(|current| current.members).unwrap_or_default();
+        members.into_iter().filter(|member| member.kind == Kind::Root).collect::<Vec<_>>()
+    };
+    let until_roots = async |count: usize| {
+        until(|| async {
+            let found = roots().await;
+            if found.len() == count { Ok(found) } else { Err(format!("{found:?}")) }
+        })
+        .await
+    };
+    until_roots(1).await;
+    clock.advance(3 * 365);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(roots().await.len(), 1, "there is time");
+    clock.advance(365 + 30);
+    let two = until_roots(2).await;
+    assert!(two[1].serial == 2 && two[1].expires > two[0].expires.plus(Duration::from_secs(3 * 365 * 86_400)), "{two:?}");
 }

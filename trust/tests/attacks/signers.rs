@@ -324,3 +324,37 @@ fn roots_are_followed_from_one_that_is_known() {
     assert!(newest.policy(&dsse::sign_statement(policy, &refs(&world.policy_pairs)).0).is_ok());
     assert_eq!(newest.policy(&dsse::sign_statement(policy, &[&old_root]).0).unwrap_err().code(), "below_threshold");
 }
+
+/// Root and policy go back to the pairs of the control plane: signed by these of the old signers, and by the pair that takes over.
+fn give_back(handed_over: &mut HandedOver, old: usize) {
+    let world = &mut handed_over.world;
+    let signers: Vec<Pair> = world.root_pairs.iter().take(old).map(|pair| Pair::from_seeds(&pair.to_seeds())).collect();
+    world.root_pairs = vec![Pair::from_seeds(&handed_over.old_root.to_seeds())];
+    world.policy_pairs = vec![Pair::from_seeds(&handed_over.old_policy.to_seeds())];
+    world.name_signers(false);
+    let others: Vec<&Pair> = signers.iter().collect();
+    next_root(world, &others);
+    next(world);
+}
+
+#[test]
+fn only_enough_of_the_old_signers_give_root_and_policy_back() {
+    let mut back = handed_over();
+    give_back(&mut back, 2);
+    let held = offer(Some(&back.held), &back.world, &back.world.set()).unwrap();
+    let authority = Authority::verified(&back.world.roots, back.world.pinned).unwrap();
+    assert!(!authority.is_tenant_held(Kind::Root) && !authority.is_tenant_held(Kind::Policy));
+    // From then on the control plane changes policy alone, and the former signers do not.
+    next(&mut back.world);
+    offer(Some(&held), &back.world, &back.world.set()).unwrap();
+    back.world.policy_pairs = vec![pair(501), pair(502)];
+    next(&mut back.world);
+    refused(offer(Some(&held), &back.world, &back.world.set()), "below_threshold");
+
+    // One of two is not enough, and nobody at all even less: whoever stole the control plane takes nothing back.
+    for too_few in [0, 1] {
+        let mut stolen = handed_over();
+        give_back(&mut stolen, too_few);
+        refused(offer(Some(&stolen.held), &stolen.world, &stolen.world.set()), "below_threshold");
+    }
+}
