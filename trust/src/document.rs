@@ -76,6 +76,19 @@ pub struct AgentVouch {
     pub issued: Timestamp,
 }
 
+impl AgentVouch {
+    /// What signers of the tenant say of an agent: the same bytes for each of them, so that they need not meet to sign it.
+    pub fn of_entry(entry: &RosterEntry, keyid: Digest) -> Self {
+        Self { tenant: entry.tenant, site: entry.site, agent: entry.agent, keyid, issued: entry.issued }
+    }
+
+    /// The exact bytes that are signed.
+    #[allow(clippy::expect_used, reason = "our own type, written to memory")]
+    pub fn payload(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a vouch is JSON")
+    }
+}
+
 impl Document for AgentVouch {
     const MEDIA_TYPE: &'static str = "application/vnd.freehold.agent-vouch+json";
     const CONTEXT: &'static str = "freehold/agent-vouch/v1";

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use schema::key::RevocationReason;
+use schema::{encoding::Digest, key::RevocationReason};
 use serde_json::{Value, json};
 
 use super::{
     Idempotency, Limit, Session,
     containment::{Contain, Stopwatch},
+    root::Signing,
 };
 use crate::{error::Error, graphql::documents::AGENT, output, secret};
 
@@ -63,6 +64,19 @@ pub enum Agents {
         /// Why, in words
         #[arg(long)]
         reason: Option<String>,
+    },
+    /// Vouch for an agent as a signer of the tenant: with as many as sign policies, its site believes it
+    ///
+    /// Compare the join code with the person at its host, who sees it when the agent enrols and in 'freehold-agent status'.
+    Vouch {
+        /// Its id
+        #[arg(id = "agent_id", value_name = "AGENT")]
+        agent: String,
+        /// The join code that the person at its host reads out
+        #[arg(value_name = "JOIN-CODE")]
+        code: Digest,
+        #[command(flatten)]
+        signing: Signing,
     },
     /// Suspend an agent until it is resumed
     Suspend {
@@ -162,6 +176,7 @@ impl Agents {
                 }
                 return output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null));
             }
+            Self::Vouch { agent, code, signing } => return super::vouch::vouch(session, &agent, code, &signing).await,
             Self::Lock { .. } => return Ok(()),
             Self::CancelInvitation { agent } => ("CancelInvitation", json!({ "agent": agent })),
             Self::Suspend { agent, reason, contain } => {

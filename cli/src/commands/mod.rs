@@ -23,6 +23,7 @@ pub mod site;
 pub mod tenant;
 pub mod token;
 pub mod usage;
+pub mod vouch;
 
 use std::path::PathBuf;
 

@@ -1,13 +1,13 @@
 //! What an agent is, and how it decides.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     event::agent::{
-        AgentEnrolled, AgentEvent, AgentInvited, AgentQuarantined, AgentResumed, AgentRevoked, AgentSuspended, AgentVouched,
-        CertificateRenewed, InvitationCancelled,
+        AgentEnrolled, AgentEvent, AgentInvited, AgentQuarantined, AgentResumed, AgentRevoked, AgentSuspended, AgentVouchSigned,
+        AgentVouched, CertificateRenewed, InvitationCancelled,
     },
     id::{AgentId, SiteId},
     key::{RevocationReason, words},
@@ -16,9 +16,16 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use trust::{
+    document::AgentVouch,
+    signing::{Part, Signable, assemble_as},
+};
 
-use super::{AgentCommand, AgentRefusal, Enrol};
-use crate::eventing::aggregate::{Aggregate, Deciding, EventMeta, Index};
+use super::{AgentCommand, AgentRefusal, Enrol, SignVouch};
+use crate::{
+    bundles::stream::Verdict,
+    eventing::aggregate::{Aggregate, Deciding, EventMeta, Index},
+};
 
 /// The shortest life of an invitation.
 pub const MIN_INVITATION: Duration = Duration::from_secs(60);
@@ -60,6 +67,9 @@ pub struct Agent {
     pub certificate: Option<Certificate>,
     /// Why its roster entry counts, in the order in which they came.
     pub vouches: Vec<Vouch>,
+    /// What signers of the tenant signed of a vouch, by their key ids.
+    #[serde(default)]
+    pub signed: BTreeMap<Digest, Base64>,
     /// Since when its roster entry counts.
     pub rostered: Option<Timestamp>,
     /// Since when it may do nothing.
@@ -222,7 +232,8 @@ impl Agent {
         let by = |vouch: &Vouch| match vouch {
             Vouch::Enrolment => "enrolment".to_owned(),
             Vouch::Agent { agent, .. } => agent.to_string(),
-            Vouch::Signers { .. } => "signers".to_owned(),
+            // Others may sign for the tenant by now.
+            Vouch::Signers { vouch } => Digest::of(vouch.as_slice()).to_string(),
             Vouch::Previous { keyid, .. } => keyid.to_string(),
         };
         match vouch {
@@ -232,6 +243,32 @@ impl Agent {
             vouch if self.vouches.iter().any(|known| by(known) == by(vouch)) => Ok(Vec::new()),
             vouch => Ok(vec![AgentVouched { vouch: vouch.clone() }.into()]),
         }
+    }
+
+    fn sign_vouch(&self, sign: &SignVouch) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        let enrolment = self.enrolment.as_ref().ok_or(AgentRefusal::NotEnrolled)?;
+        match sign.verdict {
+            _ if sign.threshold == 0 => return Err(AgentRefusal::NoSigners),
+            _ if sign.keyid != enrolment.keyid => return Err(AgentRefusal::OtherPair),
+            Verdict::Stranger => return Err(AgentRefusal::NotASigner { keyid: sign.signer }),
+            Verdict::NotGenuine => return Err(AgentRefusal::VouchNotGenuine { keyid: sign.signer }),
+            Verdict::Genuine => {}
+        }
+        let mut signed = self.signed.clone();
+        let mut events = Vec::new();
+        if signed.insert(sign.signer, sign.signatures.clone()).is_none() {
+            events.push(AgentVouchSigned { signer: sign.signer, signatures: sign.signatures.clone() }.into());
+        }
+        let counted = signed.into_iter().filter(|(keyid, _)| sign.counting.contains(keyid));
+        let parts: Vec<Part> = counted.map(|(keyid, bytes)| Part { keyid, bytes: bytes.0 }).take(sign.threshold as usize).collect();
+        if parts.len() == sign.threshold as usize {
+            let envelope = assemble_as(Signable::document::<AgentVouch>(), sign.payload.clone(), &parts);
+            let vouch = Vouch::Signers { vouch: envelope.to_bytes().into() };
+            if !self.vouches.contains(&vouch) {
+                events.push(AgentVouched { vouch }.into());
+            }
+        }
+        Ok(events)
     }
 
     fn renew(&self, command: &AgentCommand) -> Result<Vec<AgentEvent>, AgentRefusal> {
@@ -287,6 +324,7 @@ impl Aggregate for Agent {
                 _ => Err(AgentRefusal::NotInvited),
             },
             AgentCommand::Vouch { keyid, vouch } => self.vouch(fixed, keyid, vouch),
+            AgentCommand::SignVouch(sign) => self.sign_vouch(sign),
             AgentCommand::RenewCertificate { .. } => self.renew(command),
             AgentCommand::Quarantine { .. } if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
             // Both go on coming; it is recorded once.
@@ -340,6 +378,7 @@ impl Aggregate for Agent {
                 self.vouches.push(event.vouch.clone());
                 self.rostered.get_or_insert(meta.time);
             }
+            AgentEvent::AgentVouchSigned(event) => drop(self.signed.insert(event.signer, event.signatures.clone())),
             AgentEvent::CertificateRenewed(event) => {
                 self.certificate =
                     Some(Certificate { serial: event.certificate_serial.clone(), csr: event.csr, expires: event.certificate_expires });

@@ -1,5 +1,7 @@
 //! What may be asked of an agent.
 
+use std::collections::BTreeSet;
+
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
@@ -9,6 +11,8 @@ use schema::{
     rule::{Sighting, Vouch},
 };
 use serde::Serialize;
+
+use crate::bundles::stream::Verdict;
 
 /// A parsed intent. What was looked up or made beforehand is left out of the request's hash.
 #[derive(Debug, Clone, Serialize)]
@@ -42,6 +46,8 @@ pub enum AgentCommand {
         /// Who, and the proof.
         vouch: Vouch,
     },
+    /// A signer of the tenant says that its roster entry is genuine. The handler has looked at the signatures.
+    SignVouch(Box<SignVouch>),
     /// Give it its next certificate. The handler has verified the request and made the certificate.
     RenewCertificate {
         /// SHA-256 of the DER of the certificate request.
@@ -120,4 +126,27 @@ pub struct Enrol {
     /// Looked up: whether the site has a rostered agent already.
     #[serde(skip)]
     pub site_is_founded: bool,
+}
+
+/// One signer's part of a vouch.
+#[derive(Debug, Clone, Serialize)]
+pub struct SignVouch {
+    /// The key id that is vouched for.
+    pub keyid: Digest,
+    /// The key id of the signer's pair.
+    pub signer: Digest,
+    /// Its signatures.
+    pub signatures: Base64,
+    /// Looked up: what was found about them.
+    #[serde(skip)]
+    pub verdict: Verdict,
+    /// Looked up: the exact bytes that are signed.
+    #[serde(skip)]
+    pub payload: Vec<u8>,
+    /// Looked up: whose signatures count under the root in force.
+    #[serde(skip)]
+    pub counting: BTreeSet<Digest>,
+    /// Looked up: how many of them must have signed.
+    #[serde(skip)]
+    pub threshold: u32,
 }

@@ -3,19 +3,29 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use schema::{
     clock::new_id,
+    encoding::from_base64url,
     id::{AgentId, SiteId},
     rule::Sighting,
     token::{Token, TokenKind},
 };
 
-use super::{Agent, AgentCommand, Invitation, report::LastReport};
+use trust::{
+    document::{AgentVouch, RosterEntry},
+    dsse::peek_document,
+    pair::PublicPair,
+    signing::{PART_BYTES, Part, Signable},
+    statement::Kind,
+};
+
+use super::{Agent, AgentCommand, Invitation, SignVouch, report::LastReport};
 use crate::{
     access::permit::Question,
+    bundles::stream::Verdict,
     graphql::{
         api::{Api, Done, Filter, Seen, Shown, options},
         fault::{fault, only_now},
         page::{List, cost, empty, page},
-        payload::{Common, CommonNew, Outcome, Stop, optional, payloads},
+        payload::{Common, CommonNew, Outcome, Stop, UserError, field, optional, payloads},
         scalar::{RevocationReason, Timestamp, UInt64},
     },
     sites::graphql::SiteNode,
@@ -67,6 +77,10 @@ pub struct AgentNode {
     pub host: Option<String>,
     /// Key id of its signing pair, base64url: the join code to compare.
     pub key_id: Option<String>,
+    /// Its roster entry, signed by its own pair: a DSSE envelope, base64url. What signers who vouch for it read.
+    pub roster_entry: Option<String>,
+    /// Key ids of signers of the tenant who vouch for it.
+    pub vouch_signed_by: Vec<String>,
     /// When its certificate ends.
     pub certificate_expires_at: Option<Timestamp>,
     /// Since when its roster entry counts.
@@ -104,6 +118,8 @@ impl Shown for Agent {
             state: seen.state.state()?.into(),
             host: enrolment.map(|enrolment| enrolment.host.clone()),
             key_id: enrolment.map(|enrolment| enrolment.keyid.to_string()),
+            roster_entry: enrolment.map(|enrolment| enrolment.roster_entry.to_string()),
+            vouch_signed_by: seen.state.signed.keys().map(ToString::to_string).collect(),
             certificate_expires_at: seen.state.certificate.as_ref().map(|certificate| Timestamp(certificate.expires)),
             rostered_at: seen.state.rostered.map(Timestamp),
             invitation_expires_at: seen.state.invitation.as_ref().map(|invitation| Timestamp(invitation.expires)),
@@ -255,6 +271,21 @@ pub struct SuspendAgentInput {
     common: Common,
 }
 
+/// A signer of the tenant vouches for an agent.
+#[derive(InputObject)]
+pub struct SignAgentVouchInput {
+    /// `agt_…`
+    agent: ID,
+    /// The join code that was compared: the key id of the agent's pair, base64url.
+    key_id: String,
+    /// The key id of the signer's pair, base64url.
+    signer: String,
+    /// Its Ed25519 and then its ML-DSA-65 signature over the vouch, 3373 bytes, base64url.
+    signature: String,
+    #[graphql(flatten)]
+    common: Common,
+}
+
 /// An agent that may act again.
 #[derive(InputObject)]
 pub struct ResumeAgentInput {
@@ -291,7 +322,7 @@ pub struct InviteAgentPayload {
     outcome: Outcome,
 }
 
-payloads!(agent: AgentNode => CancelInvitationPayload, SuspendAgentPayload, ResumeAgentPayload, RevokeAgentPayload);
+payloads!(agent: AgentNode => CancelInvitationPayload, SuspendAgentPayload, ResumeAgentPayload, RevokeAgentPayload, SignAgentVouchPayload);
 
 /// Reading agents.
 #[derive(Default)]
@@ -371,6 +402,12 @@ impl AgentMutation {
         ResumeAgentPayload::of(attempt.await)
     }
 
+    /// A signer of the tenant vouches for an agent. With as many of them as sign policies, the agent is believed.
+    async fn sign_agent_vouch(&self, ctx: &Context<'_>, input: SignAgentVouchInput) -> Result<SignAgentVouchPayload> {
+        let api = Api::of(ctx)?;
+        SignAgentVouchPayload::of(sign_vouch(api, input).await)
+    }
+
     /// Takes an agent out of its site. Final.
     async fn revoke_agent(&self, ctx: &Context<'_>, input: RevokeAgentInput) -> Result<RevokeAgentPayload> {
         let api = Api::of(ctx)?;
@@ -386,6 +423,35 @@ impl AgentMutation {
 async fn on_agent(api: &Api, action: &'static str, agent: &str, command: AgentCommand, common: Common) -> Result<Done<AgentNode>, Stop> {
     let id = api.agent("agent", agent)?;
     api.run::<Agent>(id, command, Question::new(action, "Agent", id), common).await
+}
+
+async fn sign_vouch(api: &Api, input: SignAgentVouchInput) -> Result<Done<AgentNode>, Stop> {
+    let (keyid, signer) = (field("keyId", &input.key_id)?, field("signer", &input.signer)?);
+    let bytes = from_base64url(&input.signature).ok().filter(|bytes| bytes.len() == PART_BYTES);
+    let bytes = bytes.ok_or_else(|| UserError::at("signature", "invalid_input", format!("expected {PART_BYTES} bytes in base64url")))?;
+    let id = api.agent("agent", &input.agent)?;
+    let agent = api.state::<Agent>(id, None).await?;
+    let entry = agent.and_then(|agent| agent.state.enrolment).and_then(|enrolment| peek_document(enrolment.roster_entry.as_slice()).ok());
+    let payload = entry.map(|entry: RosterEntry| AgentVouch::of_entry(&entry, keyid).payload()).unwrap_or_default();
+    let authorities = api.services.statements.authorities(api.ctx.tenant).await;
+    let (authority, _) = authorities.map_err(|error| fault("reading who signs for the tenant", &error))?;
+    let role = authority.role(Kind::Policy).ok().filter(|role| role.tenant_held);
+    let part = Part { keyid: signer, bytes };
+    let verdict = match role.and_then(|role| role.signers.find(&signer)) {
+        None => Verdict::Stranger,
+        Some(pair) if part.is_genuine_as(Signable::document::<AgentVouch>(), &payload, pair) => Verdict::Genuine,
+        Some(_) => Verdict::NotGenuine,
+    };
+    let sign = SignVouch {
+        keyid,
+        signer,
+        signatures: part.bytes.into(),
+        verdict,
+        payload,
+        counting: role.into_iter().flat_map(|role| role.signers.iter().map(PublicPair::keyid)).collect(),
+        threshold: role.map_or(0, |role| role.threshold),
+    };
+    on_agent(api, "signAgentVouch", &input.agent, AgentCommand::SignVouch(Box::new(sign)), input.common).await
 }
 
 async fn invite(api: &Api, input: InviteAgentInput) -> Result<(Done<AgentNode>, Option<String>), Stop> {

@@ -17,5 +17,5 @@ pub mod report;
 mod tests;
 
 pub use aggregate::{Agent, AgentState, Certificate, Enrolment, Fixed, Invitation, MAX_INVITATION, MIN_INVITATION, Quarantined, Revoked};
-pub use command::{AgentCommand, Enrol};
+pub use command::{AgentCommand, Enrol, SignVouch};
 pub use refusal::AgentRefusal;

@@ -21,6 +21,9 @@ refusals! {
         OtherPair = "vouch_for_another_pair", "the vouch names another pair than the one the agent enrolled with; compare the join codes again";
         VouchesForItself = "agent_vouches_for_itself", "an agent cannot vouch for itself; ask another agent of the site, or the tenant's signers";
         EnrolmentVouch = "vouch_by_enrolment", "only enrolment itself makes this kind of vouch";
+        NoSigners = "tenant_without_signers", "the tenant has no signers of its own; let an agent of the site vouch (freehold-agent vouch)";
+        NotASigner { keyid: schema::encoding::Digest } = "vouch_by_no_signer" at "signer", "the pair {keyid} is none of those who sign policy for the tenant";
+        VouchNotGenuine { keyid: schema::encoding::Digest } = "vouch_not_genuine" at "signature", "these are not signatures of {keyid} over the vouch for this agent";
         OtherCertificateKey = "certificate_key_changed" at "csr", "a renewal keeps the certificate's key; an agent that lost its key enrols again";
         AlreadySuspended = "agent_already_suspended", "the agent is already suspended";
         NotSuspended = "agent_not_suspended", "the agent is not suspended, so there is nothing to resume";

@@ -58,6 +58,13 @@ events! {
             /// Who, and the proof.
             vouch: Vouch,
         },
+        /// A signer of the tenant said that its roster entry is genuine; with enough of them it counts.
+        AgentVouchSigned 1 {
+            /// The key id of the signer's pair.
+            signer: Digest,
+            /// Its Ed25519 and its ML-DSA-65 signature over the vouch.
+            signatures: Base64,
+        },
         /// It got its next certificate.
         CertificateRenewed 1 {
             /// SHA-256 of the DER of its certificate request.
