@@ -50,7 +50,7 @@ pub fn unlock(vault: &VaultConfig, may_make: bool) -> Result<Unlock, AppError> {
         (None, Some(path), _) => Ok(Unlock::KeyFile(path.clone())),
         (None, None, Some(UnlockKind::Pkcs11)) => {
             let settings = token(vault)?.settings();
-            let device = Arc::new(Device::open(settings.token)?);
+            let device = Arc::new(Device::open(settings.token).map_err(VaultError::from)?);
             let protection = pkcs11::guarding(&device, settings.hardware)?.1;
             let key = pkcs11::sealing_label(&settings.namespace);
             let seal = Arc::new(DeviceSeal::open(device, &key, protection, may_make)?);
@@ -58,7 +58,7 @@ pub fn unlock(vault: &VaultConfig, may_make: bool) -> Result<Unlock, AppError> {
         }
         (None, None, Some(UnlockKind::Remote)) => {
             let settings = server(vault)?.settings();
-            let client = Arc::new(Client::new(settings.server)?);
+            let client = Arc::new(Client::new(settings.server).map_err(VaultError::from)?);
             let seal = Arc::new(TransitSeal::open(client, &settings.transit_mount, &settings.transit_key, may_make)?);
             Ok(Unlock::Elsewhere { place: Elsewhere::Transit, key: format!("{}/{}", settings.transit_mount, settings.transit_key), seal })
         }

@@ -19,7 +19,6 @@ pub mod public;
 pub mod remote;
 pub mod sealed;
 pub mod secret;
-pub mod trouble;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -33,11 +32,11 @@ use schema::{
 };
 
 use self::secret::{ContentKey, SecretBytes};
-pub use self::trouble::{Trouble, TroubleKind};
 use crate::{
     algorithm::{AlgorithmError, ContentEncryption, SealedContent, WrappedKey, legacy::KeyTransport},
     policy::permit::{ExportPermit, UsePermit},
 };
+pub use devices::{Trouble, TroubleKind};
 
 /// What a vault is and what it can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,6 +260,12 @@ pub enum VaultError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<devices::pkcs11::device::Failure> for VaultError {
+    fn from(failure: devices::pkcs11::device::Failure) -> Self {
+        failure.trouble.into()
+    }
 }
 
 impl From<AlgorithmError> for VaultError {

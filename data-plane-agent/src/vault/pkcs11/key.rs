@@ -20,6 +20,7 @@ use cryptoki::{
     session::Session,
     types::Ulong,
 };
+use devices::pkcs11::sealing::{TAG_BITS, is_about_the_data};
 use schema::{
     catalogue::{Algorithm, Family},
     clock::{Ids, random},
@@ -30,7 +31,6 @@ use schema::{
 use super::{
     device::{Device, Failure},
     objects::text,
-    seal::{TAG_BITS, is_about_the_data},
 };
 use crate::{
     algorithm::{

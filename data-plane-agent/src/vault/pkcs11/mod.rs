@@ -2,7 +2,7 @@
 //! cannot do, and what was made elsewhere, is kept on it sealed under one of its keys, and used in the agent's memory: listings
 //! say which (`docs/pkcs11.md`).
 //!
-//! - [`device`]: the token: login, sessions, loss.
+//! - [`device`]: the token: login, sessions, loss (of the crate `devices`).
 //! - [`objects`]: records as data objects, the same as those of a file vault.
 //! - [`seal`]: the token's key that seals.
 //! - [`make`], [`key`]: keys inside.
@@ -10,11 +10,12 @@
 //! A version counts from the moment its record is there, which is written last: of a try that did not end, a key object may
 //! be left, which nobody finds and the next try removes.
 
-pub mod device;
 mod key;
 mod make;
 mod objects;
 pub mod seal;
+
+pub use devices::pkcs11::device;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,12 +32,9 @@ use schema::{
     name::Name,
 };
 
-use self::{
-    device::{Device, TokenSettings},
-    key::DeviceKey,
-    objects::DataObjects,
-    seal::DeviceSeal,
-};
+use device::{Device, TokenSettings};
+
+use self::{key::DeviceKey, objects::DataObjects, seal::DeviceSeal};
 use super::{
     Description, Held, VaultError,
     keeper::{Bounds, Keeper, Loaded, VaultOf},

@@ -2,22 +2,21 @@
 //! transit engine, so that neither engine alone gives a key away. Material is used in the agent's memory
 //! (`docs/remote-vault.md`).
 //!
-//! - [`client`]: the calls, their limits and troubles.
+//! - [`client`]: the calls, their limits and troubles (of the crate `devices`).
 //! - [`kv`]: records; [`transit`]: the key that seals.
 
-pub mod client;
 pub mod kv;
 pub mod transit;
+
+pub use devices::remote::client;
 
 use std::sync::Arc;
 
 use schema::clock::Ids;
 
-use self::{
-    client::{Client, ServerSettings},
-    kv::KvRecords,
-    transit::TransitSeal,
-};
+use client::{Client, ServerSettings};
+
+use self::{kv::KvRecords, transit::TransitSeal};
 use super::{
     VaultError,
     keeper::VaultOf,

@@ -1,4 +1,4 @@
-//! What goes wrong between the agent and a device or service that holds or seals its keys.
+//! What goes wrong between a process and a device or service that holds or seals its keys.
 
 use std::time::Duration;
 

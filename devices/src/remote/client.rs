@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::vault::{Trouble, TroubleKind, VaultError};
+use crate::{Trouble, TroubleKind};
 
 /// The most bytes of an answer: a listing of many keys.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
@@ -63,7 +63,7 @@ pub enum Answer {
 
 impl Client {
     /// A client. Must be called inside a runtime.
-    pub fn new(settings: ServerSettings) -> Result<Self, VaultError> {
+    pub fn new(settings: ServerSettings) -> Result<Self, Trouble> {
         let place = format!("the vault at {}", settings.url);
         let wrong = |detail: String| Trouble::new(TroubleKind::Failed, &place, detail);
         let local = match settings.url.host() {
@@ -75,7 +75,7 @@ impl Client {
         match settings.url.scheme() {
             "https" => {}
             "http" if local => {}
-            _ => return Err(wrong("its address must begin with https:// (plain http:// only on this host)".to_owned()).into()),
+            _ => return Err(wrong("its address must begin with https:// (plain http:// only on this host)".to_owned())),
         }
         let http = outgoing::client(&settings.outgoing, &Trust::System, None).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { settings, place, http, runtime: Handle::current(), token: RwLock::default() })

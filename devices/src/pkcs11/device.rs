@@ -18,7 +18,7 @@ use cryptoki::{
 use schema::encoding::Digest;
 use service::files::read_secret_line;
 
-use crate::vault::{Trouble, TroubleKind, VaultError};
+use crate::{Trouble, TroubleKind};
 
 /// Which token, and how to get in.
 #[derive(Debug, Clone)]
@@ -63,9 +63,9 @@ pub struct Failure {
     pub trouble: Trouble,
 }
 
-impl From<Failure> for VaultError {
+impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
-        failure.trouble.into()
+        failure.trouble
     }
 }
 
@@ -74,7 +74,7 @@ static MODULES: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
 
 impl Device {
     /// Loads the module, finds the token and logs in.
-    pub fn open(settings: TokenSettings) -> Result<Self, VaultError> {
+    pub fn open(settings: TokenSettings) -> Result<Self, Trouble> {
         let place = format!("token {:?} of {}", settings.token, settings.module.display());
         let module = load(&settings.module, &place)?;
         let device = Self { settings, module, place, state: Mutex::default() };
@@ -93,7 +93,7 @@ impl Device {
     }
 
     /// What the token can do, and whether the module says that it is a device rather than a program.
-    pub fn abilities(&self) -> Result<(Vec<MechanismType>, bool), VaultError> {
+    pub fn abilities(&self) -> Result<(Vec<MechanismType>, bool), Trouble> {
         let slot = self.lock().open.as_ref().map(|(slot, _)| *slot);
         let gone = || Trouble::new(TroubleKind::Gone, &self.place, "it was lost while it was looked at");
         let slot = slot.ok_or_else(gone)?;
@@ -289,7 +289,7 @@ fn name(function: Function) -> String {
     format!("C_{function:?}")
 }
 
-fn load(path: &Path, place: &str) -> Result<Pkcs11, VaultError> {
+fn load(path: &Path, place: &str) -> Result<Pkcs11, Trouble> {
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(module) = modules.get(path) {
         return Ok(module.clone());
