@@ -131,6 +131,9 @@ pub enum Command {
     /// API tokens of the control plane
     #[command(subcommand)]
     Token(commands::token::Token),
+    /// Persons: whose data can be erased
+    #[command(subcommand)]
+    Person(commands::erasure::Person),
     /// What was recorded
     #[command(subcommand)]
     Event(commands::audit::Event),

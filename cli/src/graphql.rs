@@ -31,6 +31,8 @@ pub mod documents {
     pub const SIGNING: &str = include_str!("queries/signing.graphql");
     /// API tokens.
     pub const TOKEN: &str = include_str!("queries/token.graphql");
+    /// Erasures.
+    pub const ERASURE: &str = include_str!("queries/erasure.graphql");
     /// Events and receipts.
     pub const AUDIT: &str = include_str!("queries/audit.graphql");
     /// Certificate authorities of agents.
@@ -38,7 +40,8 @@ pub mod documents {
     /// How far a suspension has come.
     pub const CONTAINMENT: &str = include_str!("queries/containment.graphql");
     /// All of them.
-    pub const ALL: &[&str] = &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, AUDIT, AUTHORITY];
+    pub const ALL: &[&str] =
+        &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, ERASURE, AUDIT, AUTHORITY];
 }
 
 /// A client of one control plane.

@@ -54,6 +54,7 @@ use crate::{
     config::Config,
     database::{Database, Location, OpenError, is_damage},
     deployment,
+    erasures::{Erasure, reactor::Erasing},
     eventing::{
         handler::{Handler, Options},
         kurrent::{KurrentSettings, KurrentStore, SealedLog},
@@ -80,7 +81,7 @@ use crate::{
     projects::Project,
     receipts::{ingest::Ingest, rows::ReceiptRows},
     relay::{rows::RelayRows, service::Relay},
-    sealing::{Keyring, SealingError, SealingKey, Secrets},
+    sealing::{Keyring, SealingError, Secrets, source::Sources, tombstones},
     sites::Site,
     tenants::Tenant,
     tokens::{ApiToken, ApiTokenCommand, MAX_LIFETIME, TokenState},
@@ -105,6 +106,9 @@ pub enum StartError {
     /// The sealing key is missing or the wrong one.
     #[error(transparent)]
     Sealing(#[from] SealingError),
+    /// What was erased could not be told.
+    #[error(transparent)]
+    Erasures(#[from] tombstones::TombstoneError),
     /// The event store could not be read.
     #[error("opening the event store failed")]
     Store(#[from] ReadError),
@@ -244,7 +248,8 @@ impl App {
 
         let stopping = CancellationToken::new();
         let working = CancellationToken::new();
-        let mut work = vec![tokio::spawn(projector.run(working.clone()))];
+        let mut work = vec![tokio::spawn(projector.run(working.clone())), tokio::spawn(ground.keyring.clone().watch(working.clone()))];
+        work.push(tokio::spawn(tombstones::keep(ground.keyring.clone(), config.erasures_file(), working.clone())));
         let operator_token = config.operator_token_file();
         operator(&ground, &operator_token).await?;
 
@@ -322,26 +327,16 @@ impl App {
 }
 
 async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<(Ground, Projector), StartError> {
-    let key_file = config.sealing_key_file();
     let place = location(config)?;
     let database = Database::open(&place).await?;
     moving::refuse_standstill(&database).await?;
     let expected = Keyring::expected(&database).await.map_err(|error| damage_or(error, &place))?;
-    // A new key would not open what is there; it would only hide that the right one is gone.
-    if let Some(expected) = &expected
-        && !key_file.exists()
-    {
-        return Err(SealingError::SealingKeyMissing { expected: expected.clone(), path: key_file }.into());
-    }
     let kurrent = kurrent_settings(config)?;
     if let (None, Some(settings)) = (&expected, &kurrent) {
         refuse_foreign_records(settings).await?;
     }
-    let (sealing_key, made) = SealingKey::read_or_make(&key_file, &*ids)?;
-    if made {
-        tracing::warn!(file = %key_file.display(), "made a sealing key: keep a copy elsewhere, without it the database cannot be read");
-    }
-    let keyring = Arc::new(Keyring::open(database.clone(), &sealing_key, clock.clone(), ids.clone()).await?);
+    let sources = Sources::new(config)?;
+    let keyring = Arc::new(Keyring::open_from(database.clone(), sources, clock.clone(), ids.clone()).await?);
     let recorded = deployment::recorded(&database, &config.deployment).await.map_err(failed("reading the deployment's name"))?;
     if recorded != config.deployment {
         let problem = format!(
@@ -351,6 +346,7 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
         );
         return Err(ConfigError::Invalid { problems: vec![problem] }.into());
     }
+    tombstones::reconcile(&keyring, &config.erasures_file()).await?;
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
     let (store, sql): (Arc<dyn EventStore>, _) = match kurrent {
         Some(settings) => {
@@ -402,6 +398,7 @@ pub(crate) fn kinds() -> Kinds {
         .register::<Composite>()
         .register::<Policy>()
         .register::<ApiToken>()
+        .register::<Erasure>()
 }
 
 /// What a damaged SQLite file is reported as, wherever reading found it.
@@ -480,8 +477,15 @@ async fn operator(ground: &Ground, file: &Path) -> Result<(), StartError> {
     let name = "operator".parse().map_err(failed("naming the operator token"))?;
     let account = new_id::<ServiceAccountId>(&*ground.ids, now);
     let scopes = vec![Scope::Operator];
-    let command =
-        ApiTokenCommand::Issue { account, name, digest: token.digest(), scopes, expires: now.plus(MAX_LIFETIME), lifetime_seconds: None };
+    let command = ApiTokenCommand::Issue {
+        account,
+        name,
+        digest: token.digest(),
+        scopes,
+        expires: now.plus(MAX_LIFETIME),
+        lifetime_seconds: None,
+        holder: None,
+    };
     let question = Question::new("issueFirstToken", "ApiToken", id);
     let issued = ground.handler.handle::<ApiToken>(&ctx, question, id, Options::default(), command).await;
     let issued = issued.map_err(failed("making the operator token"))?;
@@ -584,9 +588,11 @@ fn background(task: impl Future<Output = ()> + Send + 'static, stop: &Cancellati
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
     let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
-    let faults = ground.faults.clone();
-    let readiness =
-        Readiness::new(stopping.clone()).note("reactors", move || faults.note()).note("statements", move || statements.ending().note());
+    let (faults, keyring) = (ground.faults.clone(), ground.keyring.clone());
+    let readiness = Readiness::new(stopping.clone())
+        .note("reactors", move || faults.note())
+        .note("statements", move || statements.ending().note())
+        .note("sealing", move || keyring.note());
     readiness.check_async("read model", move || {
         let (store, views) = (store.clone(), views.clone());
         async move {
@@ -629,7 +635,8 @@ impl Parts {
         let statements = StatementReactor::new(self.statements.clone(), ground.views.clone(), ground.store.clone());
         let (clock, ids) = (ground.clock.clone(), ground.ids.clone());
         let upkeep = Upkeep::new(ground.handler.clone(), ground.views.clone(), self.heartbeats.clone(), self.reports.clone(), (clock, ids));
-        let all: [Arc<dyn Reactor>; 2] = [Arc::new(statements), Arc::new(upkeep)];
+        let erasing = Erasing::new(ground.keyring.clone());
+        let all: [Arc<dyn Reactor>; 3] = [Arc::new(statements), Arc::new(upkeep), Arc::new(erasing)];
         let run = |reactor| {
             let reactors = Reactors::new(ground.database.clone(), ground.store.clone(), ground.clock.clone(), &*ground.ids);
             tokio::spawn(reactors.telling(ground.faults.clone()).run(reactor, stop.clone()))

@@ -94,6 +94,12 @@ pub enum OpenError {
         #[source]
         source: DbErr,
     },
+    /// Another program than this keeps it.
+    #[error(
+        "the database has the schema of another version of this program, or none yet; run this command with the version that serves it, \
+         after its first start"
+    )]
+    OtherVersion,
     /// The schema could not be brought up to date.
     #[error("bringing the database schema up to date failed; nothing was started")]
     Migration(#[source] DbErr),
@@ -134,6 +140,26 @@ impl Database {
         Ok(Self(Arc::new(opened)))
     }
 
+    /// Opens it beside whoever serves it, for a few short changes: without the lock of a SQLite file, and without bringing the
+    /// schema up to date, which must be that of this program.
+    pub async fn beside(location: &Location) -> Result<Self, OpenError> {
+        let opened = match location {
+            Location::Sqlite(path) => Self::connect_sqlite(path, location, false, None).await?,
+            Location::Postgres(url) => {
+                let pool = connect(url, location, |options| {
+                    options.max_connections(2).min_connections(1);
+                })
+                .await?;
+                Inner { write: pool.clone(), read: pool, backend: DbBackend::Postgres, lock: None }
+            }
+        };
+        match migrations::is_current(&opened.write).await {
+            Ok(true) => Ok(Self(Arc::new(opened))),
+            Ok(false) => Err(OpenError::OtherVersion),
+            Err(source) => Err(OpenError::Unreachable { location: location.clone(), source }),
+        }
+    }
+
     async fn open_sqlite(path: &Path, location: &Location) -> Result<Inner, OpenError> {
         let failed = |act, path: &Path| {
             let path = path.to_owned();
@@ -156,16 +182,22 @@ impl Database {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(failed("locking", &lock_path)(source)),
         }
+        Self::connect_sqlite(path, location, true, Some(lock)).await
+    }
+
+    async fn connect_sqlite(path: &Path, location: &Location, make: bool, lock: Option<File>) -> Result<Inner, OpenError> {
         let file = path.to_owned();
         let write = connect("sqlite://", location, |options| {
             let file = file.clone();
             options.max_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 sqlite
                     .filename(&file)
-                    .create_if_missing(true)
+                    .create_if_missing(make)
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(Duration::from_secs(10))
+                    // Keys that are destroyed are overwritten, not only unlinked.
+                    .pragma("secure_delete", "ON")
                     .foreign_keys(true)
             });
         })
@@ -178,7 +210,7 @@ impl Database {
                 .map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&file).read_only(true).busy_timeout(Duration::from_secs(10)));
         })
         .await?;
-        Ok(Inner { write, read, backend: DbBackend::Sqlite, lock: Some(lock) })
+        Ok(Inner { write, read, backend: DbBackend::Sqlite, lock })
     }
 
     /// For changes, and for reads that must see the latest of them.

@@ -29,6 +29,7 @@ pub mod aliases;
 pub mod authorities;
 pub mod callers;
 pub mod composites;
+pub mod erasures;
 pub mod keys;
 pub mod leases;
 pub mod policies;

@@ -1,5 +1,9 @@
 //! `freehold-control-plane`: reads settings, starts the app, waits to be told to stop.
 
+mod commands {
+    pub mod sealing;
+}
+
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
@@ -8,6 +12,7 @@ use control_plane::{
     config::{Config, StoreConfig},
     graphql,
     moving::{self, MoveError},
+    sealing,
 };
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
@@ -42,6 +47,8 @@ enum Command {
     CheckConfig(Settings),
     /// Move the deployment to another store: SQLite, PostgreSQL or KurrentDB, in any direction.
     MoveStore(MoveStore),
+    /// The keys that storage is encrypted under: look at them, replace them.
+    Sealing(commands::sealing::Sealing),
     /// Print the GraphQL schema (SDL).
     PrintSdl,
     /// Print the JSON Schema of the settings.
@@ -189,6 +196,7 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(settings) => {
             let config = settings.read()?;
+            sealing::source::environment::hide(&config)?;
             let service = Service::new("freehold-control-plane", env!("CARGO_PKG_VERSION"), &SystemIds);
             let telemetry = service::telemetry::start(&config.log, &config.telemetry, &service)?;
             let stopping = service::shutdown::on_signals()?;
@@ -202,6 +210,7 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             Some(moved) => println!("{}", serde_json::to_string_pretty(&moved)?),
             None => println!("this store may be served again"),
         },
+        Command::Sealing(command) => println!("{}", command.run().await?),
         Command::PrintSdl => print!("{}", graphql::sdl()),
         Command::PrintConfigSchema => println!("{}", serde_json::to_string_pretty(&service::config::schema::<Config>())?),
     }

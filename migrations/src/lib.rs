@@ -14,6 +14,8 @@ mod m20261130_000010_relay;
 mod m20261130_000200_wake;
 mod m20261130_000250_agent_ratchets;
 mod m20261130_000260_ledger_index;
+mod m20261130_000500_sealing_keys;
+mod m20261130_000510_persons;
 
 /// Every step, oldest first.
 pub struct Migrator;
@@ -31,6 +33,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000200_wake::Migration),
             Box::new(m20261130_000250_agent_ratchets::Migration),
             Box::new(m20261130_000260_ledger_index::Migration),
+            Box::new(m20261130_000500_sealing_keys::Migration),
+            Box::new(m20261130_000510_persons::Migration),
         ]
     }
 }
@@ -46,6 +50,11 @@ pub async fn up(database: &DatabaseConnection) -> Result<(), DbErr> {
     let outcome = Migrator::up(database, None).await;
     lock.commit().await?;
     outcome
+}
+
+/// Whether a database has every step of this program.
+pub async fn is_current(database: &DatabaseConnection) -> Result<bool, DbErr> {
+    Ok(Migrator::get_pending_migrations(database).await?.is_empty())
 }
 
 /// Runs statements separated by `;`, with the names of types that the engines call differently filled in:

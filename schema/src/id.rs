@@ -169,6 +169,8 @@ ids! {
     FileId = "fil";
     /// One vault: agents that share it say the same.
     VaultId = "vlt";
+    /// The erasure of a person or a tenant.
+    ErasureId = "era";
     /// One short-lived key of an agent that material is sealed to on its way.
     PrekeyId = "prk";
 }

@@ -24,6 +24,7 @@ pub mod id;
 pub mod key;
 pub mod name;
 pub mod obligation;
+pub mod personal;
 pub mod public_key;
 pub mod ranges;
 pub mod rule;

@@ -19,6 +19,9 @@ pub enum InvalidText {
         /// The most characters allowed.
         max: usize,
     },
+    /// Not an e-mail address.
+    #[error("an e-mail address looks like name@example.org, with at most 254 characters and none that are invisible")]
+    Email,
     /// Not a reference to a key or another named thing.
     #[error("expected an id, or project/name")]
     Reference,
@@ -88,6 +91,11 @@ text! {
         text.len() <= 63
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
     }, InvalidText::LabelValue;
+    /// Where a person is reached: something, `@`, something.
+    Email, |text| {
+        let parts = text.split_once('@').filter(|(local, domain)| !local.is_empty() && !domain.is_empty() && !domain.contains('@'));
+        text.len() <= 254 && parts.is_some() && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+    }, InvalidText::Email;
     /// Free text written by a person: a display name, a description, a reason. Counts as personal.
     Text, |text| {
         !text.trim().is_empty() && text.chars().count() <= MAX_TEXT && !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t')
@@ -108,6 +116,16 @@ mod tests {
         }
         for bad in ["", "9a", "-a", "A", "a_b", "a b", "аbc", "a\u{200b}", "a/b", &"x".repeat(64)] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_two_sides() {
+        for good in ["a@b", "zoë@example.org", "a.b+c@d.e"] {
+            assert!(good.parse::<Email>().is_ok(), "{good}");
+        }
+        for bad in ["", "a", "@b", "a@", "a@b@c", "a b@c", "a@b\n", &format!("{}@b", "x".repeat(254))] {
+            assert!(bad.parse::<Email>().is_err(), "{bad}");
         }
     }
 

@@ -184,6 +184,21 @@ impl Postgres {
             .args(["-U", "freehold", "-d", database, "-Atqc", sql]))
     }
 
+    /// What `pg_dump` gives of the database of this address.
+    pub fn dump(&self, url: &str, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let name = url.split('/').nth(3).and_then(|rest| rest.split('?').next()).context("an address names its database")?;
+        let output = Command::new(self.binaries.join("pg_dump"))
+            .arg("-h")
+            .arg(self.folder.path())
+            .args(["-U", "freehold"])
+            .args(arguments)
+            .arg(name)
+            .current_dir("/")
+            .output()?;
+        ensure!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    }
+
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join(".s.PGSQL.5432")

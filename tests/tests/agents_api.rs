@@ -105,7 +105,7 @@ impl World {
     async fn stop_and_open_receipts(self) -> (ReceiptRows, tempfile::TempDir) {
         let data = self.directory.path().join("data");
         self.running.stop().await;
-        let (key, _) = SealingKey::read_or_make(&data.join("sealing.key"), &SystemIds).unwrap();
+        let key = SealingKey::read(&data.join("sealing.key")).unwrap();
         let database = Database::open(&Location::Sqlite(data.join("freehold.db"))).await.unwrap();
         let keyring = Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
         (ReceiptRows::new(database, Arc::new(keyring)), self.directory)

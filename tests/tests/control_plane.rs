@@ -4,6 +4,11 @@ mod replicas {
     mod sharing;
 }
 
+mod sealed {
+    mod erasures;
+    mod stolen;
+}
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use control_plane::{

@@ -6,13 +6,16 @@ mod store {
     pub(crate) mod kurrent;
     pub(crate) mod log;
     pub(crate) mod moving;
+    pub(crate) mod persons;
     pub(crate) mod reactors;
     pub(crate) mod read_model;
+    pub(crate) mod rotation;
+    pub(crate) mod sources;
     pub(crate) mod world;
 }
 
 use freehold_tests::database::Engine;
-use store::{at_rest, crash, kurrent, log, moving, reactors, read_model};
+use store::{at_rest, crash, kurrent, log, moving, persons, reactors, read_model, rotation, sources};
 
 /// Every case, on every engine.
 macro_rules! conformance {
@@ -62,6 +65,14 @@ conformance! {
     at_rest::a_rotated_data_key_opens_old_and_new;
     at_rest::an_erased_tenant_is_gone_and_others_are_not;
     at_rest::secrets_come_back_and_the_first_stays;
+    persons::an_erased_person_is_gone_and_every_record_stays;
+    persons::what_was_erased_is_erased_again_after_a_restore;
+    persons::an_erasure_on_record_is_carried_out;
+    rotation::the_sealing_key_is_replaced_under_traffic;
+    rotation::a_rotation_that_is_killed_goes_on;
+    rotation::another_process_picks_the_sealing_key_up;
+    rotation::what_others_do_with_data_keys_is_heard;
+    rotation::keys_that_do_not_say_what_they_hang_from_open;
     read_model::it_can_be_rebuilt_to_the_same_rows;
     read_model::it_is_found_by_what_it_is_indexed_by;
     read_model::it_can_be_asked_as_of_a_time;
@@ -77,6 +88,22 @@ conformance! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn crashing_writer() {
     crash::child().await;
+}
+
+/// Not a test of its own: what `a_rotation_that_is_killed_goes_on` kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotating_operator() {
+    rotation::child().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_keeps_the_sealing_key() {
+    sources::a_server_keeps_the_sealing_key().await;
+}
+
+#[test]
+fn the_sealing_key_moves_from_source_to_source() {
+    sources::from_source_to_source();
 }
 
 #[tokio::test(flavor = "multi_thread")]

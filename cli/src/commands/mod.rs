@@ -10,6 +10,7 @@ pub mod cms;
 pub mod composite;
 pub mod containment;
 pub mod decisions;
+pub mod erasure;
 pub mod files;
 pub mod key;
 pub mod material;
@@ -102,6 +103,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Policy(command) => command.run(&session).await,
         Command::Root(command) => command.run(&session).await,
         Command::Token(command) => command.run(&session).await,
+        Command::Person(command) => command.run(&session).await,
         Command::Event(command) => command.run(&session).await,
         Command::Receipt(command) => command.run(&session).await,
         Command::Encrypt(command) => command.run(&session).await,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Idempotency, Limit, Session};
+use super::{Idempotency, Limit, Session, erasure::Erase};
 use crate::{error::Error, graphql::documents::TENANT, output, secret};
 
 /// Tenants (operators only).
@@ -29,6 +29,10 @@ pub enum Tenant {
         #[command(flatten)]
         idempotency: Idempotency,
     },
+    /// Erase a tenant; final
+    ///
+    /// Its keys are destroyed, and everything it has but its log, which nobody can read any more.
+    Erase(Erase),
 }
 
 impl Tenant {
@@ -40,6 +44,7 @@ impl Tenant {
                 let rows = client.list(TENANT, "Tenants", json!({}), limit).await?;
                 output::list(session.output, &[("id", "/id")], &rows)
             }
+            Self::Erase(erase) => erase.run(session, &client, "EraseTenant", "tenant").await,
             Self::Create { name, display_name, admin_token_file, token_lifetime, idempotency } => {
                 secret::check_new(&admin_token_file, "the admin token")?;
                 let input = json!({

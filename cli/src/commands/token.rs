@@ -26,6 +26,15 @@ pub enum Token {
         /// How long it lives, e.g. 90d
         #[arg(long, value_parser = super::seconds, value_name = "SPAN")]
         lifetime: Option<u64>,
+        /// What the person who holds it is called
+        #[arg(long, value_name = "NAME")]
+        holder: Option<String>,
+        /// Where that person is reached
+        #[arg(long, value_name = "EMAIL", requires = "holder")]
+        holder_email: Option<String>,
+        /// That person's id, mem_…, when another token is held already
+        #[arg(long, value_name = "ID", requires = "holder")]
+        holder_id: Option<String>,
     },
     /// Revoke a token; final
     Revoke {
@@ -34,8 +43,16 @@ pub enum Token {
     },
 }
 
-const COLUMNS: &[output::Column] =
-    &[("id", "/id"), ("name", "/name"), ("principal", "/principal"), ("scopes", "/scopes"), ("state", "/state"), ("expires", "/expiresAt")];
+const COLUMNS: &[output::Column] = &[
+    ("id", "/id"),
+    ("name", "/name"),
+    ("principal", "/principal"),
+    ("scopes", "/scopes"),
+    ("state", "/state"),
+    ("expires", "/expiresAt"),
+    ("holder", "/holder/name"),
+    ("person", "/holder/person"),
+];
 
 impl Token {
     /// Runs the command.
@@ -43,10 +60,13 @@ impl Token {
         let client = session.control_plane()?;
         match self {
             Self::List(Limit { limit }) => output::list(session.output, COLUMNS, &client.list(TOKEN, "Tokens", json!({}), limit).await?),
-            Self::Create { name, scopes, secret_file, lifetime } => {
+            Self::Create { name, scopes, secret_file, lifetime, holder, holder_email, holder_id } => {
                 secret::check_new(&secret_file, "the token")?;
                 let scopes: Vec<String> = scopes.iter().map(|scope| super::word(scope)).collect();
-                let input = json!({ "name": name, "scopes": scopes, "lifetimeSeconds": lifetime.map(|s| s.to_string()) });
+                let holder = holder.map(|name| json!({ "name": name, "email": holder_email, "person": holder_id }));
+                let input = json!({
+                    "name": name, "scopes": scopes, "lifetimeSeconds": lifetime.map(|s| s.to_string()), "holder": holder,
+                });
                 let payload = client.mutate(TOKEN, "CreateToken", input).await?;
                 if let Some(text) = payload.get("secret").and_then(Value::as_str) {
                     secret::write_new(&secret_file, "the token", text)?;

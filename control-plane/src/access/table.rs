@@ -47,6 +47,7 @@ fn may(authorizer: &CedarAuthorizer, ctx: &OpContext, action: &'static str) -> b
         "Statements",
         "Receipts",
         "Authorities",
+        "Erasure",
     ];
     kinds.iter().any(|kind| {
         let id = if *kind == "Tenant" { ctx.tenant.to_string() } else { format!("{}_x", kind.to_lowercase()) };

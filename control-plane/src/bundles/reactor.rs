@@ -181,6 +181,9 @@ impl Reactor for StatementReactor {
 
     async fn tick(&self) -> Result<(), Fault> {
         for (tenant, site) in self.statements.sites_due(HEARTBEAT_EVERY).await? {
+            if self.statements.is_erased(tenant).await? {
+                continue;
+            }
             let outcome = match self.statements.is_ending(tenant, site).await {
                 Ok(true) => self.statements.bring_up_to_date(tenant).await,
                 Ok(false) => Ok(()),

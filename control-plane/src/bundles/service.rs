@@ -231,6 +231,11 @@ impl Statements {
         Ok(())
     }
 
+    /// Whether there is nobody left to publish for.
+    pub async fn is_erased(&self, tenant: TenantId) -> Result<bool, SealingError> {
+        self.0.handler.keyring().is_buried(tenant, None).await
+    }
+
     /// What ends soon, and only the tenants' signers can renew.
     pub fn ending(&self) -> &Ending {
         &self.0.ending

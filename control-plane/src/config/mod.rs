@@ -1,6 +1,8 @@
 //! Settings: one section per part, parsed once. Unknown ones are errors; `freehold-control-plane print-config-schema`
 //! prints their JSON Schema.
 
+mod sealing;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use service::{
     telemetry::TelemetryConfig,
 };
 use url::Url;
+
+pub use sealing::{EnvironmentConfig, SealingConfig, SourceKind, TokenConfig, TransitConfig};
 
 use crate::eventing::kurrent::KurrentSettings;
 
@@ -162,15 +166,6 @@ impl StoreConfig {
     }
 }
 
-/// `[sealing]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct SealingConfig {
-    /// The sealing key: 32 bytes as base64url, readable by its owner only. Absent: `sealing.key` in the data directory,
-    /// made on first start. Keep a copy elsewhere: without it nothing in the database can be read again.
-    pub key_file: Option<PathBuf>,
-}
-
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -242,6 +237,7 @@ impl Config {
             problems.push("setting agents.public_url: expected https://host:port".to_owned());
         }
         problems.extend(self.store.problems());
+        problems.extend(self.sealing.problems());
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
     }
 
@@ -259,6 +255,11 @@ impl Config {
     /// Where the sealing key is.
     pub fn sealing_key_file(&self) -> PathBuf {
         self.sealing.key_file.clone().unwrap_or_else(|| self.data_dir.join("sealing.key"))
+    }
+
+    /// The list of what was erased: it is erased again where an older backup brings it back. Ids only.
+    pub fn erasures_file(&self) -> PathBuf {
+        self.data_dir.join("erased.jsonl")
     }
 
     /// Where the first operator token is written.
@@ -292,6 +293,12 @@ mod tests {
             ("[store]\nurl = \"mysql://a\"", "store.url"),
             ("[store]\nread_models = \"postgres://a/b\"", "store.read_models"),
             ("[store]\nurl = \"esdb://a\"\nread_models = \"esdb://b\"", "store.read_models"),
+            ("[sealing]\nsource = \"pkcs11\"", "[sealing.pkcs11]"),
+            ("[sealing]\nsource = \"remote\"", "[sealing.remote]"),
+            ("[sealing]\nsource = \"paper\"", "sealing.source"),
+            ("[sealing.remote]\nurl = \"http://vault.example.org\"\ntoken_file = \"t\"", "sealing.remote.url"),
+            ("[sealing.pkcs11]\nmodule = \"x.so\"\ntoken = \"t\"\npin_file = \"p\"", "sealing.pkcs11.module"),
+            ("[sealing.environment]\ncredential = \"../x\"", "sealing.environment.credential"),
             ("[limits]\ntoken_per_minute = 0", "[limits]"),
             ("deployment = \"a b\"", "deployment"),
         ] {

@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     num::NonZeroUsize,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,27 +16,48 @@ const STREAMS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 type Kept = LruCache<(TenantId, StreamId), Arc<dyn Any + Send + Sync>>;
 
-/// The streams that were folded last.
-pub(super) struct Folded(Mutex<Kept>);
+/// The streams that were folded last, while the keys they were opened with are what they were.
+pub(super) struct Folded(Mutex<(u64, Kept)>);
 
 impl Folded {
     /// None yet.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(STREAMS)))
+        Self(Mutex::new((0, LruCache::new(STREAMS))))
     }
 
-    /// What is kept of a stream.
-    pub(super) fn get<T: Clone + 'static>(&self, tenant: TenantId, stream: &StreamId) -> Option<T> {
-        let kept = Arc::clone(self.kept().get(&(tenant, stream.clone()))?);
+    /// What is kept of a stream. What was kept under another generation of keys is forgotten: some of it may have been erased.
+    pub(super) fn get<T: Clone + 'static>(&self, generation: u64, tenant: TenantId, stream: &StreamId) -> Option<T> {
+        let kept = Arc::clone(self.kept(generation).get(&(tenant, stream.clone()))?);
         kept.downcast_ref().cloned()
     }
 
     /// Keeps this instead.
-    pub(super) fn keep<T: Send + Sync + 'static>(&self, tenant: TenantId, stream: StreamId, folded: T) {
-        self.kept().put((tenant, stream), Arc::new(folded));
+    pub(super) fn keep<T: Send + Sync + 'static>(&self, generation: u64, tenant: TenantId, stream: StreamId, folded: T) {
+        self.kept(generation).put((tenant, stream), Arc::new(folded));
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self, generation: u64) -> MappedKept<'_> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != generation {
+            kept.1.clear();
+            kept.0 = generation;
+        }
+        MappedKept(kept)
+    }
+}
+
+struct MappedKept<'a>(MutexGuard<'a, (u64, Kept)>);
+
+impl Deref for MappedKept<'_> {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.0.1
+    }
+}
+
+impl DerefMut for MappedKept<'_> {
+    fn deref_mut(&mut self) -> &mut Kept {
+        &mut self.0.1
     }
 }

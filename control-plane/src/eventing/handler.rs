@@ -7,6 +7,7 @@ use schema::{
     encoding::Digest,
     event::{Envelope, Event, InvalidRecord, RECORD_VERSION, Record, StreamId, UnknownEvent, lift},
     id::{EventId, TenantId},
+    personal::persons,
 };
 use service::telemetry::TARGET;
 use tracing::Instrument as _;
@@ -156,6 +157,14 @@ impl<R: Refusal> CommandError<R> {
         }
     }
 
+    /// Whether its tenant was erased.
+    pub fn is_erasure(&self) -> bool {
+        match self {
+            Self::Sealing(error) | Self::Read(ReadError::Sealing { source: error, .. }) => error.is_erasure(),
+            _ => false,
+        }
+    }
+
     /// The field of the input that was wrong.
     pub fn field(&self) -> Option<&'static str> {
         match self {
@@ -252,6 +261,11 @@ impl Handler {
         self.keyring.tenant(tenant).await
     }
 
+    /// The keys that everything is sealed under.
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
     /// Ids for what a command needs before it is decided (the stream of a thing whose id does not derive from its name):
     /// the same for a retry under the same idempotency key.
     pub async fn ids(&self, ctx: &OpContext, key: Option<&IdempotencyKey>, purpose: &str) -> Result<Arc<dyn Ids>, SealingError> {
@@ -264,7 +278,8 @@ impl Handler {
     /// Folds a stream; of a long one, what came since it was folded last.
     pub async fn load<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, CommandError<A::Refusal>> {
         let stream = StreamId::of(id);
-        let mut loaded = self.folded.get::<Loaded<A>>(tenant, &stream).unwrap_or_default();
+        let generation = self.keyring.generation();
+        let mut loaded = self.folded.get::<Loaded<A>>(generation, tenant, &stream).unwrap_or_default();
         let known = loaded.revision;
         if known > 0 {
             // What was erased is not read from memory either.
@@ -280,7 +295,7 @@ impl Handler {
             }
         }
         if loaded.revision >= LONG && loaded.revision > known {
-            self.folded.keep(tenant, stream, loaded.clone());
+            self.folded.keep(generation, tenant, stream, loaded.clone());
         }
         Ok(loaded)
     }
@@ -327,7 +342,14 @@ impl Handler {
         let stream = StreamId::of(id);
         let request_mac = match &options.idempotency_key {
             Some(_) => {
-                let command = serde_json::to_vec(&command).map_err(CommandError::Json)?;
+                let (plain, value) = to_be_hashed(&command).map_err(CommandError::Json)?;
+                let command = match value {
+                    Some(mut value) => {
+                        self.keyring.seal_personal(ctx.tenant, &mut value).await?;
+                        serde_json::to_vec(&value).map_err(CommandError::Json)?
+                    }
+                    None => plain,
+                };
                 Some(keys.request_mac(&[A::KIND.as_bytes(), stream.as_str().as_bytes(), &command]))
             }
             None => None,
@@ -354,6 +376,8 @@ impl Handler {
             }
             let mut to_append = Vec::with_capacity(events.len());
             for (revision, event) in (revision + 1..).zip(&events) {
+                let mut data = event.data().map_err(CommandError::Json)?;
+                self.keyring.seal_personal(ctx.tenant, &mut data).await?;
                 let envelope = Envelope {
                     v: RECORD_VERSION,
                     id: new_id(&*self.ids, now),
@@ -370,7 +394,7 @@ impl Handler {
                     request_mac,
                     correlation: ctx.request.to_string(),
                     causation: options.causation,
-                    data: event.data().map_err(CommandError::Json)?,
+                    data,
                 };
                 state.evolve(event, &meta(&envelope));
                 to_append.push(Record::write(envelope).map_err(CommandError::TooLarge)?);
@@ -439,6 +463,13 @@ impl Handler {
         }
         Ok(self.store.append(append).await.map(|appended| (appended.revision, appended.cursor)))
     }
+}
+
+/// A command as retries are recognised by; with its JSON, when something in it is personal. That is sealed first, always to the
+/// same: of who was erased not even a keyed hash tells anything.
+fn to_be_hashed(command: &impl serde::Serialize) -> Result<(Vec<u8>, Option<serde_json::Value>), serde_json::Error> {
+    let value = serde_json::to_value(command)?;
+    Ok((serde_json::to_vec(command)?, Some(value).filter(|value| !persons(value).is_empty())))
 }
 
 /// The facts of an envelope that states may remember.

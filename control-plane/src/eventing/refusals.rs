@@ -40,7 +40,9 @@ pub(crate) use refusals;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::{agents, aliases, authorities, bundles, callers, composites, keys, leases, policies, projects, sites, tenants, tokens};
+    use crate::{
+        agents, aliases, authorities, bundles, callers, composites, erasures, keys, leases, policies, projects, sites, tenants, tokens,
+    };
 
     #[test]
     fn every_refusal_stands_in_the_documentation_and_is_called_otherwise_than_all_others() {
@@ -58,6 +60,7 @@ mod tests {
             policies::PolicyRefusal::CODES,
             bundles::stream::StatementRefusal::CODES,
             tokens::ApiTokenRefusal::CODES,
+            erasures::ErasureRefusal::CODES,
         ];
         let text = include_str!("../../../docs/errors.md");
         let (_, tables) = text.split_once("## Refusals of the domains").expect("docs/errors.md has a part about the domains");

@@ -6,6 +6,7 @@ use schema::{
     encoding::Digest,
     event::{Record, StreamId},
     id::{DataKeyId, EventId, TenantId},
+    personal::persons,
 };
 use sea_orm::{ConnectionTrait, DbErr};
 
@@ -57,6 +58,15 @@ impl SealedRecord {
         match keyring.open_sealed(self.tenant, at, self.data_key, &self.sealed).await {
             Ok(bytes) => {
                 let record = Record::read(bytes).map_err(|source| ReadError::Damaged { place: place(), source })?;
+                let record = match persons(&record.envelope().data).is_empty() {
+                    true => record,
+                    false => {
+                        let mut data = record.envelope().data.clone();
+                        let opened = keyring.open_personal(self.tenant, &mut data).await;
+                        opened.map_err(|source| ReadError::Sealing { place: place(), source })?;
+                        record.opened(data)
+                    }
+                };
                 Ok(Some(Stored { record, cursor: self.cursor }))
             }
             Err(SealingError::TenantErased(_)) => Ok(None),

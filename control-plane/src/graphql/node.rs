@@ -7,6 +7,7 @@ use crate::{
     agents::{Agent, graphql::AgentNode},
     callers::{Caller, graphql::CallerNode},
     composites::{Composite, graphql::CompositeNode},
+    erasures::{Erasure, graphql::ErasureNode},
     eventing::graphql::EventNode,
     keys::{
         Key,
@@ -48,6 +49,8 @@ pub enum Node {
     Event(EventNode),
     /// `rcp_…`
     Receipt(ReceiptNode),
+    /// `era_…`
+    Erasure(ErasureNode),
 }
 
 /// Reading anything.
@@ -63,6 +66,7 @@ impl NodeQuery {
             Some("tok") => "readTokens",
             Some("evt") => "readEvents",
             Some("rcp") => "readReceipts",
+            Some("era") => "readErasures",
             _ => "read",
         };
         let api = Api::asking(ctx, action, position).await?;
@@ -88,6 +92,7 @@ impl NodeQuery {
             Some("cmp") => look!(Composite),
             Some("pol") => look!(Policy),
             Some("tok") => look!(ApiToken),
+            Some("era") => look!(Erasure),
             Some("evt") => match id.parse() {
                 Ok(id) => EventNode::find(api, id).await?.map(Node::from),
                 Err(_) => None,

@@ -22,6 +22,7 @@ use crate::{
     },
     callers::graphql::{CallerMutation, CallerQuery},
     composites::graphql::{CompositeMutation, CompositeQuery},
+    erasures::graphql::{ErasureMutation, ErasureQuery},
     eventing::{graphql::EventQuery, subscription::EventSubscription},
     keys::{graphql::KeyQuery, mutations::KeyMutation},
     policies::{graphql::PolicyQuery, mutations::PolicyMutation},
@@ -53,6 +54,7 @@ pub struct Query(
     EventQuery,
     ReceiptQuery,
     ContainmentQuery,
+    ErasureQuery,
 );
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.
@@ -70,6 +72,7 @@ pub struct Mutation(
     PolicyMutation,
     ProposalMutation,
     TokenMutation,
+    ErasureMutation,
 );
 
 /// The executable schema.

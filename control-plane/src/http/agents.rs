@@ -323,7 +323,11 @@ impl AgentApi {
 
     /// Whether an agent, as its own history has it, is one still, and has this key.
     async fn standing(&self, identity: &AgentIdentity, public_key: &[u8]) -> Result<Agent, HttpProblem> {
-        let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await.map_err(|error| fault(&error))?;
+        let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await;
+        let loaded = loaded.map_err(|error| match error.is_erasure() {
+            true => refusal(403, "agent_unknown", "no such agent has enrolled here"),
+            false => fault(&error),
+        })?;
         let agent = loaded.state;
         let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == identity.site);
         let (Some(_), Some(enrolment)) = (fixed, &agent.enrolment) else {

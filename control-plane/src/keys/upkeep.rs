@@ -197,6 +197,10 @@ impl Reactor for Upkeep {
         }
         let due: Vec<_> = self.next().iter().filter(|(_, next)| next.is_some_and(|next| next <= now)).map(|(tenant, _)| *tenant).collect();
         for tenant in due {
+            if self.handler.keyring().is_buried(tenant, None).await? {
+                self.next().remove(&tenant);
+                continue;
+            }
             if let Err(error) = self.tend_and_note(tenant).await {
                 tracing::error!(%tenant, error = &error as &dyn Error, "looking after the keys of a tenant failed");
             }

@@ -31,7 +31,7 @@ use crate::{
         store::{AppendError, EventStore, ReadError},
         view::{ProjectError, Views},
     },
-    sealing::{Keyring, SealingError, SealingKey},
+    sealing::{Keyring, SealingError, source::Sources},
 };
 use records::Log;
 use tables::{Kept, Table};
@@ -176,8 +176,9 @@ impl Side {
     }
 
     /// Brings its read model up to its log.
-    async fn project(&self, key: &SealingKey, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>) -> Result<(), MoveError> {
-        let keyring = Arc::new(Keyring::open(self.database.clone(), key, clock.clone(), ids.clone()).await?);
+    async fn project(&self, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>) -> Result<(), MoveError> {
+        let sources = Sources::new(&self.config)?;
+        let keyring = Arc::new(Keyring::open_from(self.database.clone(), sources, clock.clone(), ids.clone()).await?);
         let store: Arc<dyn EventStore> = match kurrent_settings(&self.config)? {
             Some(settings) => Arc::new(KurrentStore::open(settings, self.database.clone(), keyring.clone()).await?),
             None => Arc::new(SqlStore::open(self.database.clone(), keyring.clone()).await?),
@@ -225,17 +226,14 @@ pub async fn come_back(config: Config) -> Result<(), MoveError> {
 }
 
 async fn transfer(source: &Side, target: &Side, clock: &Arc<dyn Clock>, ids: &Arc<dyn Ids>) -> Result<Moved, MoveError> {
-    let key_file = source.config.sealing_key_file();
-    let expected = Keyring::expected(&source.database).await?.ok_or(MoveError::Nothing)?;
-    if !key_file.exists() {
-        return Err(SealingError::SealingKeyMissing { expected, path: key_file }.into());
-    }
-    let key = SealingKey::read(&key_file)?;
+    Keyring::expected(&source.database).await?.ok_or(MoveError::Nothing)?;
+    // Before anything is changed: the right sealing key is to be had.
+    Keyring::open_from(source.database.clone(), Sources::new(&source.config)?, clock.clone(), ids.clone()).await?;
     refuse_use(&source.database, &**clock).await?;
     begin(source, target).await?;
 
     tracing::info!(from = %source.place, to = %target.place, "moving");
-    source.project(&key, clock, ids).await?;
+    source.project(clock, ids).await?;
     records::copy(&source.log, &target.log).await?;
     let same_positions = source.log.has_dense_positions() && target.log.has_dense_positions();
     let kept: Vec<Table> = tables::of(&source.database, &target.database)
@@ -247,7 +245,7 @@ async fn transfer(source: &Side, target: &Side, clock: &Arc<dyn Clock>, ids: &Ar
         tables::copy(table, &source.database, &target.database).await?;
     }
     if !same_positions {
-        target.project(&key, clock, ids).await?;
+        target.project(clock, ids).await?;
     }
 
     let compared = records::compare(&source.log, &target.log, reactors(&source.database).await?).await?;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, Read, Write},
+    io::{Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
 };
@@ -11,12 +11,16 @@ use schema::{
     clock::{Ids, random},
     encoding::{Digest, base64url, from_base64url},
 };
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{SealingError, cipher::Cipher};
 
+/// The most bytes of a key file.
+const MAX_FILE_BYTES: usize = 16 * 1024;
+
 /// Names a sealing key without telling it: a labelled SHA-256 of it, cut to 128 bits, as base64url.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Fingerprint(String);
 
 impl fmt::Display for Fingerprint {
@@ -28,6 +32,16 @@ impl fmt::Display for Fingerprint {
 impl Fingerprint {
     pub(super) fn from_text(text: String) -> Self {
         Self(text)
+    }
+
+    /// Where there is none yet.
+    pub(super) fn none() -> Self {
+        Self("-".to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -52,22 +66,13 @@ impl SealingKey {
         Self(Zeroizing::new(random(ids)))
     }
 
-    /// Reads the file, or makes a new key and the file when there is none. Says whether it was made.
-    pub fn read_or_make(path: &Path, ids: &dyn Ids) -> Result<(Self, bool), SealingError> {
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path, ids).map(|key| (key, true)),
-            _ => Self::read(path).map(|key| (key, false)),
-        }
-    }
-
     /// Makes a new key in a new file of mode 0600, on disk before this returns. An existing file is never replaced.
     pub fn make(path: &Path, ids: &dyn Ids) -> Result<Self, SealingError> {
         let key = Self::generate(ids);
         let write = || {
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            let mut line = Zeroizing::new(base64url(&*key.0));
-            line.push('\n');
-            file.write_all(line.as_bytes())?;
+            file.write_all(key.text().as_bytes())?;
+            file.write_all(b"\n")?;
             file.sync_all()?;
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::File::open(folder)?.sync_all()
@@ -76,19 +81,46 @@ impl SealingKey {
         Ok(key)
     }
 
-    /// Reads the file; refuses one that others can read.
+    /// The newest key of a file.
     pub fn read(path: &Path) -> Result<Self, SealingError> {
+        Self::read_all(path)?.pop().ok_or_else(|| SealingError::KeyFileDamaged { path: path.to_owned() })
+    }
+
+    /// The keys of a file, one a line, the newest last; refuses a file that others can read.
+    pub fn read_all(path: &Path) -> Result<Vec<Self>, SealingError> {
         let failed = |act| move |source| SealingError::KeyFile { act, path: path.to_owned(), source };
         let file = fs::File::open(path).map_err(failed("opening"))?;
         let mode = file.metadata().map_err(failed("inspecting"))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(SealingError::KeyFileOpenToOthers { path: path.to_owned(), mode });
         }
-        let mut text = Zeroizing::new(String::new());
-        file.take(1024).read_to_string(&mut text).map_err(failed("reading"))?;
-        let bytes = Zeroizing::new(from_base64url(text.trim()).unwrap_or_default());
-        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| SealingError::KeyFileDamaged { path: path.to_owned() })?;
-        Ok(Self::from_bytes(bytes))
+        // The full capacity at once: a buffer that grows leaves copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_BYTES));
+        file.take(MAX_FILE_BYTES as u64).read_to_string(&mut text).map_err(failed("reading"))?;
+        Self::parse_all(&text).ok_or_else(|| SealingError::KeyFileDamaged { path: path.to_owned() })
+    }
+
+    /// Keys as text, separated by white space; none when one of them is not a key, or there is none.
+    pub(super) fn parse_all(text: &str) -> Option<Vec<Self>> {
+        let keys: Option<Vec<_>> = text.split_whitespace().map(Self::parse).collect();
+        keys.filter(|keys| !keys.is_empty())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(from_base64url(text).ok()?);
+        let mut key = Zeroizing::new([0; 32]);
+        (bytes.len() == key.len()).then(|| key.copy_from_slice(&bytes))?;
+        Some(Self(key))
+    }
+
+    /// The key as text: what a line of a file holds.
+    pub(super) fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(base64url(&*self.0))
+    }
+
+    /// The key's bytes, for what wraps it.
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// Names this key without telling it.
@@ -112,12 +144,9 @@ mod tests {
     fn the_file_is_made_once_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
-        let (made, new) = SealingKey::read_or_make(&path, &ManualIds::seeded(1)).unwrap();
-        assert!(new);
+        let made = SealingKey::make(&path, &ManualIds::seeded(1)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (read, new) = SealingKey::read_or_make(&path, &ManualIds::seeded(2)).unwrap();
-        assert!(!new);
-        assert_eq!(made.fingerprint(), read.fingerprint());
+        assert_eq!(made.fingerprint(), SealingKey::read(&path).unwrap().fingerprint());
         assert!(matches!(SealingKey::make(&path, &ManualIds::seeded(3)), Err(SealingError::KeyFile { act: "making", .. })));
     }
 
@@ -135,11 +164,14 @@ mod tests {
     fn a_damaged_file_is_named_and_its_content_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
-        fs::write(&path, "c2VjcmV0").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let error = SealingKey::read(&path).unwrap_err();
-        assert!(matches!(&error, SealingError::KeyFileDamaged { .. }));
-        assert!(!format!("{error} {error:?}").contains("c2VjcmV0"));
+        let key = base64url(&[7; 32]);
+        for content in ["c2VjcmV0".to_owned(), String::new(), " \n".to_owned(), format!("{key}\nc2VjcmV0\n"), format!("{key}{key}")] {
+            fs::write(&path, &content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let error = SealingKey::read(&path).unwrap_err();
+            assert!(matches!(&error, SealingError::KeyFileDamaged { .. }), "{content:?}");
+            assert!(!format!("{error} {error:?}").contains("c2VjcmV0") && !format!("{error:?}").contains(&key));
+        }
     }
 
     #[test]

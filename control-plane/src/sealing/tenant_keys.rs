@@ -14,7 +14,7 @@ use schema::{
     clock::{Ids, Timestamp},
     encoding::{Digest, base64url, from_base64url},
     event::StreamId,
-    id::{DataKeyId, Id, PrincipalId, TenantId},
+    id::{DataKeyId, Id, MemberId, PrincipalId, TenantId},
 };
 
 use super::{
@@ -48,6 +48,13 @@ pub enum Place<'a> {
     Secret(&'a str),
     /// A position handed to the tenant.
     Position,
+    /// A key of a person.
+    PersonKey {
+        /// Whose.
+        person: MemberId,
+        /// The key's id.
+        id: DataKeyId,
+    },
     /// A row of receipts or another table of its own.
     Row {
         /// The table.
@@ -71,6 +78,9 @@ impl Place<'_> {
             Self::Blob(digest) => framed("freehold-blob-v1", &[tenant, &digest.0]),
             Self::Secret(name) => framed("freehold-secret-v1", &[tenant, name.as_bytes()]),
             Self::Position => framed("freehold-position-v1", &[tenant]),
+            Self::PersonKey { person, id } => {
+                framed("freehold-person-key-v1", &[tenant, person.to_string().as_bytes(), id.to_string().as_bytes()])
+            }
             Self::Row { table, key } => framed("freehold-row-v1", &[tenant, table.as_bytes(), key.as_bytes()]),
         }
     }
@@ -103,6 +113,11 @@ impl TenantKeys {
     /// Whose keys these are.
     pub fn tenant(&self) -> TenantId {
         self.tenant
+    }
+
+    /// The data key that new things are sealed under.
+    pub fn current(&self) -> DataKeyId {
+        self.current
     }
 
     /// Seals under the current data key.

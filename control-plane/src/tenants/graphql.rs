@@ -10,7 +10,7 @@ use schema::{
     token::{Scope, Token, TokenKind},
 };
 
-use super::{Tenant, TenantCommand};
+use super::{Tenant, TenantCommand, TenantRefusal};
 use crate::{
     access::{
         context::{DEPLOYMENT, OpContext},
@@ -20,7 +20,7 @@ use crate::{
         api::{Api, Seen, Shown, options},
         fault::fault,
         page::{self, List, cost, page},
-        payload::{Common, CommonNew, Outcome, Stop, UserError, field, optional, payloads},
+        payload::{Common, CommonNew, Outcome, Stop, UserError, field, optional, payloads, refused},
         scalar::{Timestamp, TokenScope, UInt64},
     },
     naming,
@@ -200,6 +200,11 @@ async fn create(api: &Api, input: CreateTenantInput) -> Result<CreateTenantPaylo
     let options = options(input.common.into(), Vec::new())?;
     let key = options.idempotency_key.clone();
     let id = naming::tenant_id(&api.keys, &name);
+    // The name of a tenant that was erased is not given again.
+    let erased = api.services.handler.keyring().is_buried(id, None).await;
+    if erased.map_err(|error| fault("looking for a tenant", &error))? {
+        return Err(refused(TenantRefusal::Exists));
+    }
     // The operator acts inside the tenant that is about to be: policy lets it do this one thing there.
     let ctx = OpContext { tenant: id, ..api.ctx.clone() };
     let display_name = optional("displayName", input.display_name.as_deref())?;
@@ -219,6 +224,7 @@ async fn create(api: &Api, input: CreateTenantInput) -> Result<CreateTenantPaylo
         scopes: vec![Scope::Admin],
         expires: now.plus(lifetime),
         lifetime_seconds,
+        holder: None,
     };
     let system = OpContext { principal: PrincipalId::System("tenant-setup"), scopes: Vec::new(), via: None, ..ctx };
     let question = Question::new("issueFirstToken", "ApiToken", token_id);

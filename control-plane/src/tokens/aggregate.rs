@@ -5,10 +5,11 @@ use std::time::Duration;
 use schema::{
     clock::Timestamp,
     encoding::Digest,
-    event::token::{ApiTokenEvent, ApiTokenIssued, ApiTokenRevoked},
-    id::{ServiceAccountId, TokenId},
+    event::token::{ApiTokenEvent, ApiTokenIssued, ApiTokenRevoked, Holder},
+    id::{MemberId, ServiceAccountId, TokenId},
     key::words,
     name::Name,
+    personal::Personal,
     token::Scope,
 };
 use serde::{Deserialize, Serialize};
@@ -57,11 +58,19 @@ pub struct Fixed {
     pub scopes: Vec<Scope>,
     /// After this it is worthless.
     pub expires: Timestamp,
+    /// The person who holds it, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Personal<Holder>>,
     /// When it was made.
     pub created: Timestamp,
 }
 
 impl ApiToken {
+    /// The person who holds it.
+    pub fn holder(&self) -> Option<MemberId> {
+        Some(self.fixed.as_ref()?.holder.as_ref()?.person)
+    }
+
     /// Whether it may be used at this time; none when it does not exist.
     pub fn state(&self, now: Timestamp) -> Option<TokenState> {
         let fixed = self.fixed.as_ref()?;
@@ -84,7 +93,7 @@ impl Aggregate for ApiToken {
         match (command, &self.fixed) {
             (ApiTokenCommand::Issue { .. }, Some(_)) => Err(ApiTokenRefusal::Exists),
             (ApiTokenCommand::Issue { scopes, .. }, None) if scopes.is_empty() => Err(ApiTokenRefusal::NoScopes),
-            (ApiTokenCommand::Issue { account, name, digest, scopes, expires, .. }, None) => {
+            (ApiTokenCommand::Issue { account, name, digest, scopes, expires, holder, .. }, None) => {
                 let lifetime = expires.since(deciding.now);
                 if lifetime < MIN_LIFETIME || lifetime > MAX_LIFETIME {
                     return Err(ApiTokenRefusal::Lifetime);
@@ -92,7 +101,8 @@ impl Aggregate for ApiToken {
                 let mut scopes = scopes.clone();
                 scopes.sort_unstable();
                 scopes.dedup();
-                Ok(vec![ApiTokenIssued { account: *account, name: name.clone(), digest: *digest, scopes, expires: *expires }.into()])
+                let (name, holder) = (name.clone(), holder.clone());
+                Ok(vec![ApiTokenIssued { account: *account, name, digest: *digest, scopes, expires: *expires, holder }.into()])
             }
             (ApiTokenCommand::Revoke { .. }, None) => Err(ApiTokenRefusal::NotFound),
             (ApiTokenCommand::Revoke { .. }, Some(_)) if self.revoked.is_some() => Err(ApiTokenRefusal::Revoked),
@@ -110,6 +120,7 @@ impl Aggregate for ApiToken {
                     digest: event.digest,
                     scopes: event.scopes.clone(),
                     expires: event.expires,
+                    holder: event.holder.clone(),
                     created: meta.time,
                 });
             }
@@ -124,8 +135,8 @@ impl Aggregate for ApiToken {
             parent: self.fixed.as_ref().map(|fixed| fixed.account.to_string()),
             name: self.fixed.as_ref().map(|fixed| fixed.name.to_string()),
             state: Some(state.to_string()),
+            terms: self.holder().into_iter().map(|person| ("holder".to_owned(), person.to_string())).collect(),
             handles: self.fixed.iter().map(|fixed| fixed.digest).collect(),
-            ..Index::default()
         }
     }
 }

@@ -3,8 +3,10 @@
 use schema::{
     clock::Timestamp,
     encoding::Digest,
+    event::token::Holder,
     id::ServiceAccountId,
     name::{Name, Text},
+    personal::Personal,
     token::Scope,
 };
 use serde::Serialize;
@@ -28,6 +30,9 @@ pub enum ApiTokenCommand {
         expires: Timestamp,
         /// How long it should live, in seconds, as asked for.
         lifetime_seconds: Option<u64>,
+        /// The person who holds it, where one does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        holder: Option<Personal<Holder>>,
     },
     /// Make it worthless.
     Revoke {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use schema::{
     clock::new_id,
+    event::token::Holder,
     id::{ServiceAccountId, TokenId},
+    personal::Personal,
     token::{Scope, Token, TokenKind},
 };
 
@@ -47,6 +49,8 @@ pub struct ApiTokenNode {
     pub principal: ID,
     /// What it may be used for at most.
     pub scopes: Vec<TokenScope>,
+    /// The person who holds it, where one does.
+    pub holder: Option<TokenHolder>,
     /// When it was made.
     pub created_at: Timestamp,
     /// After this it is worthless.
@@ -78,6 +82,7 @@ impl Shown for ApiToken {
             name: fixed.name.to_string(),
             principal: fixed.account.to_string().into(),
             scopes: fixed.scopes.iter().copied().map(Into::into).collect(),
+            holder: fixed.holder.as_ref().map(TokenHolder::of),
             created_at: Timestamp(fixed.created),
             expires_at: Timestamp(fixed.expires),
             revoked_at: seen.state.revoked.map(Timestamp),
@@ -85,6 +90,42 @@ impl Shown for ApiToken {
             token: seen.state.clone(),
         })
     }
+}
+
+/// A person who holds a token.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct TokenHolder {
+    /// `mem_…`
+    pub person: ID,
+    /// What the person is called; absent once the person was erased.
+    pub name: Option<String>,
+    /// Where the person is reached; absent once the person was erased.
+    pub email: Option<String>,
+    /// The person was erased: who it was can be read by nobody.
+    pub erased: bool,
+}
+
+impl TokenHolder {
+    fn of(holder: &Personal<Holder>) -> Self {
+        let known = holder.value.as_ref();
+        Self {
+            person: holder.person.to_string().into(),
+            name: known.map(|known| known.name.to_string()),
+            email: known.and_then(|known| known.email.as_ref()).map(ToString::to_string),
+            erased: known.is_none(),
+        }
+    }
+}
+
+/// The person who shall hold a token. What is said here is sealed under a key of that person, who can be erased.
+#[derive(InputObject)]
+pub struct TokenHolderInput {
+    /// `mem_…`, when the person holds another token already; absent: somebody new.
+    person: Option<ID>,
+    /// What the person is called.
+    name: String,
+    /// Where the person is reached.
+    email: Option<String>,
 }
 
 /// A token to make.
@@ -96,6 +137,8 @@ pub struct CreateTokenInput {
     scopes: Vec<TokenScope>,
     /// A minute to 366 days; absent: 90 days.
     lifetime_seconds: Option<UInt64>,
+    /// The person who holds it, where one does.
+    holder: Option<TokenHolderInput>,
     #[graphql(flatten)]
     common: CommonNew,
 }
@@ -141,13 +184,15 @@ impl TokenQuery {
         last: Option<i32>,
         before: Option<String>,
         state: Option<TokenState>,
+        #[graphql(desc = "Those that this person holds, `mem_…`.")] person: Option<ID>,
         position: Option<String>,
     ) -> Result<List<ApiTokenNode>> {
         let api = Api::asking(ctx, "readTokens", position).await?;
         let (now, state) = (api.services.clock.now(), state.map(super::TokenState::from));
         // Expiry is a matter of the moment, so no index knows it.
         let fits = |token: &ApiToken| state.is_none_or(|state| token.state(now) == Some(state));
-        api.list_where::<ApiToken>(Filter::all(), page(first, after, last, before)?, fits).await
+        let held = Filter::all().term("holder", person.map(|person| person.to_string()));
+        api.list_where::<ApiToken>(held, page(first, after, last, before)?, fits).await
     }
 }
 
@@ -187,6 +232,22 @@ async fn create(api: &Api, input: CreateTokenInput) -> Result<(Done<ApiTokenNode
     let ids = api.services.handler.ids(&api.ctx, options.idempotency_key.as_ref(), "token").await;
     let ids = ids.map_err(|error| crate::graphql::fault::fault("opening the tenant's keys", &error))?;
     let (id, account): (TokenId, ServiceAccountId) = (new_id(&*ids, now), new_id(&*ids, now));
+    let holder = match input.holder {
+        Some(holder) => {
+            let person = optional("holder.person", holder.person.as_ref().map(|person| person.as_str()))?;
+            let held = Holder { name: field("holder.name", &holder.name)?, email: optional("holder.email", holder.email.as_deref())? };
+            let person = person.unwrap_or_else(|| new_id(&*ids, now));
+            let keyring = api.services.handler.keyring();
+            let erased = keyring.is_buried(api.ctx.tenant, Some(person)).await;
+            if erased.map_err(|error| crate::graphql::fault::fault("looking for a person", &error))? {
+                return Err(
+                    UserError::at("holder.person", "person_erased", "this person was erased; leave the id away for somebody new").into()
+                );
+            }
+            Some(Personal::new(person, held))
+        }
+        None => None,
+    };
     let token = Token::generate(TokenKind::Api, &*api.services.ids);
     let lifetime_seconds = input.lifetime_seconds.map(|seconds| seconds.0);
     let lifetime = lifetime_seconds.map_or(DEFAULT_LIFETIME, Duration::from_secs);
@@ -197,6 +258,7 @@ async fn create(api: &Api, input: CreateTokenInput) -> Result<(Done<ApiTokenNode
         scopes,
         expires: now.plus(lifetime),
         lifetime_seconds,
+        holder,
     };
     let done = api.run_with::<ApiToken>(id, command, Question::new("createToken", "ApiToken", id), options).await?;
     let secret = (!done.replayed).then(|| token.reveal().to_owned());

@@ -22,6 +22,7 @@ fn issue(lifetime: Duration, scopes: &[Scope]) -> ApiTokenCommand {
         scopes: scopes.to_vec(),
         expires: token().now().plus(lifetime),
         lifetime_seconds: None,
+        holder: None,
     }
 }
 
@@ -32,6 +33,7 @@ fn issued() -> ApiTokenIssued {
         digest: Digest::of(b"text"),
         scopes: vec![Scope::Admin, Scope::Reader],
         expires: token().now().plus(MIN_LIFETIME * 2),
+        holder: None,
     }
 }
 

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use super::{
-    Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, authority, budget, caller, composite, key, lift, policy, project,
-    site, tenant, token,
+    Envelope, Event, RECORD_VERSION, Record, StreamId, agent, alias, authority, budget, caller, composite, erasure, key, lift, policy,
+    project, site, tenant, token,
 };
 use crate::{
     clock::Timestamp,
@@ -70,6 +70,7 @@ fn every_event_ever_written_is_still_read() {
     seen.extend(read_all::<key::KeyEvent>());
     seen.extend(read_all::<alias::AliasEvent>());
     seen.extend(read_all::<authority::AuthorityEvent>());
+    seen.extend(read_all::<erasure::ErasureEvent>());
     seen.extend(read_all::<composite::CompositeEvent>());
     seen.extend(read_all::<policy::PolicyEvent>());
     seen.extend(read_all::<token::ApiTokenEvent>());

@@ -7,6 +7,7 @@ pub mod authority;
 pub mod budget;
 pub mod caller;
 pub mod composite;
+pub mod erasure;
 #[cfg(test)]
 mod golden;
 pub mod key;

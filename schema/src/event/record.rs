@@ -171,6 +171,14 @@ impl Record {
         Ok(Self { envelope, bytes })
     }
 
+    /// The same record, with this in place of `data` for whoever looks at the envelope: what was sealed in it is opened. The bytes
+    /// stay.
+    #[must_use]
+    pub fn opened(mut self, data: serde_json::Value) -> Self {
+        self.envelope.data = data;
+        self
+    }
+
     /// Who, when, why and what.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope

@@ -7,7 +7,10 @@ use control_plane::{
         kurrent::SealedLog,
         store::{Append, Cursor, ReadError},
     },
-    sealing::{Keyring, SealingError, SealingKey, Secret, Secrets},
+    sealing::{
+        Keyring, SealingError, SealingKey, Secret, Secrets,
+        tombstones::{OF_A_TENANT, READ_MODEL},
+    },
 };
 use freehold_tests::database::Engine;
 use schema::{
@@ -138,6 +141,20 @@ pub(crate) async fn an_erased_tenant_is_gone_and_others_are_not(engine: Engine) 
     assert!(world.store.read_stream(TENANT, &mine, 0, 10).await.is_err());
     let late = Append { expected: 4, ..append(TENANT, &mine, 4, 1, "x") };
     assert!(world.store.append(late).await.is_err());
+    if engine == Engine::Sqlite {
+        // Whatever belongs to a tenant goes with it, but its log, and that it is gone. A new table is thought about here.
+        let sql =
+            "SELECT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c ON c.name = 'tenant' WHERE m.type = 'table' ORDER BY 1";
+        let rows = world.database.read().query_all_raw(world.database.sql(sql, vec![])).await.unwrap();
+        let tables: Vec<String> = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+        let kept = ["blobs", "ledger_index", "records", "tenant_keys", "tombstones"];
+        for table in &tables {
+            let table = table.as_str();
+            let places = [OF_A_TENANT.contains(&table), READ_MODEL.contains(&table), kept.contains(&table)];
+            assert_eq!(places.iter().filter(|stands| **stands).count(), 1, "{table}: does it go with its tenant?");
+        }
+        assert_eq!(tables.len(), OF_A_TENANT.len() + READ_MODEL.len() + kept.len(), "{tables:?}");
+    }
     // Followers pass over what nobody can read, and come to the end.
     let batch = world.store.read_all(Cursor::START, 100).await.unwrap();
     assert_eq!(batch.records.len(), 1);

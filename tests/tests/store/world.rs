@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use control_plane::{
-    database::{Database, Location},
+    database::{Database, Location, OpenError},
     eventing::{
         aggregate::{Aggregate, Deciding, EventMeta, Index, Refusal},
         kurrent::KurrentStore,
@@ -14,7 +14,7 @@ use control_plane::{
         store::{Append, EventStore},
         view::{Kinds, Projector, Views},
     },
-    sealing::{Keyring, SealingKey},
+    sealing::{Keyring, SealingKey, source::Sources},
 };
 use freehold_tests::database::{Engine, KurrentPlace, TestDatabase};
 use schema::{
@@ -128,9 +128,19 @@ impl World {
     }
 
     pub(crate) async fn at(location: &Location, kurrent: Option<&KurrentPlace>) -> Self {
-        let database = Database::open(location).await.unwrap();
+        Self::opened(location, kurrent, None).await
+    }
+
+    /// With the sealing key from these sources, or one of its own.
+    pub(crate) async fn opened(location: &Location, kurrent: Option<&KurrentPlace>, sources: Option<Sources>) -> Self {
+        // A replica beside a process that has the lock of a SQLite file is another connection to it.
+        let database = match Database::open(location).await {
+            Err(OpenError::InUse { .. }) => Database::beside(location).await.unwrap(),
+            opened => opened.unwrap(),
+        };
         let clock = ManualClock::at(Timestamp::from_micros(1_767_225_600_000_000));
-        let keyring = Keyring::open(database.clone(), &sealing_key(), Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
+        let sources = sources.unwrap_or_else(|| Sources::held(sealing_key()));
+        let keyring = Keyring::open_from(database.clone(), sources, Arc::new(clock.clone()), Arc::new(SystemIds)).await.unwrap();
         let keyring = Arc::new(keyring);
         let store: Arc<dyn EventStore> = match kurrent {
             Some(place) => Arc::new(KurrentStore::open(place.settings().unwrap(), database.clone(), Arc::clone(&keyring)).await.unwrap()),

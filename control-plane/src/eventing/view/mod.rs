@@ -5,6 +5,7 @@
 //! effects. Superseded rows stay, closed by `valid_to`, so anything can be asked *as of* a time.
 
 mod every;
+mod personal;
 mod projector;
 mod query;
 

@@ -329,7 +329,8 @@ impl Projector {
     ) -> Result<(), ProjectError> {
         let keys = self.keyring.tenant(row.tenant).await?;
         let (tenant, id) = (row.tenant.to_string(), row.stream.as_str().to_owned());
-        let sealed = keys.seal(Place::View { kind: row.kind, id: &id, revision: row.revision }, &row.state)?;
+        let state = super::personal::sealed(&self.keyring, row.tenant, row.kind, row.state).await?;
+        let sealed = keys.seal(Place::View { kind: row.kind, id: &id, revision: row.revision }, &state)?;
         let parent = row.index.parent.as_deref().map(|parent| keys.blind("views.parent", &[row.kind, parent]));
         let name = row.index.name.as_deref().map(|name| keys.blind("views.name", &[row.kind, name]));
         views.push(vec![
@@ -395,6 +396,9 @@ impl Projector {
         let sealed: Vec<u8> = row.try_get_by_index(3)?;
         let place = Place::View { kind, id: stream.as_str(), revision: revision.unsigned_abs() };
         let state = self.keyring.open_sealed(tenant, place, data_key, &sealed).await?;
+        let unreadable = |source| ProjectError::State { kind, source };
+        let state = super::personal::opened(&self.keyring, tenant, &state).await?.map_or(Ok(state), |opened| serde_json::to_vec(&opened));
+        let state = state.map_err(unreadable)?;
         Ok(Some(Latest { state, revision: revision.unsigned_abs(), valid_from: Timestamp::from_micros(valid_from) }))
     }
 

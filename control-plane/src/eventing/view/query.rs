@@ -383,9 +383,13 @@ impl Views {
         let data_key: DataKeyId = data_key.parse().map_err(|_| SealingError::DoesNotOpen)?;
         let place = Place::View { kind: A::KIND, id: &id, revision: revision.unsigned_abs() };
         let state = self.keyring.open_sealed(tenant, place, data_key, &sealed).await?;
+        let state = match super::personal::opened(&self.keyring, tenant, &state).await? {
+            Some(opened) => serde_json::from_value(opened),
+            None => serde_json::from_slice(&state),
+        };
         Ok(View {
             id: id.parse().map_err(|_| SealingError::DoesNotOpen)?,
-            state: serde_json::from_slice(&state).map_err(|source| QueryError::State { kind: A::KIND, source })?,
+            state: state.map_err(|source| QueryError::State { kind: A::KIND, source })?,
             revision: revision.unsigned_abs(),
             valid_from: Timestamp::from_micros(valid_from),
             valid_to: valid_to.map(Timestamp::from_micros),
