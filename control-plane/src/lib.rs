@@ -6,6 +6,9 @@
 //! HTTP / GraphQL -> command -> aggregate decides -> events -> store -> projections -> queries
 //! ```
 
+// One future resolves the fields of all domains: it nests once for each.
+#![recursion_limit = "256"]
+
 pub mod access;
 pub mod app;
 pub mod bundles;
