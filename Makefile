@@ -76,6 +76,7 @@ contracts-check: setup ## Fail when the committed contracts differ from the code
 .PHONY: soak
 soak: setup-test ## Long trials; make test holds a short form of each
 	FREEHOLD_SOAK=1 cargo test --locked --workspace --no-fail-fast -- --test-threads 1
+	FREEHOLD_TEST_STORE=postgres-roles cargo test --locked --workspace --no-fail-fast --test agent --test agents_api --test signers
 	cargo build --locked --workspace --release --bins --bench system
 	FREEHOLD_BENCH_SOAK_SECONDS=3600 FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked --workspace --bench system
 

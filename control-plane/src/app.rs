@@ -52,7 +52,7 @@ use crate::{
     callers::Caller,
     composites::Composite,
     config::Config,
-    database::{Database, Location, OpenError, is_damage},
+    database::{Access, Database, Location, OpenError, is_damage},
     deployment,
     erasures::{Erasure, reactor::Erasing},
     eventing::{
@@ -328,7 +328,7 @@ impl App {
 
 async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<(Ground, Projector), StartError> {
     let place = location(config)?;
-    let database = Database::open(&place).await?;
+    let database = Database::open_with(&place, &access(config)?).await?;
     moving::refuse_standstill(&database).await?;
     let expected = Keyring::expected(&database).await.map_err(|error| damage_or(error, &place))?;
     let kurrent = kurrent_settings(config)?;
@@ -422,10 +422,17 @@ pub(crate) fn location(config: &Config) -> Result<Location, StartError> {
         let file = if setting == "store.url" { "store.password_file" } else { "store.read_models_password_file" };
         return Err(invalid(&format!("a password does not belong here; put it into a file and name that in {file}")).into());
     }
-    if let Some(password) = password(password_file)? {
+    // Who migrates elsewhere does not have to leave the owner's password here.
+    let owner = !config.store.roles.named() || config.store.roles.migrate;
+    if let Some(password) = password(password_file.filter(|_| owner))? {
         url.set_password(Some(&password)).map_err(|()| invalid("expected postgres://user@host/database"))?;
     }
     Ok(Location::Postgres(url.into()))
+}
+
+/// How settings say that a PostgreSQL is used.
+pub(crate) fn access(config: &Config) -> Result<Access, StartError> {
+    Ok(Access { roles: config.store.roles.read()?, synchronous_standby: config.store.synchronous_standby })
 }
 
 /// The KurrentDB that settings name, when they do.

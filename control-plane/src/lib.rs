@@ -21,6 +21,7 @@ pub mod http;
 pub mod moving;
 pub mod naming;
 pub mod pki;
+pub mod preparing;
 pub mod receipts;
 pub mod relay;
 pub mod sealing;

@@ -12,7 +12,7 @@ use control_plane::{
     config::{Config, StoreConfig},
     graphql,
     moving::{self, MoveError},
-    sealing,
+    preparing, sealing,
 };
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
@@ -34,6 +34,7 @@ Examples:
   freehold-control-plane serve --data-dir ./data --development
   freehold-control-plane check-config --config control-plane.toml
   freehold-control-plane move-store --config control-plane.toml --to postgres://freehold@db.example.org/freehold
+  freehold-control-plane database roles --config control-plane.toml | psql -d freehold
   freehold-control-plane print-config-schema > config.schema.json
 
 The first start writes an operator token to <data dir>/operator.token (readable by its owner only).
@@ -49,6 +50,9 @@ enum Command {
     MoveStore(MoveStore),
     /// The keys that storage is encrypted under: look at them, replace them.
     Sealing(commands::sealing::Sealing),
+    /// Prepare a PostgreSQL: its schema, and the roles that use it.
+    #[command(subcommand)]
+    Database(DatabaseCommand),
     /// Print the GraphQL schema (SDL).
     PrintSdl,
     /// Print the JSON Schema of the settings.
@@ -110,10 +114,51 @@ impl MoveStore {
             read_models: self.to_read_models.clone(),
             read_models_password_file: self.to_read_models_password_file.clone(),
             namespace: self.to_namespace.clone().unwrap_or_else(|| StoreConfig::default().namespace),
+            ..StoreConfig::default()
         };
         let target = Config { store, ..source.clone() };
         target.check()?;
         Ok(Some(moving::move_store(source, target, Arc::new(SystemClock), Arc::new(SystemIds)).await?))
+    }
+}
+
+#[derive(Subcommand)]
+enum DatabaseCommand {
+    /// Bring the schema up to date as the user of store.url, who owns the tables, and give the roles of store.roles what they need.
+    Migrate(Settings),
+    /// Print the SQL that makes the roles of store.roles (writer, reader, projector) and gives them what they need.
+    ///
+    /// A database administrator runs it once the tables are there. With --apply it is done here, as the user of store.url, who must
+    /// be allowed to make roles. Running it again changes nothing. Roles that settings do not name are called freehold_writer,
+    /// freehold_reader and freehold_projector.
+    Roles {
+        #[command(flatten)]
+        settings: Settings,
+        /// Do it, instead of printing it.
+        #[arg(long)]
+        apply: bool,
+    },
+}
+
+impl DatabaseCommand {
+    #[allow(clippy::print_stdout, reason = "the command prints its result")]
+    async fn run(&self) -> Result<(), Box<dyn std::error::Error>> {
+        match self {
+            Self::Migrate(settings) => {
+                let config = settings.read()?;
+                service::log::init(&config.log)?;
+                preparing::migrate(&config).await?;
+                println!("the schema is up to date");
+            }
+            Self::Roles { settings, apply: false } => print!("{}", preparing::script(&settings.read()?)?),
+            Self::Roles { settings, apply: true } => {
+                let config = settings.read()?;
+                service::log::init(&config.log)?;
+                preparing::make_roles(&config).await?;
+                println!("the roles are there and have what they need");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -211,6 +256,7 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             None => println!("this store may be served again"),
         },
         Command::Sealing(command) => println!("{}", command.run().await?),
+        Command::Database(command) => command.run().await?,
         Command::PrintSdl => print!("{}", graphql::sdl()),
         Command::PrintConfigSchema => println!("{}", serde_json::to_string_pretty(&service::config::schema::<Config>())?),
     }

@@ -1,8 +1,10 @@
 //! Dated database steps of the control plane, for SQLite and PostgreSQL. `README.md` tells how to add one.
 
+use std::collections::HashSet;
+
 use sea_orm_migration::{
     prelude::*,
-    sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend},
+    sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement},
 };
 
 mod m20261122_000001_foundation;
@@ -39,13 +41,28 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Brings a database up to date. Replicas that start together take turns.
+/// The first step that a database has not taken; none when it is up to date, or further.
+pub async fn missing(database: &DatabaseConnection) -> Result<Option<String>, DbErr> {
+    let steps = Migrator::migrations();
+    let sql = "SELECT version FROM seaql_migrations";
+    let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), sql)).await?;
+    let taken = rows.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<HashSet<_>, _>>()?;
+    Ok(steps.iter().map(|step| step.name().to_owned()).find(|step| !taken.contains(step)))
+}
+
+/// Brings a database up to date. Replicas that start together take turns. One that a newer version has brought further is left
+/// as it is: during an upgrade both run, and the older one may have to start again.
 pub async fn up(database: &DatabaseConnection) -> Result<(), DbErr> {
+    if matches!(missing(database).await, Ok(None)) {
+        return Ok(());
+    }
     if database.get_database_backend() != DbBackend::Postgres {
         return Migrator::up(database, None).await;
     }
     // A session's advisory lock: everybody else waits for it, and it ends with its transaction.
     let lock = sea_orm_migration::sea_orm::TransactionTrait::begin(database).await?;
+    // It waits while another connection works.
+    lock.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
     lock.execute_unprepared("SELECT pg_advisory_xact_lock(7236837458091)").await?;
     let outcome = Migrator::up(database, None).await;
     lock.commit().await?;

@@ -2,16 +2,24 @@
 //! that ends with it.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, Weak, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
-use control_plane::{database::Location, eventing::kurrent::KurrentSettings};
+use control_plane::{
+    config::{Config, RolesConfig},
+    database::{
+        Access, Location,
+        roles::{Role, Roles},
+    },
+    eventing::kurrent::KurrentSettings,
+};
 use schema::clock::{SystemIds, random};
 use tempfile::TempDir;
 
@@ -24,6 +32,8 @@ pub enum Engine {
     Sqlite,
     /// A database of its own on a server shared by the tests of this process.
     Postgres,
+    /// The same, owned by a user without rights, and used through roles.
+    PostgresRoles,
     /// Records in KurrentDB, everything else in PostgreSQL. The server is one of the test's own that speaks the protocol, or
     /// the real one that `FREEHOLD_TEST_KURRENT_URL` names (and a user's password `FREEHOLD_TEST_KURRENT_PASSWORD`), where
     /// every test has a namespace of its own.
@@ -37,6 +47,8 @@ pub struct TestDatabase {
     /// A folder for other files of the test.
     pub folder: TempDir,
     server: Option<Arc<Postgres>>,
+    /// Its name on the server, when it is used through roles.
+    roles_of: Option<String>,
     kurrent: Option<(KurrentPlace, Option<KurrentServer>)>,
 }
 
@@ -74,13 +86,37 @@ impl TestDatabase {
     pub fn new(engine: Engine) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         Ok(match engine {
-            Engine::Sqlite => Self { location: Location::Sqlite(folder.path().join("freehold.db")), folder, server: None, kurrent: None },
+            Engine::Sqlite => {
+                let location = Location::Sqlite(folder.path().join("freehold.db"));
+                Self { location, folder, server: None, roles_of: None, kurrent: None }
+            }
             Engine::Postgres | Engine::Kurrent => {
                 let server = Postgres::shared()?;
                 let kurrent = if engine == Engine::Kurrent { Some(KurrentPlace::new()?) } else { None };
-                Self { location: Location::Postgres(server.new_database()?), folder, server: Some(server), kurrent }
+                Self { location: Location::Postgres(server.new_database()?), folder, server: Some(server), roles_of: None, kurrent }
+            }
+            Engine::PostgresRoles => {
+                let server = Postgres::shared()?;
+                let (name, url) = server.new_database_of_nobody()?;
+                Self { location: Location::Postgres(url), folder, server: Some(server), roles_of: Some(name), kurrent: None }
             }
         })
+    }
+
+    /// How it is to be used.
+    pub fn access(&self) -> Access {
+        Access { roles: self.roles_of.as_deref().map(roles_of), ..Access::default() }
+    }
+
+    /// The name of the database on its server.
+    pub fn name(&self) -> String {
+        let Location::Postgres(url) = &self.location else { return String::new() };
+        url::Url::parse(url).map(|url| url.path().trim_matches('/').to_owned()).unwrap_or_default()
+    }
+
+    /// Runs SQL as somebody who may do anything, and returns what it prints.
+    pub fn psql(&self, sql: &str) -> anyhow::Result<String> {
+        Ok(self.server.as_ref().context("PostgreSQL")?.psql(&self.name(), sql)?.trim().to_owned())
     }
 
     /// The server, when there is one.
@@ -102,6 +138,33 @@ impl TestDatabase {
     pub fn files(&self) -> &Path {
         self.server.as_ref().map_or(self.folder.path(), |server| server.folder.path())
     }
+}
+
+/// The roles of a database of this name.
+pub fn roles_of(database: &str) -> Roles {
+    let role = |duty: &str| Role::new(&format!("{database}_{duty}"), None).expect("a plain name");
+    Roles { writer: role("writer"), reader: role("reader"), projector: role("projector"), migrate: true }
+}
+
+/// When `FREEHOLD_TEST_STORE=postgres-roles` asks for it, a control plane that would keep its data in a file keeps it in a
+/// PostgreSQL with roles: all journeys can be made on it. A folder keeps its database for as long as the process lives.
+pub fn redirect(config: &mut Config) {
+    static KEPT: Mutex<Option<HashMap<PathBuf, TestDatabase>>> = Mutex::new(None);
+    if config.store.url.is_some() || !std::env::var("FREEHOLD_TEST_STORE").is_ok_and(|store| store == "postgres-roles") {
+        return;
+    }
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = kept.get_or_insert_default();
+    let database = kept.entry(config.data_dir.clone()).or_insert_with(|| TestDatabase::new(Engine::PostgresRoles).expect("a database"));
+    let Location::Postgres(url) = &database.location else { return };
+    config.store.url = Some(url.clone());
+    let roles = roles_of(&database.name());
+    config.store.roles = RolesConfig {
+        writer: Some(roles.writer.name().to_owned()),
+        reader: Some(roles.reader.name().to_owned()),
+        projector: Some(roles.projector.name().to_owned()),
+        ..RolesConfig::default()
+    };
 }
 
 /// A PostgreSQL server on a unix socket, with a data folder of its own.
@@ -141,7 +204,7 @@ impl Postgres {
         let (stop, stopping) = mpsc::channel();
         let (started, starting) = mpsc::channel();
         let mut server = unprivileged(&binaries.join("postgres"))?;
-        server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
+        server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-c", "listen_addresses=", "-c", "max_connections=400"]);
         // The server is to die with the thread that started it, so this thread lives as long as the server shall.
         let keeper = thread::spawn(move || {
             let child = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -167,13 +230,34 @@ impl Postgres {
 
     /// Makes an empty database and returns its address.
     pub fn new_database(&self) -> anyhow::Result<String> {
-        let name = {
-            let mut databases = self.databases.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            *databases += 1;
-            format!("test{databases}")
-        };
+        let name = self.new_name();
         self.psql("postgres", &format!("CREATE DATABASE {name}"))?;
-        Ok(format!("postgres://localhost/{name}?host={}&user=freehold", self.folder.path().display()))
+        Ok(self.url(&name, "freehold"))
+    }
+
+    /// The same, owned by a user who may do nothing else; with roles that have been given nothing yet.
+    pub fn new_database_of_nobody(&self) -> anyhow::Result<(String, String)> {
+        let name = self.new_name();
+        let owner = format!("{name}_owner");
+        self.psql("postgres", &format!("CREATE ROLE {owner} LOGIN"))?;
+        self.psql("postgres", &format!("CREATE DATABASE {name} OWNER {owner}"))?;
+        let roles = roles_of(&name);
+        for role in [&roles.writer, &roles.reader, &roles.projector] {
+            self.psql("postgres", &format!("CREATE ROLE {} LOGIN", role.name()))?;
+        }
+        let url = self.url(&name, &owner);
+        Ok((name, url))
+    }
+
+    /// The address of a database, for a user.
+    pub fn url(&self, database: &str, user: &str) -> String {
+        format!("postgres://localhost/{database}?host={}&user={user}", self.folder.path().display())
+    }
+
+    fn new_name(&self) -> String {
+        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        *databases += 1;
+        format!("test{databases}")
     }
 
     /// Runs SQL as the owner and returns what it prints.
@@ -226,7 +310,7 @@ fn end(mut child: Child) {
 }
 
 /// A command as a user without rights, ended by the kernel when we end.
-fn unprivileged(program: &Path) -> anyhow::Result<Command> {
+pub(crate) fn unprivileged(program: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new("setpriv");
     if is_root()? {
         command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
@@ -235,12 +319,12 @@ fn unprivileged(program: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn is_root() -> anyhow::Result<bool> {
+pub(crate) fn is_root() -> anyhow::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(fs::metadata("/proc/self")?.uid() == 0)
 }
 
-fn run(command: &mut Command) -> anyhow::Result<String> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.current_dir("/").output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
@@ -249,7 +333,7 @@ fn run(command: &mut Command) -> anyhow::Result<String> {
 }
 
 /// The folder of the newest installed server.
-fn binaries() -> anyhow::Result<PathBuf> {
+pub(crate) fn binaries() -> anyhow::Result<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

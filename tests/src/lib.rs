@@ -1,5 +1,7 @@
 //! Whole-system journeys, attacks and benchmarks of Freehold.
 
+pub mod cluster;
+pub mod cutting;
 pub mod database;
 pub mod hostile;
 pub mod kurrent;

@@ -48,12 +48,19 @@ impl World {
 
     /// The same, by this clock: also that of its agents.
     pub async fn start_at(clock: Arc<dyn Clock>) -> Self {
+        Self::start_with(clock, |_| {}).await
+    }
+
+    /// The same, with these settings of the control plane.
+    pub async fn start_with(clock: Arc<dyn Clock>, change: impl FnOnce(&mut control_plane::config::Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = control_plane::config::Config { data_dir: folder.path().join("control-plane"), ..Default::default() };
         config.server.listen = "127.0.0.1:0".to_owned();
         config.server.plain_http = true;
         config.server.workers = Some(1);
         config.agents.listen = "127.0.0.1:0".to_owned();
+        change(&mut config);
+        crate::database::redirect(&mut config);
         let plane = ControlPlane::start(config, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
         let admin = std::fs::read_to_string(plane.operator_token_file()).expect("a token").trim().to_owned();
         let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };

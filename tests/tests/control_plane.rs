@@ -1,7 +1,11 @@
 //! The control plane, whole, in this process: started on a fresh data directory, asked over HTTPS.
 
 mod replicas {
+    mod cuts;
+    mod roles;
     mod sharing;
+    mod three;
+    mod transcripts;
 }
 
 mod sealed {
@@ -46,6 +50,7 @@ impl World {
     async fn at(directory: tempfile::TempDir, clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         let mut settings = config(&directory.path().join("data"));
         change(&mut settings);
+        freehold_tests::database::redirect(&mut settings);
         let seed = directory.path().as_os_str().len() as u64 + u64::from(directory.path().join("data").exists());
         let running = App::start(settings, clock, Arc::new(ManualIds::seeded(seed))).await.unwrap();
         let authority = running.development_authority().map(|path| std::fs::read(path).unwrap());

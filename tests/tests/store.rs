@@ -3,19 +3,23 @@
 mod store {
     pub(crate) mod at_rest;
     pub(crate) mod crash;
+    pub(crate) mod disk;
+    pub(crate) mod fire;
     pub(crate) mod kurrent;
     pub(crate) mod log;
+    pub(crate) mod model;
     pub(crate) mod moving;
     pub(crate) mod persons;
     pub(crate) mod reactors;
     pub(crate) mod read_model;
+    pub(crate) mod roles;
     pub(crate) mod rotation;
     pub(crate) mod sources;
     pub(crate) mod world;
 }
 
 use freehold_tests::database::Engine;
-use store::{at_rest, crash, kurrent, log, moving, persons, reactors, read_model, rotation, sources};
+use store::{at_rest, crash, disk, fire, kurrent, log, model, moving, persons, reactors, read_model, roles, rotation, sources};
 
 /// Every case, on every engine.
 macro_rules! conformance {
@@ -33,6 +37,14 @@ macro_rules! conformance {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
                 $module::$case(Engine::Postgres).await;
+            })*
+        }
+
+        mod postgres_roles {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                $module::$case(Engine::PostgresRoles).await;
             })*
         }
 
@@ -55,6 +67,7 @@ conformance! {
     log::malformed_appends_are_refused;
     log::a_follower_never_misses_or_repeats;
     log::random_histories_read_back;
+    model::random_concurrent_histories_make_sense;
     log::blobs_come_back;
     log::a_tenant_has_a_ledger_of_its_own;
     log::a_closed_store_says_so;
@@ -106,6 +119,77 @@ fn the_sealing_key_moves_from_source_to_source() {
     sources::from_source_to_source();
 }
 
+/// Not a test of its own: what writes on a failing disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faulty_writer() {
+    disk::child().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_and_sync_of_sqlite_may_fail() {
+    disk::every_write_and_sync_of_sqlite_may_fail().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_of_power_keeps_what_was_acknowledged() {
+    disk::a_loss_of_power_keeps_what_was_acknowledged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_connection_may_be_cut_anywhere() {
+    fire::a_connection_may_be_cut_anywhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_restarts_under_load_loses_and_repeats_nothing() {
+    fire::a_server_that_restarts_under_load_loses_and_repeats_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_writer_that_stands_still_loses_its_locks() {
+    fire::a_writer_that_stands_still_loses_its_locks().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_promoted_standby_has_everything_that_was_acknowledged() {
+    fire::a_promoted_standby_has_everything_that_was_acknowledged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_keeps_commits_to_itself_is_refused_on_demand() {
+    fire::a_server_that_keeps_commits_to_itself_is_refused_on_demand().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_proves_who_it_is() {
+    fire::a_server_proves_who_it_is().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_writer_adds_and_changes_nothing() {
+    roles::a_writer_adds_and_changes_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_query_that_forgets_its_tenant_sees_one() {
+    roles::a_query_that_forgets_its_tenant_sees_one().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_table_is_given_or_kept_by_choice() {
+    roles::every_table_is_given_or_kept_by_choice().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn roles_that_may_too_much_are_refused() {
+    roles::roles_that_may_too_much_are_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn roles_are_made_by_command_and_again_without_harm() {
+    roles::roles_are_made_by_command_and_again_without_harm().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_start_on_the_same_file_is_refused() {
     log::a_second_start_is_refused().await;
@@ -124,6 +208,16 @@ async fn replicas_share_one_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replicas_share_one_log_in_kurrentdb() {
     log::replicas_share_one_log(Engine::Kurrent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_prefix_is_complete_whoever_writes() {
+    model::a_prefix_is_complete_whoever_writes(Engine::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_prefix_is_complete_whoever_writes_to_kurrentdb() {
+    model::a_prefix_is_complete_whoever_writes(Engine::Kurrent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -269,7 +269,7 @@ impl Reports {
         let failed = |source| ReportError::Database { act: "reading reports", source };
         let sql = "SELECT agent FROM agent_reports WHERE tenant = $1 AND at >= $2";
         let values = vec![tenant.to_string().into(), since.micros().into()];
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
         let agent = |row: &QueryResult| -> Result<AgentId, ReportError> {
             let text: String = row.try_get_by_index(0).map_err(failed)?;
             text.parse().map_err(|_| ReportError::Damaged)
@@ -387,7 +387,7 @@ impl Reports {
         let failed = |source| ReportError::Database { act: "reading reports", source };
         let sql = format!("SELECT agent, at, data_key, sealed FROM agent_reports WHERE tenant = $1 AND {condition}");
         let values = vec![tenant.to_string().into(), value];
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(failed)?;
         let mut reports = BTreeMap::new();
         for row in rows {
             let read = |row: &QueryResult| -> Result<_, DbErr> {

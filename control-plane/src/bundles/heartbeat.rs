@@ -153,7 +153,7 @@ impl Heartbeats {
     pub async fn current(&self, tenant: TenantId, site: SiteId) -> Result<Option<Current>, HeartbeatError> {
         let sql = "SELECT epoch, serial, issued, envelope, members FROM heartbeats WHERE tenant = $1 AND site = $2";
         let values = vec![tenant.to_string().into(), site.to_string().into()];
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(failed("reading a heartbeat"))?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(failed("reading a heartbeat"))?;
         row.map(|row| read(&row)).transpose()
     }
 
@@ -162,7 +162,7 @@ impl Heartbeats {
         let act = "reading a heartbeat's serial";
         let sql = "SELECT epoch, serial FROM heartbeats WHERE tenant = $1 AND site = $2";
         let values = vec![tenant.to_string().into(), site.to_string().into()];
-        let Some(row) = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(failed(act))? else {
+        let Some(row) = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(failed(act))? else {
             return Ok(None);
         };
         let number = |column| row.try_get_by_index::<i64>(column).map(i64::unsigned_abs);

@@ -1,6 +1,7 @@
 //! Settings: one section per part, parsed once. Unknown ones are errors; `freehold-control-plane print-config-schema`
 //! prints their JSON Schema.
 
+mod roles;
 mod sealing;
 
 use std::{
@@ -19,6 +20,8 @@ use url::Url;
 pub use sealing::{EnvironmentConfig, SealingConfig, SourceKind, TokenConfig, TransitConfig};
 
 use crate::eventing::kurrent::KurrentSettings;
+
+pub use roles::RolesConfig;
 
 /// The control plane's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -131,11 +134,24 @@ pub struct StoreConfig {
     pub read_models_password_file: Option<PathBuf>,
     /// With KurrentDB: how the names of all streams of this deployment begin. Do not change it later.
     pub namespace: String,
+    /// With PostgreSQL: refuse a server whose commits do not wait for a standby. What was acknowledged is then still there when
+    /// the server is lost and the standby takes its place.
+    pub synchronous_standby: bool,
+    /// With PostgreSQL: the users to be, instead of the one that the URL names, who owns the tables.
+    pub roles: RolesConfig,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: None, password_file: None, read_models: None, read_models_password_file: None, namespace: "freehold".to_owned() }
+        Self {
+            url: None,
+            password_file: None,
+            read_models: None,
+            read_models_password_file: None,
+            namespace: "freehold".to_owned(),
+            synchronous_standby: false,
+            roles: RolesConfig::default(),
+        }
     }
 }
 
@@ -162,6 +178,12 @@ impl StoreConfig {
         if self.read_models.as_ref().is_some_and(|url| !is_sql(url)) {
             problems.push("setting store.read_models: expected sqlite://<path> or postgres://user@host/database".to_owned());
         }
+        let sql = if self.kurrent_url().is_some() { &self.read_models } else { &self.url };
+        let postgres = sql.as_ref().is_some_and(|url| url.starts_with("postgres"));
+        if self.synchronous_standby && !postgres {
+            problems.push("setting store.synchronous_standby: only with PostgreSQL".to_owned());
+        }
+        problems.extend(self.roles.problems(postgres));
         problems
     }
 }
@@ -299,6 +321,11 @@ mod tests {
             ("[sealing.remote]\nurl = \"http://vault.example.org\"\ntoken_file = \"t\"", "sealing.remote.url"),
             ("[sealing.pkcs11]\nmodule = \"x.so\"\ntoken = \"t\"\npin_file = \"p\"", "sealing.pkcs11.module"),
             ("[sealing.environment]\ncredential = \"../x\"", "sealing.environment.credential"),
+            ("[store]\nsynchronous_standby = true", "store.synchronous_standby"),
+            ("[store.roles]\nwriter = \"w\"\nreader = \"r\"\nprojector = \"p\"", "store.roles"),
+            ("[store]\nurl = \"postgres://a/b\"\n[store.roles]\nwriter = \"w\"\nreader = \"r\"", "store.roles.projector"),
+            ("[store]\nurl = \"postgres://a/b\"\n[store.roles]\nwriter = \"w\"\nreader = \"w\"\nprojector = \"p\"", "store.roles.reader"),
+            ("[store]\nurl = \"postgres://a/b\"\n[store.roles]\nwriter = \"W;\"\nreader = \"r\"\nprojector = \"p\"", "store.roles.writer"),
             ("[limits]\ntoken_per_minute = 0", "[limits]"),
             ("deployment = \"a b\"", "deployment"),
         ] {

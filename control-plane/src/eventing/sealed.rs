@@ -109,7 +109,7 @@ impl Blobs {
         let keys = self.keyring.tenant(tenant).await.map_err(sealing)?;
         let values = vec![tenant.to_string().into(), keys.blind("blobs.name", &[&name.to_string()]).into()];
         let sql = "SELECT data_key, sealed FROM blobs WHERE tenant = $1 AND name = $2";
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         let data_key: String = row.try_get_by_index(0).map_err(unavailable)?;
         let data_key: DataKeyId = data_key.parse().map_err(|_| sealing(SealingError::DoesNotOpen))?;

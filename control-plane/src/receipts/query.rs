@@ -8,7 +8,7 @@ use schema::{
     key::{Operation, words},
     wire::agent::{Intent, Receipt, ReceiptBody},
 };
-use sea_orm::{ConnectionTrait, QueryResult, Value};
+use sea_orm::{QueryResult, Value};
 
 use super::rows::{FAILED, REFUSED, ReceiptRows, RowsError, receipt_id};
 use crate::pki::identity::AgentIdentity;
@@ -184,7 +184,7 @@ impl ReceiptRows {
             conditions.join(" AND "),
             count.saturating_add(1)
         );
-        let found = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
+        let found = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await;
         let found = found.map_err(RowsError::during("listing receipts"))?;
         let mut views = Vec::with_capacity(found.len());
         for row in found.iter().take(count) {
@@ -200,7 +200,7 @@ impl ReceiptRows {
     pub async fn receipt(&self, tenant: TenantId, id: ReceiptId) -> Result<Option<ReceiptView>, RowsError> {
         let sql = format!("SELECT {COLUMNS} {FROM} WHERE r.tenant = $1 AND r.id = $2 AND r.outcome IS NOT NULL");
         let values = vec![tenant.to_string().into(), id.to_string().into()];
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await;
         match row.map_err(RowsError::during("reading a receipt"))? {
             Some(row) => self.view(tenant, &row).await.map(Some),
             None => Ok(None),

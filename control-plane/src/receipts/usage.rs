@@ -5,7 +5,7 @@ use schema::{
     id::{KeyId, KeyVersion, ReceiptId, TenantId},
     key::Operation,
 };
-use sea_orm::{ConnectionTrait, QueryResult, Value};
+use sea_orm::{QueryResult, Value};
 
 use super::{
     query::{Page, ReceiptFilter, ReceiptView},
@@ -73,7 +73,7 @@ impl ReceiptRows {
         );
         let values = vec![tenant.to_string().into(), blind.into(), bound(since, i64::MIN), bound(until, i64::MAX)];
         let failed = || RowsError::during("counting the uses of a key");
-        let groups = self.database.read().query_all_raw(self.database.sql(&sql, values)).await.map_err(failed())?;
+        let groups = self.database.of(tenant).query_all_raw(self.database.sql(&sql, values)).await.map_err(failed())?;
         let more = groups.len() > MAX_USES;
         let mut uses = Vec::with_capacity(groups.len().min(MAX_USES));
         for group in groups.iter().take(MAX_USES) {

@@ -135,7 +135,7 @@ impl RelayRows {
         let act = "looking for a prekey";
         let sql = "SELECT expires FROM relay WHERE tenant = $1 AND recipient = $2 AND prekey = $3 AND sender IS NULL";
         let values = vec![tenant.to_string().into(), owner.to_string().into(), prekey.to_string().into()];
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
         let expires = row.map(|row| row.try_get_by_index::<i64>(0)).transpose().map_err(RelayRowsError::during(act))?;
         Ok(expires.map(Timestamp::from_micros))
     }
@@ -148,7 +148,7 @@ impl RelayRows {
         let Waiting { recipient, prekey, version } = waiting;
         let values = [tenant.to_string(), recipient.to_string(), prekey.to_string(), version.to_string(), sender.to_string()];
         let values = values.into_iter().map(Value::from).collect();
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
         let Some(row) = row else { return Ok((false, 0)) };
         let read = |row: &QueryResult| Ok::<_, DbErr>((row.try_get_by_index::<i64>(0)?, row.try_get_by_index::<Option<i64>>(1)?));
         let (all, same) = read(&row).map_err(RelayRowsError::during(act))?;
@@ -175,7 +175,7 @@ impl RelayRows {
              WHERE tenant = $1 AND site = $2 AND recipient <> $3 AND version IS NOT NULL LIMIT {MAX_TOLD}"
         );
         let values = vec![tenant.to_string().into(), site.to_string().into(), but.to_string().into()];
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
         let read = |row: &QueryResult| -> Result<(String, String, String), DbErr> {
             Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
         };
@@ -193,7 +193,7 @@ impl RelayRows {
         let act = "reading what is relayed";
         let sql = format!("SELECT recipient, id, data_key, sealed FROM relay WHERE tenant = $1 AND {condition}");
         let values = std::iter::once(Value::from(tenant.to_string())).chain(more).collect();
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
         let mut documents = Vec::with_capacity(rows.len());
         for row in rows {
             let read = |row: &QueryResult| -> Result<(String, String, String, Vec<u8>), DbErr> {

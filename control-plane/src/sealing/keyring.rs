@@ -387,7 +387,7 @@ impl Keyring {
 
     async fn changes(&self) -> Result<Option<(Fingerprint, i64)>, DbErr> {
         let sql = "SELECT sealing_key, keys_changed FROM deployment WHERE id = 1";
-        let row = self.database.read().query_one_raw(self.database.sql(sql, vec![])).await?;
+        let row = self.database.write().query_one_raw(self.database.sql(sql, vec![])).await?;
         row.map(|row| Ok((Fingerprint::from_text(row.try_get_by_index(0)?), row.try_get_by_index(1)?))).transpose()
     }
 

@@ -65,7 +65,7 @@ impl Operator {
         let sealing_keys = self.keyring.sealing_keys().await?;
         let failed = |source| SealingError::Database { act: "counting keys of tenants", source };
         let count = async |sql: &str| -> Result<u64, DbErr> {
-            let row = self.database.read().query_one_raw(self.database.sql(sql, vec![])).await?;
+            let row = self.database.write().query_one_raw(self.database.sql(sql, vec![])).await?;
             let count: Option<i64> = row.map(|row| row.try_get_by_index::<Option<i64>>(0)).transpose()?.flatten();
             Ok(count.unwrap_or(0).unsigned_abs())
         };
@@ -117,7 +117,7 @@ impl Operator {
     async fn tenants(&self) -> Result<Vec<TenantId>, SealingError> {
         let failed = |source| SealingError::Database { act: "listing tenants that have keys", source };
         let sql = "SELECT tenant FROM tenant_keys WHERE role = 'index' ORDER BY tenant";
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, vec![])).await.map_err(failed)?;
+        let rows = self.database.write().query_all_raw(self.database.sql(sql, vec![])).await.map_err(failed)?;
         let read = |row: &sea_orm::QueryResult| {
             let tenant: String = row.try_get_by_index(0).map_err(failed)?;
             tenant.parse().map_err(|_| SealingError::DoesNotOpen)

@@ -116,7 +116,7 @@ impl Keyring {
         self.forget(tenant);
         let removed = async {
             remove(&self.database, &OF_A_TENANT, tenant).await?;
-            remove(&self.database, &READ_MODEL, tenant).await
+            remove(&self.database.projecting(), &READ_MODEL, tenant).await
         };
         removed.await.map_err(|source| SealingError::Database { act: "removing what an erased tenant had", source })?;
         self.wipe().await;

@@ -96,9 +96,11 @@ pub(crate) async fn tenants_share_nothing(engine: Engine) {
         let theirs = server.events().into_iter().find(|event| event.stream.contains(&OTHER.to_string())).unwrap();
         server.plant(&format!("{}-{TENANT}-{elsewhere}", place.namespace), theirs);
     } else {
-        let sql = "UPDATE records SET tenant = $1, stream = $2 WHERE tenant = $3";
-        let values = vec![TENANT.to_string().into(), elsewhere.as_str().into(), OTHER.to_string().into()];
-        world.database.write().execute_raw(world.database.sql(sql, values)).await.unwrap();
+        let sql = format!("UPDATE records SET tenant = '{TENANT}', stream = '{elsewhere}' WHERE tenant = '{OTHER}'");
+        match engine {
+            Engine::Sqlite => drop(world.database.write().execute_unprepared(&sql).await.unwrap()),
+            _ => drop(files.psql(&sql).unwrap()),
+        }
     }
     let error = world.store.read_stream(TENANT, &elsewhere, 0, 10).await.unwrap_err();
     assert!(matches!(error, ReadError::Sealing { .. }), "{error:?}");

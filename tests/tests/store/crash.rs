@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,8 +10,11 @@ use std::{
     time::Duration,
 };
 
-use control_plane::{database::Location, eventing::store::AppendError};
-use freehold_tests::database::{Engine, KurrentPlace};
+use control_plane::{
+    database::{Access, Location},
+    eventing::store::AppendError,
+};
+use freehold_tests::database::{Engine, KurrentPlace, TestDatabase, roles_of};
 use sea_orm::ConnectionTrait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,34 +29,46 @@ use super::{
 const CHILD: &str = "FREEHOLD_TEST_CRASHING_WRITER";
 const CHILD_KURRENT: &str = "FREEHOLD_TEST_CRASHING_WRITER_KURRENT";
 const CHILD_NAMESPACE: &str = "FREEHOLD_TEST_CRASHING_WRITER_NAMESPACE";
+const CHILD_ROLES: &str = "FREEHOLD_TEST_CRASHING_WRITER_ROLES";
 const CHILD_PASSWORD: &str = "FREEHOLD_TEST_CRASHING_WRITER_PASSWORD";
 
 /// How often the writer is killed.
-fn rounds() -> usize {
-    if std::env::var_os("FREEHOLD_SOAK").is_some() { 1000 } else { 30 }
+fn rounds(engine: Engine) -> usize {
+    match (std::env::var_os("FREEHOLD_SOAK"), engine) {
+        // It commits as the others do on PostgreSQL, and is there to show that roles do not stand in the way.
+        (_, Engine::PostgresRoles) => 5,
+        (Some(_), _) => 1000,
+        (None, _) => 30,
+    }
+}
+
+/// A process that writes to this database, and says on its output what was kept.
+pub(crate) fn spawn(files: &TestDatabase) -> Child {
+    let location = match &files.location {
+        Location::Sqlite(path) => path.display().to_string(),
+        Location::Postgres(url) => url.clone(),
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let Some(place) = files.kurrent() {
+        command.env(CHILD_KURRENT, &place.url).env(CHILD_NAMESPACE, &place.namespace);
+        command.envs(place.password.as_ref().map(|password| (CHILD_PASSWORD, password)));
+    }
+    command
+        .envs(files.access().roles.is_some().then(|| (CHILD_ROLES, files.name())))
+        .args(["--exact", "crashing_writer", "--nocapture"])
+        .env(CHILD, &location)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
     let (files, world) = World::new(engine).await;
     world.close().await;
-    let location = match &files.location {
-        Location::Sqlite(path) => path.display().to_string(),
-        Location::Postgres(url) => url.clone(),
-    };
-    let mut acknowledged = Vec::new();
-    for round in 0..rounds() {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        if let Some(place) = files.kurrent() {
-            command.env(CHILD_KURRENT, &place.url).env(CHILD_NAMESPACE, &place.namespace);
-            command.envs(place.password.as_ref().map(|password| (CHILD_PASSWORD, password)));
-        }
-        let mut child = command
-            .args(["--exact", "crashing_writer", "--nocapture"])
-            .env(CHILD, &location)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    let (mut acknowledged, started) = (Vec::new(), std::time::Instant::now());
+    for round in 0..rounds(engine) {
+        let mut child = spawn(&files);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Sooner or later under way, it dies without warning; what it had said until then must hold.
         let mut said = 0;
@@ -79,11 +94,11 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
         assert!(ids.contains(event), "{event} was acknowledged and is gone");
         checked += 1;
     }
-    assert!(checked >= rounds());
-    #[allow(clippy::print_stdout, reason = "a count to keep")]
-    {
-        println!("killed {} times: {checked} events were acknowledged, and all are there", rounds());
-    }
+    assert!(checked >= rounds(engine));
+    keep_counts(
+        engine,
+        &Counts { kills: rounds(engine), acknowledged_events: checked, events: records.len(), seconds: started.elapsed().as_secs() },
+    );
     if engine == Engine::Sqlite {
         let row = world.database.read().query_one_raw(world.database.sql("PRAGMA integrity_check", vec![])).await.unwrap().unwrap();
         assert_eq!(row.try_get_by_index::<String>(0).unwrap(), "ok");
@@ -91,6 +106,28 @@ pub(crate) async fn every_acknowledged_record_survives_kill_9(engine: Engine) {
     // It goes on where it was.
     world.store.append(append(TENANT, &fresh_stream(), 0, 2, "after")).await.unwrap();
     assert_dense(&everything(&world).await, records.len() + 2);
+}
+
+/// What happened; long trials keep it in `docs/benchmarks`.
+#[derive(serde::Serialize)]
+struct Counts {
+    kills: usize,
+    /// All of them there afterwards.
+    acknowledged_events: usize,
+    /// In the log, each once; the rest had not been acknowledged yet when the writer was killed.
+    events: usize,
+    seconds: u64,
+}
+
+#[allow(clippy::print_stdout, reason = "counts to keep")]
+fn keep_counts(engine: Engine, counts: &Counts) {
+    let text = serde_json::to_string_pretty(counts).unwrap();
+    println!("{text}");
+    if std::env::var_os("FREEHOLD_SOAK").is_some() && engine != Engine::PostgresRoles {
+        let engine = format!("{engine:?}").to_lowercase();
+        let place = format!("{}/../docs/benchmarks/kills-{engine}.json", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(place, format!("{text}\n")).unwrap();
+    }
 }
 
 /// What is killed: sixteen writers that say what was kept.
@@ -102,7 +139,8 @@ pub(crate) async fn child() {
         password: std::env::var(CHILD_PASSWORD).ok(),
         namespace: std::env::var(CHILD_NAMESPACE).unwrap(),
     });
-    let world = Arc::new(World::at(&location, kurrent.as_ref()).await);
+    let access = Access { roles: std::env::var(CHILD_ROLES).ok().as_deref().map(roles_of), ..Access::default() };
+    let world = Arc::new(World::with(&location, &access, kurrent.as_ref()).await);
     let writers = (0..16).map(|n| {
         let world = Arc::clone(&world);
         tokio::spawn(async move {

@@ -108,7 +108,7 @@ pub(crate) async fn what_the_database_refuses_is_certainly_not_kept(engine: Engi
         Engine::Sqlite => {
             ("CREATE TRIGGER refusing BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'not now'); END", "DROP TRIGGER refusing")
         }
-        Engine::Postgres => (
+        Engine::Postgres | Engine::PostgresRoles => (
             "CREATE FUNCTION not_now() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$; \
              CREATE TRIGGER refusing BEFORE INSERT ON records FOR EACH ROW EXECUTE FUNCTION not_now()",
             "DROP TRIGGER refusing ON records",
@@ -123,11 +123,15 @@ pub(crate) async fn what_the_database_refuses_is_certainly_not_kept(engine: Engi
             ("SELECT 1", "SELECT 1")
         }
     };
-    world.database.write().execute_unprepared(refusing).await.unwrap();
+    let change = async |sql: &str| match engine {
+        Engine::Sqlite => drop(world.database.write().execute_unprepared(sql).await.unwrap()),
+        _ => drop(files.psql(sql).unwrap()),
+    };
+    change(refusing).await;
     if engine != Engine::Kurrent {
         refused(2).await;
     }
-    world.database.write().execute_unprepared(refusing_no_more).await.unwrap();
+    change(refusing_no_more).await;
     assert_eq!(world.store.append(late).await.unwrap().revision, 5);
     assert_dense(&everything(&world).await, 5);
 }

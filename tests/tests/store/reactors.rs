@@ -159,7 +159,7 @@ impl Reactor for Writer {
     async fn react(&self, _: &[Stored]) -> Result<(), Fault> {
         self.began.send_replace(true);
         self.let_on.subscribe().wait_for(|on| *on).await?;
-        self.database.write().execute_raw(self.database.sql("DELETE FROM leaders WHERE name = 'nobody'", vec![])).await?;
+        self.database.write().execute_raw(self.database.sql("UPDATE leaders SET expires = 0 WHERE name = 'nobody'", vec![])).await?;
         self.wrote.send_replace(true);
         Ok(())
     }

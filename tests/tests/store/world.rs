@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use control_plane::{
-    database::{Database, Location, OpenError},
+    database::{Access, Database, Location, OpenError},
     eventing::{
         aggregate::{Aggregate, Deciding, EventMeta, Index, Refusal},
         kurrent::KurrentStore,
@@ -124,17 +124,25 @@ impl World {
 
     /// On what is there; another replica, where the engine has several.
     pub(crate) async fn open(files: &TestDatabase) -> Self {
-        Self::at(&files.location, files.kurrent()).await
+        Self::with(&files.location, &files.access(), files.kurrent()).await
     }
 
     pub(crate) async fn at(location: &Location, kurrent: Option<&KurrentPlace>) -> Self {
-        Self::opened(location, kurrent, None).await
+        Self::with(location, &Access::default(), kurrent).await
+    }
+
+    pub(crate) async fn with(location: &Location, access: &Access, kurrent: Option<&KurrentPlace>) -> Self {
+        Self::opened_with(location, access, kurrent, None).await
     }
 
     /// With the sealing key from these sources, or one of its own.
     pub(crate) async fn opened(location: &Location, kurrent: Option<&KurrentPlace>, sources: Option<Sources>) -> Self {
+        Self::opened_with(location, &Access::default(), kurrent, sources).await
+    }
+
+    async fn opened_with(location: &Location, access: &Access, kurrent: Option<&KurrentPlace>, sources: Option<Sources>) -> Self {
         // A replica beside a process that has the lock of a SQLite file is another connection to it.
-        let database = match Database::open(location).await {
+        let database = match Database::open_with(location, access).await {
             Err(OpenError::InUse { .. }) => Database::beside(location).await.unwrap(),
             opened => opened.unwrap(),
         };
@@ -149,6 +157,7 @@ impl World {
         let engine = match (location, kurrent) {
             (_, Some(_)) => Engine::Kurrent,
             (Location::Sqlite(_), None) => Engine::Sqlite,
+            (Location::Postgres(_), None) if access.roles.is_some() => Engine::PostgresRoles,
             (Location::Postgres(_), None) => Engine::Postgres,
         };
         Self { database, keyring, store, engine, clock }

@@ -55,7 +55,7 @@ impl KurrentStore {
         let head = watch::Sender::new(log.head().await?);
         let stop = CancellationToken::new();
         follower::start(Arc::clone(&log), head.clone(), stop.clone());
-        let index = LedgerIndex::new(database.clone(), Arc::clone(&log));
+        let index = LedgerIndex::new(database.projecting(), Arc::clone(&log));
         let blobs = Blobs::new(database, keyring.clone());
         Ok(Self { log, index, blobs, keyring, head, stop })
     }

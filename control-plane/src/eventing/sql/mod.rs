@@ -128,7 +128,7 @@ impl EventStore for SqlStore {
     async fn read_stream(&self, tenant: TenantId, stream: &StreamId, after_revision: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
         let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 AND stream = $2 AND revision > $3 ORDER BY revision LIMIT $4");
         let values = vec![tenant.to_string().into(), stream.as_str().into(), number(after_revision).into(), number(limit as u64).into()];
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await;
         let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a stream", source: source.into() })?;
         let mut records = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -158,7 +158,7 @@ impl EventStore for SqlStore {
     async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
         let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 ORDER BY position LIMIT $2 OFFSET $3");
         let values = vec![tenant.to_string().into(), number(limit as u64).into(), number(from).into()];
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await;
         let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a tenant's records", source: source.into() })?;
         let mut records = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -171,12 +171,12 @@ impl EventStore for SqlStore {
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a tenant's record", source: source.into() };
         let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 AND event = $2");
         let values = vec![tenant.to_string().into(), event.to_string().into()];
-        let row = self.database.read().query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         let Some(stored) = self.stored(&row).await? else { return Ok(None) };
         let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1 AND position < $2";
         let position: i64 = row.try_get_by_index(0).map_err(unavailable)?;
-        let before = self.database.read().query_one_raw(self.database.sql(sql, vec![tenant.to_string().into(), position.into()])).await;
+        let before = self.database.of(tenant).query_one_raw(self.database.sql(sql, vec![tenant.to_string().into(), position.into()])).await;
         let before: Option<i64> = before.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
         Ok(Some((before.unwrap_or(0).unsigned_abs(), stored)))
     }
@@ -184,7 +184,7 @@ impl EventStore for SqlStore {
     async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError> {
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "counting a tenant's records", source: source.into() };
         let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1";
-        let row = self.database.read().query_one_raw(self.database.sql(sql, vec![tenant.to_string().into()])).await;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, vec![tenant.to_string().into()])).await;
         let count: Option<i64> = row.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
         Ok(count.unwrap_or(0).unsigned_abs())
     }

@@ -36,6 +36,8 @@ const MAX_REMEMBERED: usize = 100_000;
 /// How long to ask what became of a commit, before giving up.
 const READ_BACK_ATTEMPTS: u32 = 40;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(250);
+/// A file does not come back as a server does.
+const READ_BACK_ATTEMPTS_OF_A_FILE: u32 = 3;
 
 type Answer = oneshot::Sender<Result<Appended, AppendError>>;
 type Stream = (TenantId, StreamId);
@@ -377,7 +379,8 @@ impl Writer {
     async fn read_back(&self, kept: Vec<Kept>, error: &DbErr) {
         tracing::warn!(error = %error, "the outcome of a commit is unknown; reading it back");
         let mut waiting = kept;
-        for _ in 0..READ_BACK_ATTEMPTS {
+        let attempts = if self.database.backend() == DbBackend::Sqlite { READ_BACK_ATTEMPTS_OF_A_FILE } else { READ_BACK_ATTEMPTS };
+        for _ in 0..attempts {
             if let Ok(found) = self.find_all(&waiting).await {
                 for (kept, found) in waiting.drain(..).zip(found) {
                     match found {
@@ -399,6 +402,7 @@ impl Writer {
     }
 
     async fn find_all(&self, kept: &[Kept]) -> Result<Vec<Option<Appended>>, DbErr> {
+        self.settle().await?;
         let transaction = self.database.begin().await?;
         let sql = format!("SELECT position FROM log_head WHERE id = 1{}", self.database.for_update());
         transaction.query_one_raw(self.database.sql(sql, vec![])).await?;
@@ -408,6 +412,17 @@ impl Writer {
         }
         transaction.rollback().await?;
         Ok(found)
+    }
+
+    /// SQLite: a commit that failed at its end may stand in the write-ahead log, unused, and whoever opens the file after a crash
+    /// finds it there and takes it for made. What is committed next is written over it.
+    async fn settle(&self) -> Result<(), DbErr> {
+        if self.database.backend() != DbBackend::Sqlite {
+            return Ok(());
+        }
+        let sql = "INSERT INTO checkpoints (name, position) VALUES ('settled', 1) \
+                   ON CONFLICT (name) DO UPDATE SET position = checkpoints.position + 1";
+        self.database.write().execute_raw(self.database.sql(sql, vec![])).await.map(drop)
     }
 
     async fn head_position(&self) -> Result<u64, DbErr> {

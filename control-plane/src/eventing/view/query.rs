@@ -141,7 +141,7 @@ impl Views {
     /// The read model, and what writes it.
     pub fn open(database: Database, keyring: Arc<Keyring>, store: Arc<dyn EventStore>, kinds: Kinds) -> (Self, Projector) {
         let reached = watch::Sender::new(Cursor::START);
-        let projector = Projector::new(database.clone(), Arc::clone(&keyring), store, kinds, reached.clone());
+        let projector = Projector::new(database.projecting(), Arc::clone(&keyring), store, kinds, reached.clone());
         (Self { database, keyring, reached, scan_limit: MAX_LOOKED_AT }, projector)
     }
 
@@ -323,7 +323,7 @@ impl Views {
     pub async fn count<A: Aggregate>(&self, tenant: TenantId, filter: &Filter) -> Result<u64, QueryError> {
         let keys = self.keyring.tenant(tenant).await?;
         let query = filtered::<A>(&keys, tenant, filter);
-        let row = self.database.read().query_one_raw(self.database.sql(query.count(), query.values)).await?;
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(query.count(), query.values)).await?;
         let count: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
         Ok(count.unwrap_or(0).unsigned_abs())
     }
@@ -366,7 +366,7 @@ impl Views {
     }
 
     async fn fetch<A: Aggregate>(&self, tenant: TenantId, sql: String, values: Vec<Value>) -> Result<Vec<View<A>>, QueryError> {
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await?;
         let mut views = Vec::with_capacity(rows.len());
         for row in &rows {
             views.push(self.open_row(tenant, row).await?);
