@@ -148,7 +148,9 @@ impl Algorithm {
             Operation::Encrypt | Operation::Decrypt | Operation::GenerateDataKey | Operation::ReEncrypt => purpose == Purpose::Encrypt,
             Operation::Sign | Operation::Verify | Operation::ReSign => purpose == Purpose::Sign,
             Operation::DecryptLegacy => {
-                purpose == Purpose::Encrypt && (matches!(self.0.jose_kty, "RSA" | "EC") || self.0.family == Family::Aead)
+                let encrypts = purpose == Purpose::Encrypt && (matches!(self.0.jose_kty, "RSA" | "EC") || self.0.family == Family::Aead);
+                // A transit engine's derived key: each of its ciphertexts is under a key that HKDF gives.
+                encrypts || (purpose == Purpose::Derive && self.0.name == "HKDF-SHA-256")
             }
             Operation::VerifyLegacy => purpose == Purpose::Sign && matches!(self.0.jose_kty, "RSA" | "EC"),
             Operation::SignDigest | Operation::VerifyDigest => purpose == Purpose::SignDigest,

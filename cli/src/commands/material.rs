@@ -154,6 +154,9 @@ pub struct TransitOpen {
     /// A file with the associated data it was sealed with
     #[arg(long, value_name = "FILE")]
     associated_data: Option<PathBuf>,
+    /// A file with the context of the engine's key derivation, where its key is a derived one
+    #[arg(long, value_name = "FILE")]
+    derivation_context: Option<PathBuf>,
     #[command(flatten)]
     facts: Facts,
     /// Where the plaintext goes: a new file that only its owner can read [default: standard output]
@@ -418,6 +421,9 @@ impl TransitOpen {
         let mut body = json!({ "ciphertext": text.trim(), "key": self.key, "context": self.facts.pairs() });
         if let Some(path) = &self.associated_data {
             body["associated_data"] = json!(base64url(&read_message(path)?));
+        }
+        if let Some(path) = &self.derivation_context {
+            body["derivation_context"] = json!(base64url(&read_message(path)?));
         }
         if let Some(key) = &self.seal_with {
             body["seal_with"] = json!(key);

@@ -152,8 +152,25 @@ fn backups_that_cannot_keep_their_promise_are_refused() {
             json["policy"][name] = value.clone();
         }
     };
-    assert!(refused(&policy("derived", true.into())).contains("derived"));
-    assert!(refused(&policy("convergent_encryption", true.into())).contains("convergent"));
+    assert!(refused(&policy("derived", true.into())).contains("not derived by HKDF"));
+    assert!(
+        refused(&|json| (json["policy"]["derived"], json["policy"]["type"]) = (true.into(), 2.into())).contains("derived key of this kind")
+    );
+    // A convergent key is a derived one; of the first kind its ciphertexts hold no nonce, whoever of key and version says so.
+    let convergent = |of_key: i64, of_version: i64| {
+        backup(|json: &mut serde_json::Value| {
+            let policy = &mut json["policy"];
+            (policy["derived"], policy["kdf"], policy["convergent_encryption"]) = (true.into(), 1.into(), true.into());
+            policy["convergent_version"] = of_key.into();
+            policy["keys"]["3"]["convergent_version"] = of_version.into();
+        })
+    };
+    for (of_key, of_version) in [(0, 0), (1, 0), (3, 1), (-1, 0)] {
+        let said = transit::read(&convergent(of_key, of_version)).err().expect("a refusal").to_string();
+        assert!(said.contains("first convergent encryption"), "{of_key} {of_version}: {said}");
+    }
+    let read = transit::read(&convergent(3, 3)).unwrap();
+    assert_eq!((read.kind, read.algorithms, read.versions.len()), ("aes256-gcm96, derived", &["HKDF-SHA-256"][..], 3));
     assert!(refused(&policy("min_available_version", 2.into())).contains("trimmed"));
     assert!(refused(&policy("latest_version", 4.into())).contains("version 4 is missing"));
     assert!(refused(&policy("latest_version", u32::MAX.into())).contains("sensible"));

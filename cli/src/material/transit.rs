@@ -47,6 +47,12 @@ struct Policy {
     derived: bool,
     #[serde(default)]
     convergent_encryption: bool,
+    /// Of all versions; below 0: each says its own.
+    #[serde(default)]
+    convergent_version: i64,
+    /// How keys are derived: 1 is HKDF-SHA-256, 0 an older way.
+    #[serde(default)]
+    kdf: u32,
     latest_version: u32,
     #[serde(default)]
     min_available_version: u32,
@@ -68,6 +74,8 @@ struct Entry {
     ec_d: Option<Box<RawValue>>,
     #[serde(default)]
     rsa_key: Option<RsaKey>,
+    #[serde(default)]
+    convergent_version: i64,
 }
 
 /// Standard base64, wiped.
@@ -129,13 +137,7 @@ pub fn read(bytes: &[u8]) -> Result<Backup, NoKey> {
     let file: File = serde_json::from_slice(&json)
         .map_err(|error| malformed(&format!("line {}, column {} of its JSON is not as expected", error.line(), error.column())))?;
     let File { policy, archived_keys } = file;
-    let (kind, algorithms) = kind(policy.kind)?;
-    if policy.derived || policy.convergent_encryption {
-        return Err(NoKey::NotSupported(
-            "a derived or convergent key, whose ciphertexts are each under another key",
-            "have Vault open its ciphertexts, and seal them here anew",
-        ));
-    }
+    let (kind, algorithms) = if policy.derived { derived(&policy)? } else { kind(policy.kind)? };
     if policy.min_available_version > 1 {
         return Err(NoKey::NotSupported(
             "a key whose first versions were trimmed",
@@ -153,10 +155,40 @@ pub fn read(bytes: &[u8]) -> Result<Backup, NoKey> {
         // The archive counts from 0, where nothing stands.
         let entry = kept.remove(&number.to_string()).or_else(|| archived.remove(&usize::try_from(number).unwrap_or(usize::MAX)));
         let entry = entry.ok_or_else(|| malformed(&format!("version {number} is missing")))?;
+        if policy.convergent_encryption && convergence(policy.convergent_version, entry.convergent_version) < 2 {
+            return Err(NoKey::NotSupported(
+                "a key of the first convergent encryption, whose ciphertexts do not hold their nonces",
+                "let Vault rewrap what is under it, and seal that here anew",
+            ));
+        }
         let found = found(kind, entry).ok_or_else(|| malformed(&format!("version {number} has no whole private key")))?;
         versions.insert(number, found);
     }
     Ok(Backup { name: policy.name, kind, algorithms, versions })
+}
+
+/// A key that no ciphertext is under itself: each context has a key that is derived from it.
+fn derived(policy: &Policy) -> Result<(&'static str, &'static [&'static str]), NoKey> {
+    match (policy.kind, policy.kdf) {
+        (0, 1) => Ok(("aes256-gcm96, derived", &["HKDF-SHA-256"])),
+        (0, _) => Err(NoKey::NotSupported(
+            "a derived key of the first kind, which is not derived by HKDF",
+            "let Vault rewrap what is under it under a newer key first",
+        )),
+        _ => Err(NoKey::NotSupported(
+            "a derived key of this kind",
+            "of derived keys those of aes256-gcm96 are read: let Vault open what is under it, and seal that here anew",
+        )),
+    }
+}
+
+/// Which convergent encryption a version has.
+fn convergence(of_key: i64, of_version: i64) -> i64 {
+    match (of_version, of_key) {
+        (0, 0) => 1,
+        (0, of_key) => of_key,
+        (of_version, _) => of_version,
+    }
 }
 
 /// What the engine's numbers of kinds mean, and what of ours they can be.
@@ -194,7 +226,7 @@ fn kind(number: u32) -> Result<(&'static str, &'static [&'static str]), NoKey> {
 fn found(kind: &str, entry: Entry) -> Option<Found> {
     let raw = |bytes| Found { format: MaterialFormat::Raw, bytes };
     match kind {
-        "aes256-gcm96" | "chacha20-poly1305" => entry.key.map(|key| key.0).filter(|key| key.len() == 32).map(raw),
+        "aes256-gcm96" | "aes256-gcm96, derived" | "chacha20-poly1305" => entry.key.map(|key| key.0).filter(|key| key.len() == 32).map(raw),
         // Go keeps the public half behind the seed.
         "ed25519" => entry.key.filter(|key| key.0.len() == 64).map(|key| raw(Zeroizing::new(key.0[..32].to_vec()))),
         "ecdsa-p256" => padded(number(entry.ec_d.as_deref()?)?, 32).map(raw),

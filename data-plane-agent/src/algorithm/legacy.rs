@@ -73,6 +73,8 @@ pub enum KeyTransport {
     Pkcs1V15,
     /// RSAES-OAEP (RFC 8017, section 7.1) with this hash in both places.
     Oaep(Hash),
+    /// RSAES-OAEP with SHA-256 over a message of any length, and not over a key.
+    OaepMessage,
     /// Ephemeral-static ECDH (RFC 5753, section 3.1).
     Agreed(Agreement),
 }
@@ -96,7 +98,7 @@ impl KeyTransport {
         match self {
             Self::Pkcs1V15 => Some("RSAES-PKCS1-v1_5".to_owned()),
             Self::Agreed(Agreement { hash: Hash::Sha1, .. }) => Some("ECDH with a key derived by SHA-1".to_owned()),
-            Self::Oaep(Hash::Sha256) | Self::Agreed(_) => None,
+            Self::Oaep(Hash::Sha256) | Self::OaepMessage | Self::Agreed(_) => None,
             Self::Oaep(hash) => Some(format!("RSAES-OAEP with {}", hash.name())),
         }
     }
@@ -139,6 +141,7 @@ pub fn unwrap_rsa(
     let hash = match transport {
         KeyTransport::Agreed(_) => return Err(AlgorithmError::NotServed { algorithm, act: "agree on keys" }),
         KeyTransport::Oaep(hash) => hash,
+        KeyTransport::OaepMessage => &Hash::Sha256,
         KeyTransport::Pkcs1V15 => {
             let key = Pkcs1PrivateDecryptingKey::new(private).map_err(|_| failed)?;
             return Ok(implicitly_rejecting(&key, pkcs8, encrypted_key, length_bytes, &mut room));
@@ -152,7 +155,8 @@ pub fn unwrap_rsa(
     };
     let key = OaepPrivateDecryptingKey::new(private).map_err(|_| failed)?;
     let content_key = key.decrypt(oaep, encrypted_key, &mut room, None).map_err(|_| not_genuine.clone())?;
-    if content_key.len() == length_bytes { Ok(SecretBytes::new(content_key.to_vec())) } else { Err(not_genuine) }
+    let fits = *transport == KeyTransport::OaepMessage || content_key.len() == length_bytes;
+    if fits { Ok(SecretBytes::new(content_key.to_vec())) } else { Err(not_genuine) }
 }
 
 fn implicitly_rejecting(

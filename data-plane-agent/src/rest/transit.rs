@@ -26,12 +26,21 @@ operation! {
     at "/v1/transit/open" and "/v1/batch/transit/open", "old formats", "What was in it."
 }
 
+/// What is to be opened.
+pub struct Sealed {
+    sealed: Transit,
+    associated: Vec<u8>,
+    derivation: Option<Vec<u8>>,
+    form: jwe::Form,
+}
+
 impl Act for TransitOpenRequest {
-    type Work = (Transit, Vec<u8>, jwe::Form);
+    type Work = Sealed;
     type Answer = TransitOpenAnswer;
 
     fn plan(self, shared: &Shared) -> Result<(Vec<KeyUse>, Self::Work), Problem> {
-        let Self { ciphertext, key, associated_data, seal_with, context, format } = self;
+        let Self { ciphertext, key, associated_data, derivation_context, seal_with, context, format } = self;
+        let derivation = derivation_context.map(|context| context.0);
         let sealed = Transit::parse(&ciphertext).map_err(|error| problem::of_message(&error))?;
         let mut reference = key_reference(&key)?;
         if !matches!(reference, KeyReference::Version(_)) {
@@ -48,17 +57,18 @@ impl Act for TransitOpenRequest {
         if let Some(key) = seal_with {
             uses.push(KeyUse::of(Operation::Encrypt, &key, context, size)?);
         }
-        Ok((uses, (sealed, associated_data.map(|data| data.0).unwrap_or_default(), jwe_form(format))))
+        let associated = associated_data.map(|data| data.0).unwrap_or_default();
+        Ok((uses, Sealed { sealed, associated, derivation, form: jwe_form(format) }))
     }
 
     async fn run(
         shared: &Shared,
-        (sealed, associated, form): Self::Work,
+        Sealed { sealed, associated, derivation, form }: Sealed,
         mut grants: Grants,
     ) -> Result<Done<TransitOpenAnswer>, MessageError> {
         let opening = grants.take()?;
         let vault = &*shared.vault;
-        let plaintext = sealed.open(vault, opening.permit, &associated).await?;
+        let plaintext = sealed.open(vault, opening.permit, &associated, derivation.as_deref()).await?;
         let size = plaintext.len() as u64;
         let mut answer = TransitOpenAnswer { plaintext: None, message: None, sealed: None, used: opening.used };
         match grants.another() {

@@ -216,9 +216,16 @@ def sign_together(request):
 
 
 def transit(request):
-    """What a transit engine makes of a key: nonce, ciphertext and tag, behind the number of the version."""
+    """What a transit engine makes of a key: nonce, ciphertext and tag, behind the number of the version; of RSA what OAEP makes."""
     key, nonce = request["key"], os.urandom(12)
-    seal = {"A256GCM": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}[request["algorithm"]](decode(key["k"]))
+    if request["algorithm"].startswith("RSA-OAEP"):
+        sealed = formats.secret_key(key).public_key().encrypt(decode(request["plaintext"]), formats.oaep())
+        return {"ciphertext": f"vault:v{request['version']}:{base64.b64encode(sealed).decode()}"}
+    secret = decode(key["k"])
+    if "derivation" in request:
+        secret = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=decode(request["derivation"])).derive(secret)
+    ciphers = {"A256GCM": AESGCM, "HKDF-SHA-256": AESGCM, "ChaCha20-Poly1305": ChaCha20Poly1305}
+    seal = ciphers[request["algorithm"]](secret)
     associated = decode(request["associated"]) or None
     sealed = nonce + seal.encrypt(nonce, decode(request["plaintext"]), associated)
     return {"ciphertext": f"vault:v{request['version']}:{base64.b64encode(sealed).decode()}"}

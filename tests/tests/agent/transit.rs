@@ -1,7 +1,11 @@
 //! What a transit engine sealed, as its published source says: opened by the version its number names, sealed again, and refused where it was changed or
 //! nobody allows it. (Ciphertexts of another program are in `tests/tests/interop`.)
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
+    hkdf::{HKDF_SHA256, Salt},
+    rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey},
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use data_plane_agent::vault::secret::SecretBytes;
 use schema::{id::KeyId, key::Origin};
@@ -11,6 +15,8 @@ use super::super::*;
 
 const GCM: KeyId = KeyId::from_bits(340);
 const CHACHA: KeyId = KeyId::from_bits(341);
+const DERIVED: KeyId = KeyId::from_bits(342);
+const OAEP: KeyId = KeyId::from_bits(343);
 
 /// As the engine seals: a nonce of its own, the ciphertext, the tag.
 fn seal(algorithm: &'static aws_lc_rs::aead::Algorithm, key: &[u8; 32], version: u32, associated: &[u8], plaintext: &[u8]) -> String {
@@ -21,29 +27,36 @@ fn seal(algorithm: &'static aws_lc_rs::aead::Algorithm, key: &[u8; 32], version:
     format!("vault:v{version}:{}", BASE64_STANDARD.encode([&nonce[..], &sealed].concat()))
 }
 
-async fn site() -> Site {
-    let mut site = Site::start().await;
-    for (key, name, algorithm) in [(GCM, "gcm", "A256GCM"), (CHACHA, "chacha", "ChaCha20-Poly1305")] {
+impl Site {
+    /// Defines a key whose versions 1 and 2 came from elsewhere.
+    async fn bring(&mut self, key: KeyId, name: &str, algorithm: &str, purpose: Purpose) {
         let mut defined = definition();
         (defined.name, defined.algorithm, defined.origin) = (name.parse().unwrap(), algorithm.parse().unwrap(), Origin::Imported);
-        site.world.project_policy().keys.insert(key, defined);
-        site.world.state.keys.insert(key, KeyState { primary: 2, versions: Default::default() });
+        defined.purpose = purpose;
+        self.world.project_policy().keys.insert(key, defined);
+        self.world.state.keys.insert(key, KeyState { primary: 2, versions: Default::default() });
         for number in [1, 2] {
             let version = KeyVersion::new(key, number);
             let material = SecretBytes::new(secret(number).to_vec());
-            let held = site.agent().vault().import(version, algorithm.parse().unwrap(), material).await.unwrap();
-            let mut record = site.world.record(number, held.fingerprint);
+            let held = self.agent().vault().import(version, algorithm.parse().unwrap(), material).await.unwrap();
+            let mut record = self.world.record(number, held.fingerprint);
             (record.version, record.algorithm, record.origin) = (version, held.algorithm, Origin::Imported);
-            let mut report = site.world.report(number, held.fingerprint);
+            let mut report = self.world.report(number, held.fingerprint);
             report.version = version;
             let entry = VersionEntry {
-                record: Some(trust::dsse::sign_document(&record, &[&site.world.agent]).into()),
-                ready: [(trust::testing::AGENT, trust::dsse::sign_document(&report, &[&site.world.agent]).into())].into(),
-                ..site.world.version(number, VersionState::Active, START)
+                record: Some(trust::dsse::sign_document(&record, &[&self.world.agent]).into()),
+                ready: [(trust::testing::AGENT, trust::dsse::sign_document(&report, &[&self.world.agent]).into())].into(),
+                ..self.world.version(number, VersionState::Active, START)
             };
-            site.world.state.keys.get_mut(&key).unwrap().versions.insert(number, entry);
+            self.world.state.keys.get_mut(&key).unwrap().versions.insert(number, entry);
         }
     }
+}
+
+async fn site() -> Site {
+    let mut site = Site::start().await;
+    site.bring(GCM, "gcm", "A256GCM", Purpose::Encrypt).await;
+    site.bring(CHACHA, "chacha", "ChaCha20-Poly1305", Purpose::Encrypt).await;
     site.publish();
     site
 }
@@ -126,4 +139,87 @@ async fn what_was_changed_or_is_not_allowed_stays_closed() {
         let (status, answer) = site.call("/v1/transit/open", &site.auditor, body).await;
         assert_eq!((status.as_u16(), answer["code"].as_str()), (403, Some("not_allowed_by_policy")));
     }
+}
+
+/// As the engine's published source derives a key for a context: HKDF-SHA-256, no salt, the context as info.
+fn derived(key: &[u8; 32], context: &[u8]) -> [u8; 32] {
+    let mut derived = [0; 32];
+    let info = [context];
+    let expanded = Salt::new(HKDF_SHA256, &[]).extract(key);
+    expanded.expand(&info, HKDF_SHA256).unwrap().fill(&mut derived).unwrap();
+    derived
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn derived_and_convergent_ciphertexts_open_with_their_context_and_with_no_other() {
+    let mut site = site().await;
+    site.bring(DERIVED, "derived", "HKDF-SHA-256", Purpose::Derive).await;
+    site.republish();
+    let open = |ciphertext: String, key: &str, context: Option<&[u8]>| {
+        let mut body = json!({ "ciphertext": ciphertext, "key": key });
+        if let Some(context) = context {
+            body["derivation_context"] = json!(base64url(context));
+        }
+        let site = &site;
+        async move {
+            let (status, answer) = site.call("/v1/transit/open", &site.billing, body).await;
+            match status.as_u16() {
+                200 => answer["plaintext"].as_str().unwrap().to_owned(),
+                _ => answer["code"].as_str().unwrap().to_owned(),
+            }
+        }
+    };
+    for version in [1, 2] {
+        for context in [&b"row 7"[..], &[0xff; 64]] {
+            // A convergent ciphertext differs in how its nonce was made, and holds it all the same.
+            let ciphertext = seal(&AES_256_GCM, &derived(&secret(version), context), version, b"", b"4111");
+            assert_eq!(open(ciphertext.clone(), "payments/derived", Some(context)).await, base64url(b"4111"));
+            assert_eq!(open(ciphertext.clone(), "payments/derived", Some(b"row 8")).await, "not_genuine");
+            assert_eq!(open(ciphertext.clone(), "payments/derived", None).await, "malformed");
+            assert_eq!(open(ciphertext.clone(), "payments/derived", Some(b"")).await, "malformed");
+            assert_eq!(open(ciphertext, "payments/gcm", Some(context)).await, "malformed", "no derived key");
+        }
+    }
+    let other = seal(&AES_256_GCM, &derived(&secret(1), b"row 7"), 2, b"", b"4111");
+    assert_eq!(open(other, "payments/derived", Some(b"row 7")).await, "not_genuine");
+    // Who may open so may not have the keys by themselves.
+    let opens = format!("permit (principal == Caller::\"{AUDITOR}\", action == Action::\"decrypt-legacy\", resource);");
+    site.world.project_policy().cedar.insert("pol_test/1".to_owned(), opens);
+    site.republish();
+    let derive = json!({ "key": "payments/derived", "info": base64url(b"row 7"), "bytes": 32 });
+    let (status, answer) = site.call("/v1/derive", &site.auditor, derive).await;
+    assert_eq!((status.as_u16(), answer["code"].as_str()), (403, Some("not_allowed_by_policy")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rsa_sealed_opens_and_is_bound_to_nothing() {
+    let mut site = site().await;
+    site.define(OAEP, "oaep", "RSA-OAEP-256-3072", Purpose::Encrypt).await;
+    site.republish();
+    let public = site.agent().vault().held(KeyVersion::new(OAEP, 1)).await.unwrap().public_key.clone().unwrap();
+    let public = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&spki(&public)).unwrap()).unwrap();
+    for plaintext in [&b""[..], b"4111", &[7; 318]] {
+        let mut room = vec![0; public.ciphertext_size()];
+        let sealed = public.encrypt(&OAEP_SHA256_MGF1SHA256, plaintext, &mut room, None).unwrap();
+        let ciphertext = format!("vault:v1:{}", BASE64_STANDARD.encode(&*sealed));
+        let mut body = json!({ "ciphertext": ciphertext, "key": "payments/oaep" });
+        let (status, opened) = site.call("/v1/transit/open", &site.billing, body.clone()).await;
+        assert_eq!((status.as_u16(), opened["plaintext"].as_str()), (200, Some(base64url(plaintext).as_str())), "{opened}");
+        body["associated_data"] = json!(base64url(b"row 7"));
+        assert_eq!(site.call("/v1/transit/open", &site.billing, body.clone()).await.1["code"], "malformed");
+        let mut changed = sealed.to_vec();
+        changed[100] ^= 1;
+        let changed = json!({ "ciphertext": format!("vault:v1:{}", BASE64_STANDARD.encode(changed)), "key": "payments/oaep" });
+        assert_eq!(site.call("/v1/transit/open", &site.billing, changed).await.1["code"], "not_genuine");
+    }
+}
+
+/// A public key as X.509 has it, of one as PKCS #1 has it.
+fn spki(pkcs1: &[u8]) -> Vec<u8> {
+    let wrap = |tag: u8, content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82, length[0], length[1]], content].concat()
+    };
+    let algorithm = hex::decode("300d06092a864886f70d0101010500").unwrap();
+    wrap(0x30, &[algorithm, wrap(0x03, &[&[0], pkcs1].concat())].concat())
 }

@@ -21,6 +21,10 @@ pub struct TransitOpenRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "base64url")]
     pub associated_data: Option<Base64>,
+    /// The context of the engine's key derivation, where its key is a derived one: as it was given there, but base64url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "base64url")]
+    pub derivation_context: Option<Base64>,
     /// Seal it again under this key; the plaintext stays in the agent then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal_with: Option<String>,
