@@ -2,8 +2,13 @@
 
 mod vault;
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use schema::calendar::Calendar;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::{
@@ -97,6 +102,37 @@ pub struct BackupConfig {
     /// A directory on other storage than the vault's: what is lost with the host is no backup. Several agents may share it. Absent:
     /// nothing is backed up, and keys whose durability is a sealed backup wait.
     pub directory: Option<PathBuf>,
+    /// When the whole vault is backed up, as cron has it, in UTC: `0 3 * * *` is each night at three. What was missed is made up for.
+    #[schemars(with = "Option<String>")]
+    pub at: Option<Calendar>,
+    /// How often the whole vault is backed up; instead of `at`. Without either, only `freehold-agent backup create` does it.
+    pub every: Option<Period>,
+    /// How many good backups of the whole vault, by this agent, are kept at least; older ones are removed after a newer one was
+    /// written and read back. Absent: all, unless `keep_for` is set.
+    pub keep: Option<NonZeroU32>,
+    /// How long such a backup is kept at least. The newest good one is never removed. Absent: as `keep` says.
+    pub keep_for: Option<Period>,
+}
+
+/// The least time between two backups of the whole vault.
+const MIN_BACKUP_INTERVAL: Duration = Duration::from_secs(60);
+
+impl BackupConfig {
+    fn check(&self, problems: &mut Vec<String>) {
+        let scheduled = self.at.is_some() || self.every.is_some();
+        if let Some(Err(error)) = self.at.as_ref().map(|at| at.to_string().parse::<Calendar>()) {
+            problems.push(format!("backup.at: {error}"));
+        }
+        if self.at.is_some() && self.every.is_some() {
+            problems.push("backup.at and backup.every contradict each other: remove one".to_owned());
+        }
+        if self.directory.is_none() && (scheduled || self.keep.is_some() || self.keep_for.is_some()) {
+            problems.push("backup.directory is missing: say where scheduled backups go".to_owned());
+        }
+        if self.every.is_some_and(|every| every.0 < MIN_BACKUP_INTERVAL) {
+            problems.push(format!("backup.every must be at least {} seconds", MIN_BACKUP_INTERVAL.as_secs()));
+        }
+    }
 }
 
 /// How much one request or caller may take.
@@ -166,6 +202,7 @@ impl Config {
         let mut problems = Vec::new();
         self.server.tls.files()?;
         self.vault.check(&mut problems);
+        self.backup.check(&mut problems);
         if self.server.plain_http && self.server.tls.certificate_file.is_some() {
             problems.push("server.plain_http and server.tls.certificate_file contradict each other: remove one".to_owned());
         }
@@ -250,6 +287,25 @@ mod tests {
             (
                 "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\nkv_path = \"a/../b\"\n",
                 "vault.remote.kv_path",
+            ),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\nevery = \"1d\"\n", "backup.directory is missing"),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nevery = \"1d\"\nat = \"0 3 * * *\"\n",
+                "remove one",
+            ),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nevery = \"5s\"\n",
+                "at least 60 seconds",
+            ),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nat = \"nightly\"\n",
+                "five fields of cron",
+            ),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nkeep = 0\n", "keep"),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\n", "[vault.remote.app_role]"),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\n[vault.remote.app_role]\nrole_id_file = \"r\"\nsecret_id_file = \"s\"\n",
+                "set one of",
             ),
             ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
             ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),

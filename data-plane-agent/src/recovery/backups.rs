@@ -162,6 +162,13 @@ fn name_of(agent: AgentId, version: KeyVersion) -> String {
     format!("{agent}.{}.{}.{ENDING}", version.key, version.number)
 }
 
+/// Whether a file's name is that of a backup of an agent's whole vault.
+pub(super) fn is_whole_of(agent: AgentId, path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let parts: Vec<&str> = name.split('.').collect();
+    matches!(parts[..], [of, _, ending] if of == agent.to_string() && ending == ENDING)
+}
+
 /// What a kill in the middle of writing left behind. Backups of an agent are written one at a time, so none of these is in use.
 fn remove_leftovers(directory: &Path, agent: AgentId) -> Result<(), FileError> {
     let io = |source| FileError::Io { act: "clean", path: directory.to_owned(), source };
@@ -187,7 +194,7 @@ pub fn short(digest: &Digest) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use schema::clock::{ManualClock, SystemIds};
     use trust::accept::RecoveryMemory;
 
@@ -201,18 +208,20 @@ mod tests {
         },
     };
 
-    struct Bench {
-        secret: RecoverySecret,
-        backups: Backups,
-        set: SetBuilder,
-        directory: tempfile::TempDir,
+    pub(in crate::recovery) struct Bench {
+        pub(in crate::recovery) secret: RecoverySecret,
+        pub(in crate::recovery) backups: Backups,
+        pub(in crate::recovery) clock: ManualClock,
+        pub(in crate::recovery) set: SetBuilder,
+        pub(in crate::recovery) directory: tempfile::TempDir,
     }
 
     fn version(number: u32) -> KeyVersion {
         KeyVersion::new(KEY, number)
     }
 
-    async fn bench() -> Bench {
+    pub(in crate::recovery) async fn bench() -> Bench {
+        let clock = ManualClock::at(NOW);
         let directory = tempfile::tempdir().unwrap();
         let unlock = Unlock::Passphrase(SecretBytes::new(b"correct horse".to_vec()));
         let vault = FileVault::open_or_create(&directory.path().join("vault"), &unlock, Arc::new(SystemIds)).unwrap();
@@ -230,15 +239,15 @@ mod tests {
             current: Arc::new(Current::default()),
             identity,
             pair,
-            clock: Arc::new(ManualClock::at(NOW)),
+            clock: Arc::new(clock.clone()),
             ids: Arc::new(SystemIds),
             writing: tokio::sync::Mutex::default(),
         };
-        Bench { secret, backups, set, directory }
+        Bench { secret, backups, clock, set, directory }
     }
 
     impl Bench {
-        fn publish(&self) {
+        pub(in crate::recovery) fn publish(&self) {
             self.backups.current.swap(Arc::new(self.set.compile()));
         }
     }

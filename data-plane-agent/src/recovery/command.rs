@@ -343,6 +343,13 @@ async fn restore_files(config: &Config, files: &[PathBuf], shares: &Shares) -> a
             writeln!(text, "{what}: {}", names(versions))?;
         }
     }
+    for restore::Unguarded { version, demanded, offered } in &done.unguarded {
+        writeln!(
+            text,
+            "REFUSED (protection_not_met): {version}: its key demands the protection {demanded}, and this vault gives {offered}: restore it \
+             where a vault gives that"
+        )?;
+    }
     text.push_str("Now start the agent: freehold-agent run\n");
     Ok(text)
 }

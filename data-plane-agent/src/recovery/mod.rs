@@ -3,6 +3,7 @@
 //!
 //! - [`secret`]: the private half, and what is sealed to the public one. [`share`]: how it is split, and put together again.
 //! - [`file`]: one backup, as bytes (`docs/formats/backups.md`). [`backups`]: writes them, from a vault that is in use.
+//! - [`schedule`]: has them written by themselves, and removes those that newer ones replace.
 //! - [`custody`]: makes the recovery key of a site, and has it registered.
 //! - [`restore`]: brings a backup into a vault. [`drill`]: proves beforehand that it could be.
 //! - [`command`]: the commands.
@@ -13,6 +14,7 @@ pub mod custody;
 pub mod drill;
 pub mod file;
 pub mod restore;
+pub mod schedule;
 pub mod secret;
 pub mod share;
 

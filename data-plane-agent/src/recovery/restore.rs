@@ -7,7 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{id::KeyVersion, key::VersionState};
+use schema::{
+    id::KeyVersion,
+    key::{Protection, VersionState},
+};
 use trust::{accept::AcceptedSet, document::open_roster_entry, pair::PublicPair};
 
 use super::{
@@ -27,8 +30,28 @@ pub struct Restored {
     pub destroyed: Vec<KeyVersion>,
     /// Versions that the site's statements do not name: they were left out.
     pub unknown: Vec<KeyVersion>,
+    /// Versions that were refused, or are here already, although this vault guards them less than their keys demand.
+    pub unguarded: Vec<Unguarded>,
     /// Versions that the site goes on using, and that neither these backups nor this vault hold.
     pub missing: Vec<KeyVersion>,
+}
+
+/// A version that this vault guards less than its key demands. It is not reported ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unguarded {
+    /// The version.
+    pub version: KeyVersion,
+    /// What its key demands.
+    pub demanded: Protection,
+    /// What this vault gives.
+    pub offered: Protection,
+}
+
+impl Unguarded {
+    fn of(set: &AcceptedSet, version: KeyVersion, offered: Protection) -> Option<Self> {
+        let demanded = set.keys().get(&version.key)?.protection;
+        (offered < demanded).then_some(Self { version, demanded, offered })
+    }
 }
 
 /// Checks that a backup is of this site, and signed by one who is, or was, an agent of it.
@@ -84,12 +107,19 @@ pub async fn restore(files: &[BackupFile], secret: &RecoverySecret, set: &Accept
             done.unknown.push(version);
             continue;
         }
-        let present = vault.held(version).await.is_ok();
+        let present = vault.held(version).await;
+        let guarded = present.as_ref().map_or_else(|_| vault.description().brought, |held| held.protection);
+        if let Some(unguarded) = Unguarded::of(set, version, guarded) {
+            done.unguarded.push(unguarded);
+            continue;
+        }
+        let present = present.is_ok();
         vault.import(version, found.algorithm, found.material).await.map_err(|source| stopped(&done, version, source))?;
         if present { &mut done.present } else { &mut done.restored }.push(version);
     }
     for version in in_use(set) {
-        if matches!(vault.held(version).await, Err(VaultError::NotHeld(_))) {
+        let refused = done.unguarded.iter().any(|unguarded| unguarded.version == version);
+        if !refused && matches!(vault.held(version).await, Err(VaultError::NotHeld(_))) {
             done.missing.push(version);
         }
     }

@@ -33,7 +33,7 @@ use schema::{
     clock::{ManualIds, SystemIds},
     encoding::{Digest, base64url, from_base64url},
     id::KeyVersion,
-    key::VersionState,
+    key::{Protection, VersionState},
 };
 use serde_json::{Value, json};
 use trust::{
@@ -360,6 +360,49 @@ async fn a_destroyed_version_stays_destroyed_after_an_older_backup_is_restored()
     let files = [BackupFile::read(&old).unwrap()];
     restore(&files, &bench.secret, &set, &elsewhere).await.unwrap();
     assert!(matches!(elsewhere.held(version(1)).await, Err(VaultError::Destroyed(_))));
+}
+
+#[tokio::test]
+async fn what_a_vault_guards_less_than_its_key_demands_is_refused_by_name() {
+    let (mut bench, exported) = Bench::new().await;
+    bench.world.project_policy().keys.get_mut(&KEY).unwrap().protection = Protection::Hardware;
+    let backup = bench.backup("all.fhb", &exported, &[version(1)]);
+    let set = bench.set();
+    // One of them is here already, from the time before somebody looked.
+    let Exported { held, material } = &exported[3];
+    bench.vault.import(held.version, held.algorithm, SecretBytes::new(material.expose().to_vec())).await.unwrap();
+    let done = bench.restore(&set, &[&backup]).await.unwrap();
+    assert_eq!((versions(&done.restored), versions(&done.present), versions(&done.missing)), (vec![], vec![], vec![]));
+    let refused: Vec<_> = done.unguarded.iter().map(|refused| (refused.version.number, refused.demanded, refused.offered)).collect();
+    assert_eq!(refused, [1, 2, 3, 4].map(|number| (number, Protection::Hardware, Protection::Software)));
+    for number in 1..=3 {
+        assert!(matches!(bench.vault.held(version(number)).await, Err(VaultError::NotHeld(_))), "{number}");
+    }
+    // Where less is demanded, the same backup does it.
+    bench.world.project_policy().keys.get_mut(&KEY).unwrap().protection = Protection::Software;
+    let done = bench.restore(&bench.set(), &[&backup]).await.unwrap();
+    assert_eq!((versions(&done.restored), done.unguarded.len()), (vec![1, 2, 3], 0));
+}
+
+#[tokio::test]
+async fn part_of_a_vault_comes_back_as_part_and_says_what_is_missing() {
+    let (bench, exported) = Bench::new().await;
+    let [first, second, third, fourth] = exported.try_into().unwrap_or_else(|_| panic!("four versions"));
+    let some = bench.backup("some.fhb", &[first, third], &[]);
+    let others = bench.backup("others.fhb", &[second], &[]);
+    let set = bench.set();
+    let done = bench.restore(&set, &[&some]).await.unwrap();
+    assert_eq!((versions(&done.restored), versions(&done.missing)), (vec![1, 3], vec![2, 4]));
+    // A damaged file beside a good one: nothing of either is brought in.
+    let damaged = bench.directory.path().join("damaged.fhb");
+    let bytes = fs::read(&others).unwrap();
+    fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(bench.restore(&set, &[&others, &damaged]).await.unwrap_err().code(), "backup_damaged");
+    assert!(matches!(bench.vault.held(version(2)).await, Err(VaultError::NotHeld(_))));
+    let done = bench.restore(&set, &[&some, &others]).await.unwrap();
+    assert_eq!((versions(&done.restored), versions(&done.present), versions(&done.missing)), (vec![2], vec![1, 3], vec![4]));
+    let last = bench.backup("last.fhb", &[fourth], &[]);
+    assert_eq!(bench.restore(&set, &[&last]).await.unwrap().missing, []);
 }
 
 #[tokio::test]
