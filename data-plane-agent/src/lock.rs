@@ -17,15 +17,22 @@ use std::{
 use actix_web::{HttpRequest, HttpResponse, web};
 use schema::{
     clock::{Clock, Timestamp},
-    wire::problem::Problem,
+    wire::{
+        agent::{HostAct, HostActKind},
+        problem::Problem,
+    },
 };
 use serde::{Deserialize, Serialize};
 use service::files::{FileError, OWNER_ONLY, READABLE, sync_directory, write_atomic};
+
+use crate::journal::Journal;
 
 /// The lock, in the data directory.
 const FILE: &str = "locked.json";
 /// What the process says that obeys it.
 const OBEYED: &str = "locked.obeyed.json";
+/// How notes for the journal begin.
+const NOTED: &str = "noted.";
 /// How often a running agent looks for the lock, and a locked one for its end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a reason may be.
@@ -77,14 +84,60 @@ pub fn lock(data_dir: &Path, reason: Option<&str>, clock: &dyn Clock) -> Result<
     let locked = Locked { v: 1, at: clock.now(), user: rustix::process::getuid().as_raw(), reason };
     let bytes = serde_json::to_vec_pretty(&locked).unwrap_or_default();
     write_atomic(&data_dir.join(FILE), &bytes, READABLE)?;
+    let act = HostAct { act: HostActKind::Locked, done: locked.at, user: locked.user, reason: locked.reason.clone() };
+    // Whether or not that can be noted, it is locked.
+    if let Err(error) = note(data_dir, &act) {
+        tracing::error!(error = &error as &dyn std::error::Error, "that the agent was locked will not stand in its journal");
+    }
     Ok(locked)
 }
 
+/// Notes an act for the journal, which only the agent itself can open.
+fn note(data_dir: &Path, act: &HostAct) -> Result<PathBuf, FileError> {
+    let path = data_dir.join(format!("{NOTED}{:020}.{}.json", act.done.micros(), act.act.as_str()));
+    write_atomic(&path, &serde_json::to_vec(act).unwrap_or_default(), READABLE)?;
+    Ok(path)
+}
+
+/// Brings into the journal what was noted for it. What cannot be written stays noted, and is written another time.
+pub async fn record_noted(data_dir: &Path, journal: &dyn Journal) {
+    let Ok(entries) = std::fs::read_dir(data_dir) else { return };
+    let noted =
+        |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(NOTED) && name.ends_with(".json"));
+    let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).filter(noted).map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<HostAct>(&bytes).ok());
+        let Some(act) = read else {
+            tracing::error!(path = %path.display(), "a note of what was done on this host cannot be read: it does not stand in the journal");
+            continue;
+        };
+        if let Err(error) = journal.host(&act).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, act = act.act.as_str(), "what was done on this host cannot be written into the journal now");
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a note of what was done on this host stands in the journal, and cannot be removed: remove it");
+        }
+    }
+}
+
 /// Takes the lock away. Whoever calls this has seen that the vault's secret is known.
-pub fn unlock(data_dir: &Path) -> Result<Locked, LockError> {
+pub fn unlock(data_dir: &Path, clock: &dyn Clock) -> Result<Locked, LockError> {
     let locked = state(data_dir).ok_or(LockError::NotLocked)?;
     let path = data_dir.join(FILE);
-    std::fs::remove_file(&path).map_err(|source| FileError::Io { act: "remove", path, source })?;
+    let act = HostAct { act: HostActKind::Unlocked, done: clock.now(), user: rustix::process::getuid().as_raw(), reason: None };
+    let noted = note(data_dir, &act);
+    if let Err(source) = std::fs::remove_file(&path) {
+        if let Ok(noted) = noted {
+            let _ = std::fs::remove_file(noted);
+        }
+        return Err(FileError::Io { act: "remove", path, source }.into());
+    }
+    if let Err(error) = noted {
+        tracing::error!(error = &error as &dyn std::error::Error, "that the agent was unlocked will not stand in its journal");
+    }
     sync_directory(data_dir)?;
     Ok(locked)
 }
@@ -164,7 +217,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(Timestamp::from_micros(1_767_225_600_000_000));
         assert!(state(directory.path()).is_none());
-        assert!(matches!(unlock(directory.path()), Err(LockError::NotLocked)));
+        assert!(matches!(unlock(directory.path(), &clock), Err(LockError::NotLocked)));
         let locked = lock(directory.path(), Some("stolen laptop"), &clock).unwrap();
         assert_eq!(state(directory.path()), Some(locked.clone()));
         assert!(matches!(lock(directory.path(), None, &clock), Err(LockError::AlreadyLocked(_))));
@@ -174,7 +227,7 @@ mod tests {
         let told = problem(&locked);
         assert_eq!((told.status, told.code.as_str()), (503, "agent_locked"));
         assert!(told.detail.contains("stolen laptop") && told.detail.contains("freehold-agent unlock"), "{}", told.detail);
-        assert_eq!(unlock(directory.path()).unwrap(), locked);
+        assert_eq!(unlock(directory.path(), &clock).unwrap(), locked);
         // What an earlier lock was obeyed by says nothing of a later one.
         clock.advance(Duration::from_secs(1));
         let again = lock(directory.path(), None, &clock).unwrap();

@@ -361,7 +361,7 @@ fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<
             drop(FileVault::open(&config.vault_directory(), &unlock, Arc::new(SystemIds)).context(stays)?);
         }
     }
-    lock::unlock(&config.data_dir)?;
+    lock::unlock(&config.data_dir, &SystemClock)?;
     say(&format!("Unlocked; it was locked since {}. A running agent serves again in a moment.\n", locked.at))
 }
 
@@ -369,7 +369,10 @@ fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<
 async fn opened_with(mut config: Config, kind: UnlockKind, file: PathBuf) -> anyhow::Result<Arc<dyn Vault>> {
     match kind {
         UnlockKind::Pkcs11 => config.vault.pkcs11.as_mut().context("vault.pkcs11 is not set")?.pin_file = file,
-        UnlockKind::Remote => config.vault.remote.as_mut().context("vault.remote is not set")?.token_file = file,
+        UnlockKind::Remote => {
+            let remote = config.vault.remote.as_mut().context("vault.remote is not set")?;
+            (remote.token_file, remote.token_wrapped, remote.app_role) = (Some(file), false, None);
+        }
     }
     Ok(open_vault(&config, Arc::new(SystemIds)).await?)
 }

@@ -4,6 +4,7 @@ use async_graphql::{ComplexObject, Context, Enum, ID, Object, Result, SimpleObje
 use schema::{
     encoding::{base64url, from_base64url},
     id::{AgentId, KeyVersion, ReceiptId},
+    wire::agent,
 };
 
 use super::{
@@ -178,6 +179,48 @@ pub async fn last_use(api: &Api, used: Used) -> Result<Option<KeyUse>> {
         agent_id: view.agent.to_string().into(),
         agent: view.agent,
     }))
+}
+
+/// What can be done on an agent's host that receipts tell of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+pub enum HostActKind {
+    /// The agent was locked.
+    Locked,
+    /// It was unlocked.
+    Unlocked,
+}
+
+/// What somebody did on an agent's host, as its receipts tell.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct HostAct {
+    /// What.
+    pub act: HostActKind,
+    /// When, by the host's clock.
+    pub at: Timestamp,
+    /// The user of the host, by number.
+    pub user: UInt64,
+    /// Why, in words.
+    pub reason: Option<String>,
+}
+
+impl From<agent::HostAct> for HostAct {
+    fn from(act: agent::HostAct) -> Self {
+        let kind = match act.act {
+            agent::HostActKind::Locked => HostActKind::Locked,
+            agent::HostActKind::Unlocked => HostActKind::Unlocked,
+        };
+        Self { act: kind, at: Timestamp(act.done), user: UInt64(act.user.into()), reason: act.reason }
+    }
+}
+
+/// What was done on an agent's host, newest first; nothing for who may not read receipts.
+pub async fn host_acts(api: &Api, agent: AgentId, most: usize) -> Result<Vec<HostAct>> {
+    let question = Question::new("readReceipts", "Tenant", api.ctx.tenant);
+    if api.services.authorizer.decide(&api.ctx, &question).is_err() {
+        return Ok(Vec::new());
+    }
+    let found = api.services.receipts.host_acts(api.ctx.tenant, agent, most).await;
+    Ok(found.map_err(|error| fault("reading what was done on a host", &error))?.into_iter().map(Into::into).collect())
 }
 
 /// Everything that one caller did with one version by one operation.

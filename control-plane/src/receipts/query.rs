@@ -6,7 +6,7 @@ use schema::{
     clock::Timestamp,
     id::{AgentId, IncarnationId, KeyId, KeyVersion, ReceiptId, SiteId, TenantId},
     key::{Operation, words},
-    wire::agent::{Intent, Receipt, ReceiptBody},
+    wire::agent::{HostAct, HostActKind, Intent, Receipt, ReceiptBody},
 };
 use sea_orm::{QueryResult, Value};
 
@@ -196,6 +196,28 @@ impl ReceiptRows {
         Ok((views, found.len() > count))
     }
 
+    /// What people did on an agent's host, newest first.
+    pub async fn host_acts(&self, tenant: TenantId, agent: AgentId, most: usize) -> Result<Vec<HostAct>, RowsError> {
+        let keys = self.keyring.tenant(tenant).await?;
+        let kinds = HostActKind::ALL.iter().map(|kind| Value::from(keys.blind("receipts.operation", &[kind.as_str()])));
+        let values = [tenant.to_string().into(), agent.to_string().into()].into_iter().chain(kinds).collect();
+        let sql = format!(
+            "SELECT id, data_key, sealed FROM receipts WHERE tenant = $1 AND agent = $2 AND operation IN ($3, $4) AND outcome IS NULL \
+             ORDER BY time DESC, id DESC LIMIT {most}"
+        );
+        let failed = || RowsError::during("listing what was done on a host");
+        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed())?;
+        let mut acts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id: String = row.try_get_by_index(0).map_err(failed())?;
+            match read(&self.open(tenant, &id, &row, 1).await?)?.body {
+                ReceiptBody::Host(act) => acts.push(act),
+                _ => return Err(RowsError::Damaged),
+            }
+        }
+        Ok(acts)
+    }
+
     /// One receipt.
     pub async fn receipt(&self, tenant: TenantId, id: ReceiptId) -> Result<Option<ReceiptView>, RowsError> {
         let sql = format!("SELECT {COLUMNS} {FROM} WHERE r.tenant = $1 AND r.id = $2 AND r.outcome IS NOT NULL");
@@ -220,7 +242,7 @@ impl ReceiptRows {
         let (intent, mut code, count) = match receipt.body {
             ReceiptBody::Intent(intent) => (intent, None, 1),
             ReceiptBody::Refusal { intent, code, count } => (intent, Some(code), count),
-            ReceiptBody::Outcome { .. } => return Err(RowsError::Damaged),
+            ReceiptBody::Outcome { .. } | ReceiptBody::Host(_) => return Err(RowsError::Damaged),
         };
         let mut size = intent.size;
         if let Some(Receipt { body: ReceiptBody::Outcome { code: failed, size: processed, .. }, .. }) = told {

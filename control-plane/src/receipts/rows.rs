@@ -185,7 +185,11 @@ fn row(
             (Some(intent), Some(known.map_or(PENDING, |(word, _)| word)), known.map(|(_, seq)| *seq))
         }
         ReceiptBody::Refusal { intent, .. } => (Some(intent), Some(REFUSED), None),
-        ReceiptBody::Outcome { .. } => (None, None, None),
+        ReceiptBody::Outcome { .. } | ReceiptBody::Host(_) => (None, None, None),
+    };
+    let operation = match &entry.receipt.body {
+        ReceiptBody::Host(act) => Some(act.act.as_str().to_owned()),
+        _ => intent.map(|intent| intent.operation.to_string()),
     };
     let blind = |column: &str, text: Option<String>| Value::from(text.map(|text| keys.blind(column, &[&text])));
     let fact = |fact: fn(&Intent) -> Option<String>| intent.and_then(fact);
@@ -201,7 +205,7 @@ fn row(
         blind("receipts.caller", fact(|intent| intent.caller.clone())),
         blind("receipts.key", fact(|intent| intent.key_version.map(|version| version.key.to_string()))),
         blind("receipts.key_version", fact(|intent| intent.key_version.map(|version| version.to_string()))),
-        blind("receipts.operation", fact(|intent| Some(intent.operation.to_string()))),
+        blind("receipts.operation", operation),
         outcome.map(str::to_owned).into(),
         outcome_seq.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)).into(),
         sealed.data_key.to_string().into(),

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
     id::IncarnationId,
-    wire::agent::{Intent, OutcomeResult},
+    wire::agent::{HostAct, Intent, OutcomeResult},
 };
 use service::{
     config::{Period, Size},
@@ -396,6 +396,21 @@ impl Shared {
         Ok(Durability { shared: self.clone(), seq, gate, heralds, entered: false, tickets: Some(tickets) })
     }
 
+    fn append_host(self: &Arc<Self>, act: &HostAct) -> Result<Durability<()>, JournalError> {
+        let mut tail = Vec::new();
+        record::host(&mut tail, self.clock.now(), act);
+        if tail.len() + 64 > MAX_ENTRY_BYTES {
+            return Err(JournalError::TooLarge { size: tail.len() + 64, limit: MAX_ENTRY_BYTES });
+        }
+        let mut inner = self.lock();
+        inner.admit(self, tail.len() as u64)?;
+        let seq = inner.push(&tail);
+        let gate = Gate::here();
+        let heralds = inner.chosen_as_herald(gate);
+        drop(inner);
+        Ok(Durability { shared: self.clone(), seq, gate, heralds, entered: false, tickets: Some(()) })
+    }
+
     /// Tells the writer that somebody waits for this number.
     fn hurry(&self, seq: u64) {
         let mut inner = self.lock();
@@ -587,6 +602,10 @@ impl Journal for DurableJournal {
                 inner.refusals.put_back(&intent, code);
             }
         });
+    }
+
+    async fn host(&self, act: &HostAct) -> Result<(), JournalError> {
+        self.shared.append_host(act)?.settled().await
     }
 
     fn status(&self) -> Status {

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use schema::{
     clock::Timestamp,
     id::IncarnationId,
-    wire::agent::{Intent, OutcomeResult},
+    wire::agent::{HostAct, Intent, OutcomeResult},
 };
 
 /// Receipts of intents, outcomes and refusals, hash-chained in the order of their sequence numbers.
@@ -50,6 +50,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Records that somebody was turned down. The first of a caller with this code is written at once, repetitions are
     /// counted into one entry per interval.
     fn refusal(&self, intent: Intent, code: &str);
+
+    /// Records what somebody did on the host. Durable before it returns.
+    async fn host(&self, act: &HostAct) -> Result<(), JournalError>;
 
     /// How the journal is doing, for readiness and metrics.
     fn status(&self) -> Status;

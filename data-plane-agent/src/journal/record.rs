@@ -5,7 +5,7 @@ use std::io::Write;
 
 use schema::{
     clock::Timestamp,
-    wire::agent::{Intent, OutcomeResult},
+    wire::agent::{HostAct, Intent, OutcomeResult},
 };
 
 /// The most bytes of an entry; the control plane takes no longer ones.
@@ -50,6 +50,19 @@ pub(super) fn refusal(out: &mut Vec<u8>, time: Timestamp, intent: &Intent, code:
     out.extend_from_slice(b",\"count\":\"");
     number(out, count);
     out.extend_from_slice(b"\"}");
+}
+
+/// Everything of an act on the host behind its number.
+pub(super) fn host(out: &mut Vec<u8>, time: Timestamp, act: &HostAct) {
+    begin(out, time, "host");
+    out.extend_from_slice(b",\"act\":\"");
+    out.extend_from_slice(act.act.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"done\":\"");
+    timestamp(out, act.done);
+    // Writing to memory cannot fail.
+    let _ = write!(out, "\",\"user\":{}", act.user);
+    optional_text(out, b",\"reason\":", act.reason.as_deref());
+    out.push(b'}');
 }
 
 fn begin(out: &mut Vec<u8>, time: Timestamp, kind: &str) {
@@ -184,7 +197,7 @@ mod tests {
     use schema::{
         id::{KeyId, KeyVersion},
         key::Operation,
-        wire::agent::{Receipt, ReceiptBody},
+        wire::agent::{HostActKind, Receipt, ReceiptBody},
     };
 
     use super::*;
@@ -220,6 +233,10 @@ mod tests {
             let code = code.unwrap_or_default();
             let body = ReceiptBody::Refusal { intent: wanted.clone(), code: code.clone(), count };
             check(&receipt(body), |out| refusal(out, time, &wanted, &code, count));
+            for kind in HostActKind::ALL {
+                let act = HostAct { act: *kind, done: time, user: count as u32, reason: (count % 2 == 0).then(|| code.clone()) };
+                check(&receipt(ReceiptBody::Host(act.clone())), |out| host(out, time, &act));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,12 +13,18 @@ use schema::{
     clock::{Clock, Ids, random},
     encoding::{Base64, base64url},
     id::{AgentId, KeyVersion},
+    key::Operation,
+    wire::agent::{Intent, OutcomeResult},
 };
 use serde::{Deserialize, Serialize};
-use service::files::{DirectoryLock, FileError, OWNER_ONLY, create_private_directory, write_atomic};
-use trust::accept::AcceptedSet;
+use service::{
+    explain::in_one_line as whole,
+    files::{DirectoryLock, FileError, OWNER_ONLY, create_private_directory, write_atomic},
+};
+use trust::{accept::AcceptedSet, document::Prekey, movement::accept_prekey};
 
 use super::movement::{Mover, Outcome};
+use crate::{journal::Journal, policy::current::Current};
 
 /// The format of files with prekeys and transfers.
 pub const MOVEMENT_FORMAT: &str = "application/vnd.freehold.movement+json";
@@ -178,17 +185,19 @@ pub fn ask(data_dir: &Path, errand: &Errand, ids: &dyn Ids) -> Result<Answer, Er
 /// Does errands for the running agent.
 pub struct Errands {
     folder: PathBuf,
-    clock: std::sync::Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
+    journal: Arc<dyn Journal>,
+    current: Arc<Current>,
 }
 
 impl Errands {
     /// Those of this data directory. What was left of an earlier run is forgotten: nobody waits for it.
-    pub fn open(data_dir: &Path, clock: std::sync::Arc<dyn Clock>) -> Self {
+    pub fn open(data_dir: &Path, clock: Arc<dyn Clock>, journal: Arc<dyn Journal>, current: Arc<Current>) -> Self {
         let folder = folder(data_dir);
         for left in entries(&folder) {
             drop(fs::remove_file(left));
         }
-        Self { folder, clock }
+        Self { folder, clock, journal, current }
     }
 
     /// Does what was asked since it last looked; gives what moved, if anything was asked.
@@ -219,18 +228,9 @@ impl Errands {
                 Err(error) => (refused("prekey_failed", &whole(&error)), nothing),
             },
             Errand::Seal { recipient, prekeys } => {
-                let sealed = match super::movement::prekey_of(&prekeys, set, recipient, self.clock.now()) {
-                    Ok(prekey) => mover.seal_for(set, prekey.as_slice()).await,
-                    Err(refusal) => Err(refusal),
-                };
-                match sealed {
-                    Ok((_, transfers)) if transfers.is_empty() => {
-                        (refused("nothing_to_send", &format!("there is nothing that {recipient} lacks and this vault may give")), nothing)
-                    }
-                    Ok((_, transfers)) => {
-                        let sent = transfers.len();
-                        (Answer::File { file: MovementFile::new(Vec::new(), transfers) }, Outcome { sent, ..nothing })
-                    }
+                let prekey = super::movement::prekey_of(&prekeys, set, recipient, self.clock.now());
+                match prekey.and_then(|prekey| accept_prekey(set, prekey.as_slice(), self.clock.now())) {
+                    Ok(prekey) => self.seal(set, mover, &prekey).await,
                     Err(refusal) => (refused(refusal.code(), &whole(&refusal)), nothing),
                 }
             }
@@ -256,6 +256,45 @@ impl Errands {
     }
 }
 
+impl Errands {
+    /// Seals for a file. That material leaves this way stands in the journal before it does: a receipt for each version.
+    async fn seal(&self, set: &AcceptedSet, mover: &mut Mover, prekey: &Prekey) -> (Answer, Outcome) {
+        let (recipient, nothing) = (prekey.agent, Outcome::default());
+        let versions = mover.given_to(set, recipient).await;
+        let statements = self.current.load().map_or_else(String::new, |in_force| in_force.serials.to_string());
+        let intent = |version: &KeyVersion| Intent {
+            caller: None,
+            operation: Operation::Export,
+            key_version: Some(*version),
+            algorithm: set.keys().get(&version.key).map(|key| key.algorithm.name().to_owned()),
+            size: None,
+            context: Default::default(),
+            request: format!("keys export --to {recipient}"),
+            trace: None,
+            statements: statements.clone(),
+            policies: Vec::new(),
+        };
+        let tickets = match self.journal.intents(versions.iter().map(intent).collect()).await {
+            Ok(tickets) => tickets,
+            Err(error) => return (refused(error.code(), &whole(&error)), nothing),
+        };
+        let mut transfers = Vec::new();
+        for (version, ticket) in versions.into_iter().zip(tickets) {
+            match mover.seal_one(set, version, prekey).await {
+                Some(transfer) => {
+                    transfers.push(transfer);
+                    ticket.finish(OutcomeResult::Ok, None, None);
+                }
+                None => ticket.finish(OutcomeResult::Failed, None, None),
+            }
+        }
+        match transfers.len() {
+            0 => (refused("nothing_to_send", &format!("there is nothing that {recipient} lacks and this vault may give")), nothing),
+            sent => (Answer::File { file: MovementFile::new(Vec::new(), transfers) }, Outcome { sent, ..nothing }),
+        }
+    }
+}
+
 fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("control").join("errands")
 }
@@ -273,14 +312,6 @@ fn read(path: &Path) -> Option<Errand> {
 
 fn refused(code: &str, detail: &str) -> Answer {
     Answer::Refused { code: code.to_owned(), detail: detail.to_owned() }
-}
-
-/// The message of an error and of what caused it, in one line.
-fn whole(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", whole(source)),
-        None => error.to_string(),
-    }
 }
 
 #[allow(clippy::expect_used, reason = "our own types, written to memory")]

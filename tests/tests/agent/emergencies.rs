@@ -2,13 +2,22 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use data_plane_agent::{app::Running, config::Config};
+use data_plane_agent::{
+    app::{Running, run_locked},
+    config::Config,
+    lock,
+};
 use freehold_tests::world::{World, until};
-use schema::encoding::base64url;
+use schema::{
+    clock::{SystemClock, SystemIds},
+    encoding::base64url,
+};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const PLAIN: &str = "plain_http = true";
 
@@ -164,5 +173,48 @@ async fn an_image_that_is_started_twice_is_cut_off_and_the_right_host_enrols_aga
         if holders.as_array().unwrap().iter().any(is_ready) { Ok(()) } else { Err(holders.to_string()) }
     })
     .await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locking_and_unlocking_stand_in_the_journal_and_a_journal_that_cannot_be_written_stops_no_lock() {
+    let (world, config, agent, token) = system().await;
+    agent.stop().await.unwrap();
+    let (data_dir, journal) = (config.data_dir.clone(), config.journal_directory());
+    // Locked and unlocked, as the commands on the host do it; the process that obeys runs here.
+    let round = async |reason: &str| {
+        let locked = lock::lock(&data_dir, Some(reason), &SystemClock).unwrap();
+        let asked = CancellationToken::new();
+        let (settings, told, stopping) = (config.clone(), locked.clone(), asked.clone());
+        let obeying =
+            tokio::spawn(async move { run_locked(&settings, told, Arc::new(SystemClock), Arc::new(SystemIds), &stopping).await.unwrap() });
+        until(|| async { lock::obeyed(&data_dir, &locked).map(drop).ok_or_else(|| "nobody obeys".to_owned()) }).await;
+        // It holds the journal for a moment, if there is one.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lock::unlock(&data_dir, &SystemClock).unwrap();
+        assert!(obeying.await.unwrap());
+    };
+    round("a drill").await;
+    let aside = world.path("journal-aside");
+    std::fs::rename(&journal, &aside).unwrap();
+    std::fs::write(&journal, b"no directory").unwrap();
+    round("no journal").await;
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::rename(&aside, &journal).unwrap();
+
+    let agent = world.agent(&config).await;
+    let acts = until(|| async {
+        let query = "{ agents(first: 1) { nodes { id hostActs { act reason user at } } } }";
+        let node = world.query(query, json!({})).await["agents"]["nodes"][0].clone();
+        if node["hostActs"].as_array().unwrap().len() == 4 { Ok(node) } else { Err(node.to_string()) }
+    })
+    .await;
+    let told: Vec<_> = acts["hostActs"].as_array().unwrap().iter().map(|act| (act["act"].clone(), act["reason"].clone())).collect();
+    let expected = [("UNLOCKED", None), ("LOCKED", Some("no journal")), ("UNLOCKED", None), ("LOCKED", Some("a drill"))];
+    assert_eq!(told, expected.map(|(act, reason)| (json!(act), json!(reason))));
+    world.cli(&["agent", "show", acts["id"].as_str().unwrap()]).await.unwrap();
+    let left = std::fs::read_dir(&data_dir).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    assert_eq!(left.filter(|name| name.starts_with("noted.")).count(), 0);
+    world.until_allowed(&agent, "/v1/encrypt", &token, &encrypt()).await;
     agent.stop().await.unwrap();
 }

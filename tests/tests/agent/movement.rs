@@ -423,6 +423,19 @@ async fn without_a_connection_material_goes_by_file_and_for_one_agent_alone() {
         panic!("no answer")
     };
     assert_eq!(refused[0].0, "prekey_unknown");
+    // What left by file left a receipt.
+    open.send_replace(true);
+    let request = format!("keys export --to {recipient}");
+    until(|| async {
+        let query = "{ receipts(first: 10, operation: EXPORT) { nodes { agentId keyVersion outcome caller request } } }";
+        let receipts = site.world.query(query, json!({})).await["receipts"]["nodes"].clone();
+        let version = site.versions("cards").await[0]["id"].clone();
+        let expected = json!([{
+            "agentId": site.id(1), "keyVersion": version, "outcome": "OK", "caller": null, "request": request,
+        }]);
+        if receipts == expected { Ok(()) } else { Err(receipts.to_string()) }
+    })
+    .await;
 
     // Nobody answers for an agent that does not run; what is no such file is not read.
     let data_dir = here.data_dir.clone();

@@ -89,7 +89,7 @@ impl Receipts {
                     assert!(intents.contains(intent), "{}: the outcome of nothing", receipt.seq);
                     assert!(outcomes.insert(*intent, *result).is_none(), "{}: a second outcome of {intent}", receipt.seq);
                 }
-                ReceiptBody::Refusal { .. } => {}
+                ReceiptBody::Refusal { .. } | ReceiptBody::Host(_) => {}
             }
         }
         outcomes
