@@ -38,6 +38,7 @@ use crate::{
         time::{AgentClock, SystemBootClock},
         vouch,
     },
+    findings::Findings,
     journal::{
         Journal,
         durable::DurableJournal,
@@ -55,7 +56,10 @@ use crate::{
         in_force::{Believed, InForce},
         slice::UnusablePolicy,
     },
-    recovery::backups::Backups,
+    recovery::{
+        backups::Backups,
+        schedule::{BackupHealth, Schedule},
+    },
     rest::{
         Shared,
         caller::Callers,
@@ -148,6 +152,7 @@ impl App {
         let vault = open_vault(&config, ids.clone()).await?;
         let vault_health = Arc::new(VaultHealth::default());
         let journal = Arc::new(DurableJournal::open_on(disk, &config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
+        lock::record_noted(&config.data_dir, &*journal).await;
         let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
 
         let directory = ControlDirectory::open(&config.data_dir)?;
@@ -167,7 +172,7 @@ impl App {
             budgets: budgets.clone(),
         };
         let to_report = Arc::new(Notify::new());
-        let rung = to_report.clone();
+        let (rung, findings) = (to_report.clone(), Arc::new(Findings::new(clock.clone(), to_report.clone())));
         let tokens = Tokens::open(config.callers_file())?;
         let backups = membership.as_ref().map(|member| {
             Arc::new(Backups {
@@ -203,7 +208,13 @@ impl App {
         let certificate = advice.clone();
         let vault_state = (vault_health.clone(), vault.description().needed_for_use);
         let ready = readiness(stopping.clone(), current.clone(), agent_clock.clone(), journal.clone(), tests.clone(), vault_state);
-        let ready = ready.note("certificate", move || certificate.current());
+        let noted = findings.clone();
+        let backup_health = Arc::new(BackupHealth::default());
+        let backed_up = backup_health.clone();
+        let ready = ready
+            .note("certificate", move || certificate.current())
+            .note("findings", move || noted.note())
+            .note("backups", move || backed_up.note());
         let parts = Parts {
             serving: Serving::Everything(shared),
             readiness: web::Data::new(ready),
@@ -216,6 +227,10 @@ impl App {
         let mut conversations = JoinSet::new();
         match membership.zip(backups) {
             Some((membership, backups)) => {
+                let schedule = Schedule::new(&config.backup, backups.clone(), clock.clone(), findings.clone(), backup_health);
+                if let Some(schedule) = schedule {
+                    conversations.spawn(schedule.run(stopping.clone()));
+                }
                 let parts = ControlParts {
                     config: &config,
                     directory,
@@ -231,6 +246,7 @@ impl App {
                     backups,
                     advice,
                     to_report,
+                    findings: findings.clone(),
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }
@@ -240,7 +256,7 @@ impl App {
         let mut measuring = JoinSet::new();
         measuring.spawn(metrics.keep_folding());
         measuring.spawn(measure(current.clone(), agent_clock, journal.clone()));
-        measuring.spawn(vault_health.watch(vault.clone()));
+        measuring.spawn(vault_health.watch(vault.clone(), findings));
         measuring.spawn(vouch::ring(ControlDirectory::open(&config.data_dir)?, rung));
         tracing::info!(%address, plain_http = config.server.plain_http, vault = %vault.description().place, "the agent serves");
         Ok(Running { address, config, current, client_roots, vault, journal, stopping, server, conversations, measuring, _lock: lock })
@@ -274,13 +290,14 @@ pub async fn run_locked(
         serving: Serving::Nothing(web::Data::new(locked.clone())),
         readiness: web::Data::new(Readiness::new(stopping.clone()).check("locked", move || Err(detail.clone()))),
         metrics: web::Data::new(metrics),
-        request_ids: web::Data::new(RequestIds::new(clock.clone(), ids)),
+        request_ids: web::Data::new(RequestIds::new(clock.clone(), ids.clone())),
         client_roots: Arc::new(ClientRoots::optional()),
         in_flight: in_flight.clone(),
     };
     let (server, address) = server::bind(config, parts, clock.now())?;
     let server = tokio::spawn(shutdown::serve(server, in_flight, stopping.clone(), Duration::ZERO));
     lock::obey(&config.data_dir, &locked)?;
+    record_lock(config, clock, &*ids).await;
     tracing::warn!(%address, since = %locked.at, "the agent is LOCKED: it holds no key and refuses everything until freehold-agent unlock");
     let unlocked = tokio::select! {
         () = asked.cancelled() => false,
@@ -289,6 +306,22 @@ pub async fn run_locked(
     stopping.cancel();
     server.await.map_err(|_| AppError::Ended("the listener"))?.map_err(AppError::Serve)?;
     Ok(unlocked)
+}
+
+/// That it is locked stands in the journal; where it cannot be written, it is locked all the same.
+async fn record_lock(config: &Config, clock: Arc<dyn Clock>, ids: &dyn Ids) {
+    match DurableJournal::open(&config.journal_directory(), &config.journal, clock, ids) {
+        Ok(journal) => {
+            lock::record_noted(&config.data_dir, &journal).await;
+            journal.close();
+        }
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the journal cannot be opened: that the agent is locked does not stand there yet"
+            )
+        }
+    }
 }
 
 /// An agent that runs. Dropped without [`Running::stop`] it ends without draining.

@@ -14,6 +14,7 @@
 //! - [`control`]: the control plane: joins a site, keeps statements current, reports; [`membership`] keeps it going.
 //! - [`keys`]: brings the vault to what policy and state ask for.
 //! - [`recovery`]: keys outlive their host: shares of a recovery key, sealed backups, restoring them.
+//! - [`findings`]: what keeps it from what its site asks; told to people with each report.
 //! - [`selftest`]: known answers at start.
 //! - [`lock`]: break-glass on the host.
 //! - [`config`], [`app`]: settings; how the parts are put together. [`local`]: how commands on this host ask the running agent.
@@ -23,6 +24,7 @@ pub mod app;
 pub mod budgets;
 pub mod config;
 pub mod control;
+pub mod findings;
 pub mod journal;
 pub mod keys;
 pub mod limits;

@@ -37,6 +37,7 @@ use crate::{
         time::AgentClock,
         vouch::vouches,
     },
+    findings::Findings,
     journal::{
         durable::DurableJournal,
         ship::{Sender, Shipper},
@@ -94,6 +95,8 @@ pub struct ControlParts<'a> {
     pub advice: Arc<CertificateAdvice>,
     /// Rung when the vault has something to report.
     pub to_report: Arc<Notify>,
+    /// What keeps it from what its site asks.
+    pub findings: Arc<Findings>,
 }
 
 impl Membership {
@@ -133,6 +136,7 @@ impl Membership {
             backups,
             advice,
             to_report,
+            findings,
         } = parts;
         let control = &config.control_plane;
         let authorities = directory.authorities()?;
@@ -176,12 +180,20 @@ impl Membership {
             ids: ids.clone(),
         };
         let arrived = watch::Sender::new(0);
-        let mover = MoverParts { vault: vault.clone(), pair: pair.clone(), clock: agent_clock.clone(), ids: ids.clone(), prekeys };
+        let (pair_of_mover, clock_of_mover) = (pair.clone(), agent_clock.clone());
+        let mover = MoverParts {
+            vault: vault.clone(),
+            pair: pair_of_mover,
+            clock: clock_of_mover,
+            ids: ids.clone(),
+            prekeys,
+            findings: findings.clone(),
+        };
         let movement = Movement {
             accepted: sync.follow(),
             connection: connection.clone(),
             mover: Mover::new(mover),
-            errands: Errands::open(&config.data_dir, agent_clock.clone()),
+            errands: Errands::open(&config.data_dir, agent_clock.clone(), journal.clone(), current.clone()),
             arrived: arrived.clone(),
         };
         let (enforced, rejections) = (current.clone(), current.clone());
@@ -200,11 +212,12 @@ impl Membership {
                 identity: stored.identity.clone(),
                 pair: pair.clone(),
                 clock: clock.clone(),
-                reconciler: Reconciler::default(),
+                reconciler: Reconciler::knowing(directory.ended()?),
                 directory: directory.clone(),
                 accepted: sync.follow(),
                 tests,
                 backups,
+                findings,
                 said: None,
             },
             ratchet,
@@ -256,6 +269,7 @@ struct ReportWork {
     accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
     tests: Arc<SelfTests>,
     backups: Arc<Backups>,
+    findings: Arc<Findings>,
     /// What was signed of the last round of self-tests.
     said: Option<(Arc<Tested>, Base64)>,
 }
@@ -281,6 +295,13 @@ impl ReportWork {
         let signed = document::sign(&report, &self.pair);
         self.said = Some((tested, signed.clone()));
         signed
+    }
+
+    fn keep_ended(&self) {
+        if let Err(error) = self.directory.keep_ended(self.reconciler.ended()) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "which versions were destroyed here cannot be kept: should one come back, that is not said");
+        }
     }
 
     /// The recovery key that was made here, as long as the site does not tell of it.
@@ -312,11 +333,19 @@ impl ReportWork {
 impl Work for ReportWork {
     async fn documents(&mut self) -> Documents {
         let documents = match self.current.load() {
-            Some(in_force) => self.reconciler.run(&in_force, &*self.vault, &self.pair, &*self.clock, &self.backups).await,
+            Some(in_force) => {
+                let (pair, clock, backups, findings) = (&self.pair, &*self.clock, &self.backups, &*self.findings);
+                let ended = self.reconciler.ended().len();
+                let documents = self.reconciler.run(&in_force, &*self.vault, pair, clock, backups, findings).await;
+                if self.reconciler.ended().len() != ended {
+                    self.keep_ended();
+                }
+                documents
+            }
             None => Documents::default(),
         };
         let (vouches, recovery_key) = (self.vouches(), self.recovery_key());
-        Documents { vouches, recovery_key, self_tests: Some(self.self_tests()), ..documents }
+        Documents { vouches, recovery_key, self_tests: Some(self.self_tests()), findings: self.findings.all(), ..documents }
     }
 
     fn delivered(&mut self, answer: &ReportAnswer) {

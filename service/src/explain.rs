@@ -19,6 +19,21 @@ pub fn explain(program: &str, error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// The same in one line, for a log or an answer.
+pub fn in_one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        if !text.ends_with(&line) {
+            text.push_str(": ");
+            text.push_str(line.trim_end());
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// A span of time for a person: `90 minutes`, `26 hours`, `3 days`. Two figures are enough.
 pub fn spelt(duration: Duration) -> String {
     match duration.as_secs() {
@@ -49,5 +64,9 @@ mod tests {
     fn causes_are_told_once() {
         let text = explain("program", &chain(&["opening failed", "driver: no such host", "no such host", "code 2\n"]));
         assert_eq!(text, "program: opening failed\n  because: driver: no such host\n  because: code 2");
+        assert_eq!(
+            in_one_line(&chain(&["opening failed", "driver: no such host", "no such host", "code 2\n"])),
+            "opening failed: driver: no such host: code 2"
+        );
     }
 }

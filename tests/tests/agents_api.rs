@@ -289,6 +289,7 @@ impl Agent {
             ratchet: None,
             host: None,
             started: None,
+            findings: Vec::new(),
         }
     }
 

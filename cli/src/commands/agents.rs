@@ -137,6 +137,8 @@ const SHOW: &[output::Column] = &[
     ("enforced state", "/enforcedState"),
     ("rejection", "/rejection"),
     ("failed self-tests", "/failedSelfTests"),
+    ("findings", "/findings"),
+    ("on its host", "/hostActs"),
     ("last seen", "/lastSeenAt"),
     ("invitation expires", "/invitationExpiresAt"),
 ];
@@ -158,7 +160,7 @@ impl Agents {
             }
             Self::Show { agent } => {
                 let value = client.one(AGENT, "Agent", json!({ "id": agent }), &format!("agent '{agent}'")).await?;
-                return output::object(session.output, SHOW, &value);
+                return output::object(session.output, SHOW, &with_findings(session, value));
             }
             Self::Invite { site, enrolment_file, display_name, lifetime, idempotency } => {
                 secret::check_new(&enrolment_file, "the enrolment")?;
@@ -193,6 +195,24 @@ impl Agents {
         }
         output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null))
     }
+}
+
+/// In a table a finding is a line.
+fn with_findings(session: &Session, mut agent: Value) -> Value {
+    if session.output == output::Format::Table {
+        let lines: Vec<String> = agent["findings"].as_array().into_iter().flatten().map(super::finding).collect();
+        agent["findings"] = json!(lines.join("\n"));
+        let acts: Vec<String> = agent["hostActs"].as_array().into_iter().flatten().map(host_act).collect();
+        agent["hostActs"] = json!(acts.join("\n"));
+    }
+    agent
+}
+
+/// What somebody did on an agent's host, in a line.
+fn host_act(act: &Value) -> String {
+    let text = |name: &str| output::cell(act.get(name));
+    let reason = if act["reason"].is_null() { String::new() } else { format!(": {}", text("reason")) };
+    format!("{} at {} by user {}{reason}", text("act"), text("at"), text("user"))
 }
 
 /// Runs the agent's own program, from beside this one or from the path.

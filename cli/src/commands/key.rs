@@ -828,5 +828,8 @@ fn holder_line(holder: &Value) -> String {
             None => line.push_str("; nothing was heard of it yet"),
         }
     }
+    for finding in holder["findings"].as_array().into_iter().flatten() {
+        line.push_str(&format!("\n    {}", super::finding(finding)));
+    }
     line
 }

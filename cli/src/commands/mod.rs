@@ -170,6 +170,13 @@ fn status_columns(value: &Value) -> Vec<output::Column> {
     KNOWN.iter().copied().filter(|(_, pointer)| value.pointer(pointer).is_some()).collect()
 }
 
+/// What keeps an agent from what its site asks of it, in a line.
+pub fn finding(finding: &Value) -> String {
+    let text = |name: &str| output::cell(finding.get(name));
+    let version = if finding["keyVersion"].is_null() { String::new() } else { format!("{}: ", text("keyVersion")) };
+    format!("{version}{} ({}, since {})", text("detail"), text("code"), text("since"))
+}
+
 /// `name=value` arguments.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

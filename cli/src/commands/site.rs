@@ -78,6 +78,7 @@ const SHOW: &[output::Column] = &[
     ("shares", "/recoveryKey/shares"),
     ("of which are needed", "/recoveryKey/threshold"),
     ("made at", "/recoveryKey/agentId"),
+    ("agents", "/agentLines"),
     ("created", "/createdAt"),
 ];
 
@@ -91,7 +92,11 @@ impl Site {
                 output::list(session.output, COLUMNS, &rows)
             }
             Self::Show { site } => {
-                let value = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
+                let mut value = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
+                if session.output == output::Format::Table {
+                    let lines: Vec<String> = value["agents"]["nodes"].as_array().into_iter().flatten().map(agent_lines).collect();
+                    value["agentLines"] = json!(lines.join("\n"));
+                }
                 output::object(session.output, SHOW, &value)
             }
             Self::Create { name, display_name, idempotency } => {
@@ -128,6 +133,16 @@ impl Site {
             }
         }
     }
+}
+
+/// An agent of a site, and what keeps it from what the site asks.
+fn agent_lines(agent: &Value) -> String {
+    let text = |name: &str| output::cell(agent.get(name));
+    let name = ["displayName", "host"].iter().find_map(|name| agent[*name].as_str().filter(|name| !name.is_empty()));
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+    let first = format!("{}{name} {}, last heard of at {}", text("id"), text("state"), text("lastSeenAt"));
+    let findings = agent["findings"].as_array().into_iter().flatten().map(|finding| format!("  {}", super::finding(finding)));
+    std::iter::once(first).chain(findings).collect::<Vec<_>>().join("\n")
 }
 
 fn with_agent_ids(mut row: Value) -> Value {

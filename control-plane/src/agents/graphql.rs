@@ -7,6 +7,7 @@ use schema::{
     id::{AgentId, SiteId},
     rule::Sighting,
     token::{Token, TokenKind},
+    wire::agent::Finding,
 };
 
 use trust::{
@@ -28,9 +29,12 @@ use crate::{
         payload::{Common, CommonNew, Outcome, Stop, UserError, field, optional, payloads},
         scalar::{RevocationReason, Timestamp, UInt64},
     },
+    receipts::graphql::{HostAct, host_acts},
     sites::graphql::SiteNode,
 };
 
+/// The most acts on a host that are told.
+const MAX_HOST_ACTS: usize = 20;
 /// How long an invitation is good when nothing is said.
 const DEFAULT_INVITATION_SECONDS: u64 = 3_600;
 
@@ -179,6 +183,16 @@ impl AgentNode {
         Ok(tests.map(|tests| tests.failed.into_keys().collect()).unwrap_or_default())
     }
 
+    /// What people did on its host beside its callers, such as locking it: as its receipts tell, newest first, at most 20.
+    async fn host_acts(&self, ctx: &Context<'_>) -> Result<Vec<HostAct>> {
+        host_acts(Api::of(ctx)?, self.agent, MAX_HOST_ACTS).await
+    }
+
+    /// What keeps it from what its site asks of it, as of its last report.
+    async fn findings(&self, ctx: &Context<'_>) -> Result<Vec<AgentFinding>> {
+        Ok(self.found(ctx).await?.iter().map(AgentFinding::from).collect())
+    }
+
     /// When it last reported.
     async fn last_seen_at(&self, ctx: &Context<'_>) -> Result<Option<Timestamp>> {
         Ok(self.report(ctx).await?.map(|last| Timestamp(last.at)))
@@ -186,6 +200,11 @@ impl AgentNode {
 }
 
 impl AgentNode {
+    /// What it found, as of its last report.
+    pub(crate) async fn found(&self, ctx: &Context<'_>) -> Result<Vec<Finding>> {
+        Ok(self.report(ctx).await?.map(|last| last.report.findings).unwrap_or_default())
+    }
+
     async fn report(&self, ctx: &Context<'_>) -> Result<Option<LastReport>> {
         only_now(self.as_of, "what agents report")?;
         Api::of(ctx)?.last_report(self.site, self.agent).await
@@ -236,6 +255,30 @@ pub struct AgentRejection {
     pub detail: String,
     /// When.
     pub at: Timestamp,
+}
+
+/// Something that keeps an agent from what its site asks of it. It says so itself; nothing is decided by it.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct AgentFinding {
+    /// A stable code.
+    pub code: String,
+    /// What is wrong, and what to do.
+    pub detail: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The version it concerns, `key_…/3`, if it is one.
+    pub key_version: Option<String>,
+}
+
+impl From<&Finding> for AgentFinding {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            code: finding.code.clone(),
+            detail: finding.detail.clone(),
+            since: Timestamp(finding.since),
+            key_version: finding.key_version.map(|version| version.to_string()),
+        }
+    }
 }
 
 /// An agent to let in.

@@ -11,7 +11,7 @@ use schema::{
     encoding::{Base64, Digest},
     id::{AgentId, PrincipalId, SiteId, TenantId},
     rule::{Sighting, Vouch},
-    wire::agent::{MAX_DOCUMENTS, RefusedDocument, Rejected, Report, ReportAnswer},
+    wire::agent::{Finding, MAX_DOCUMENTS, MAX_FINDINGS, RefusedDocument, Rejected, Report, ReportAnswer},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use trust::{
@@ -42,6 +42,9 @@ use crate::{
 const TABLE: &str = "agent_reports";
 /// The most characters kept of a text in a report.
 const MAX_TEXT: usize = 2_000;
+/// The most characters kept of what an agent finds, and of a code.
+const MAX_FINDING: usize = 500;
+const MAX_CODE: usize = 100;
 /// The most characters kept of the name of a host.
 const MAX_HOST: usize = 255;
 /// The principal that cuts off.
@@ -429,7 +432,13 @@ fn in_bounds(report: &Report) -> Report {
         ratchet: None,
         host: report.host.as_deref().map(short),
         started: report.started,
+        findings: report.findings.iter().take(MAX_FINDINGS).map(finding_in_bounds).collect(),
     }
+}
+
+fn finding_in_bounds(finding: &Finding) -> Finding {
+    let short = |text: &str, most| text.chars().take(most).collect();
+    Finding { code: short(&finding.code, MAX_CODE), detail: short(&finding.detail, MAX_FINDING), ..*finding }
 }
 
 fn not_at_work() -> Result<(), Turned> {
@@ -479,11 +488,15 @@ mod tests {
             vault: "file".to_owned(),
             self_tests: Some(Base64::from(long.clone().into_bytes())),
             ratchet: None,
-            host: Some(long),
+            host: Some(long.clone()),
             started: None,
+            findings: (0..=MAX_FINDINGS as u32)
+                .map(|_| Finding { code: long.clone(), detail: long.clone(), since: Timestamp::default(), key_version: None })
+                .collect(),
         };
         let kept = in_bounds(&report);
         assert_eq!((kept.vault.as_str(), kept.enforced_heartbeat), ("file", Some(7)));
+        assert_eq!((kept.findings.len(), kept.findings[0].code.chars().count()), (MAX_FINDINGS, MAX_CODE));
         assert!(serde_json::to_vec(&kept).unwrap().len() < 1 << 20);
     }
 }

@@ -5,7 +5,10 @@ use schema::key;
 
 use super::{Backup, Destruction, Gone, Holder, Key, Version};
 use crate::{
-    agents::{AgentState, graphql::AgentNode},
+    agents::{
+        AgentState,
+        graphql::{AgentFinding, AgentNode},
+    },
     graphql::{
         algorithms::AlgorithmNode,
         api::{Api, Filter, Seen, Shown},
@@ -302,7 +305,10 @@ impl KeyVersionNode {
             agents.extend(self.generator);
             agents.extend(of_sites.iter().filter(|(_, state)| **state == AgentState::Rostered).map(|(agent, _)| *agent));
         }
-        Ok(agents.into_iter().map(|agent| KeyHolder::of(agent, self.holders.get(&agent), desired(&agent), self.as_of)).collect())
+        Ok(agents
+            .into_iter()
+            .map(|agent| KeyHolder::of((agent, self.version), self.holders.get(&agent), desired(&agent), self.as_of))
+            .collect())
     }
 
     /// How far its limits on uses and bytes are used up; empty when it has none.
@@ -442,11 +448,18 @@ pub struct KeyHolder {
     #[graphql(skip)]
     holder: schema::id::AgentId,
     #[graphql(skip)]
+    version: schema::id::KeyVersion,
+    #[graphql(skip)]
     as_of: Option<Timestamp>,
 }
 
 impl KeyHolder {
-    fn of(agent: schema::id::AgentId, holder: Option<&Holder>, desired: HolderState, as_of: Option<Timestamp>) -> Self {
+    fn of(
+        (agent, version): (schema::id::AgentId, schema::id::KeyVersion),
+        holder: Option<&Holder>,
+        desired: HolderState,
+        as_of: Option<Timestamp>,
+    ) -> Self {
         let (reported, at) = match holder {
             Some(Holder { gone: Some(Gone::Destroyed { at, .. }), .. }) => (HolderState::Destroyed, Some(*at)),
             Some(Holder { gone: Some(Gone::AttestedLost { at, .. }), .. }) => (HolderState::Lost, Some(*at)),
@@ -461,6 +474,7 @@ impl KeyHolder {
             vault_id: holder.and_then(|holder| holder.ready.as_ref()).map(|ready| ready.vault.to_string().into()),
             protection: holder.and_then(|holder| holder.ready.as_ref()).and_then(|ready| ready.protection).map(Into::into),
             holder: agent,
+            version,
             as_of,
         }
     }
@@ -468,6 +482,13 @@ impl KeyHolder {
 
 #[ComplexObject]
 impl KeyHolder {
+    /// What keeps it from what it should have, as of its last report: for example `protection_not_met`.
+    async fn findings(&self, ctx: &Context<'_>) -> Result<Vec<AgentFinding>> {
+        let Some(agent) = Api::of(ctx)?.load_agent(self.holder, self.as_of).await? else { return Ok(Vec::new()) };
+        let found = agent.found(ctx).await?;
+        Ok(found.iter().filter(|finding| finding.key_version == Some(self.version)).map(AgentFinding::from).collect())
+    }
+
     /// The agent.
     async fn agent(&self, ctx: &Context<'_>) -> Result<Option<AgentNode>> {
         Api::of(ctx)?.load_agent(self.holder, self.as_of).await

@@ -5,7 +5,15 @@ use std::{
     time::Duration,
 };
 
-use crate::vault::Vault;
+use service::explain::in_one_line;
+
+use crate::{
+    findings::{Findings, Found},
+    vault::Vault,
+};
+
+/// Under which name its findings stand.
+const PART: &str = "vault";
 
 /// How often the vault is asked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -21,9 +29,13 @@ impl VaultHealth {
     }
 
     /// Asks the vault again and again.
-    pub(super) async fn watch(self: Arc<Self>, vault: Arc<dyn Vault>) {
+    pub(super) async fn watch(self: Arc<Self>, vault: Arc<dyn Vault>, findings: Arc<Findings>) {
         loop {
-            self.note(vault.check().await.err().map(|error| (error.code(), error.to_string())));
+            let trouble = vault.check().await.err();
+            let found = trouble.as_ref().map(|error| Found { version: None, code: error.code(), detail: in_one_line(error) });
+            let advice = vault.advice().map(|(code, detail)| Found { version: None, code, detail });
+            findings.replace(PART, found.into_iter().chain(advice).collect());
+            self.note(trouble.map(|error| (error.code(), error.to_string())));
             tokio::time::sleep(EVERY).await;
         }
     }

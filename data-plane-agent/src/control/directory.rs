@@ -16,13 +16,16 @@
 //! recovery.json      the recovery key that was made here: its public half
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use schema::{
     clock::{Ids, Timestamp, random},
     encoding::Base64,
-    id::{AgentId, SiteId, TenantId},
+    id::{AgentId, KeyVersion, SiteId, TenantId},
     name::Name,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -282,6 +285,16 @@ impl ControlDirectory {
         self.write("recovery.json", made)
     }
 
+    /// Versions that were destroyed in the vault of this agent.
+    pub fn ended(&self) -> Result<BTreeSet<KeyVersion>, KeepError> {
+        Ok(self.read("ended.json")?.unwrap_or_default())
+    }
+
+    /// Keeps them: should one be there again, that is said.
+    pub fn keep_ended(&self, versions: &BTreeSet<KeyVersion>) -> Result<(), KeepError> {
+        self.write("ended.json", versions)
+    }
+
     /// Forgets identity, certificate and statements: the agent is as before it enrolled. What it never forgets of other
     /// sets goes with the identity it was for.
     pub fn forget_identity(&self) -> Result<(), KeepError> {
@@ -294,6 +307,7 @@ impl ControlDirectory {
             "prekeys.json",
             "ratchet.json",
             "cut-off.json",
+            "ended.json",
             "identity.json",
         ]
         .into_iter()

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use schema::{
     clock::{Ids, Timestamp},
     encoding::Base64,
-    wire::agent::{RatchetClaim, Rejected, Report, ReportAnswer},
+    wire::agent::{Finding, RatchetClaim, Rejected, Report, ReportAnswer},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub struct Documents {
     pub recovery_key: Option<Base64>,
     /// What the self-tests found.
     pub self_tests: Option<Base64>,
+    /// What keeps the agent from what its site asks.
+    pub findings: Vec<Finding>,
 }
 
 /// Whoever makes and destroys key material, and says so in signed documents.
@@ -181,6 +183,7 @@ impl<W: Work> Reporter<W> {
             ratchet: Some(claim),
             host: Some(self.host.clone()),
             started: Some(self.started),
+            findings: documents.findings,
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
         prekeys::{Means, PrekeyError, Prekeys},
         time::AgentClock,
     },
+    findings::{Findings, Found},
     keys::reconcile::meets,
     policy::movement::{StaysHere, hand_over},
     vault::{Exported, Vault, VaultError, secret::SecretBytes},
@@ -40,6 +41,9 @@ use crate::{
 
 /// The most that is sealed in one round: the next follows at once.
 const MAX_A_ROUND: usize = 500;
+/// Under which names its findings stand.
+const RECEIVING: &str = "receiving";
+const SENDING: &str = "sending";
 /// What was sent is sent again when nothing came of it for so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -133,6 +137,8 @@ pub struct MoverParts {
     pub ids: Arc<dyn Ids>,
     /// The prekeys of this agent.
     pub prekeys: Prekeys,
+    /// What it finds.
+    pub findings: Arc<Findings>,
 }
 
 /// Sends and takes.
@@ -226,44 +232,48 @@ impl Mover {
         Ok(head.version)
     }
 
-    /// Every version that the owner of this prekey lacks and this vault has, sealed to it. For a file.
-    pub async fn seal_for(&mut self, set: &AcceptedSet, prekey: &[u8]) -> Result<(Prekey, Vec<Base64>), MovementRefusal> {
-        let prekey = accept_prekey(set, prekey, self.parts.clock.now())?;
-        let mut transfers = Vec::new();
-        for version in lacking(set, prekey.agent) {
+    /// Every version that an agent lacks and this vault has. For a file.
+    pub async fn given_to(&self, set: &AcceptedSet, agent: AgentId) -> Vec<KeyVersion> {
+        let mut versions = Vec::new();
+        for version in lacking(set, agent) {
             if self.has(set, version).await {
-                transfers.extend(self.seal_one(set, version, &prekey).await);
+                versions.push(version);
             }
         }
-        Ok((prekey, transfers))
+        versions
     }
 
     /// A prekey that travels as a file.
     pub async fn prekey_for_file(&mut self) -> Result<Base64, PrekeyError> {
-        let MoverParts { vault, pair, clock, ids, prekeys } = &mut self.parts;
+        let MoverParts { vault, pair, clock, ids, prekeys, .. } = &mut self.parts;
         prekeys.filed(&Means { vault: &**vault, pair, ids: &**ids, now: clock.now() }).await
     }
 
     /// Makes, renews and erases prekeys as needed.
     pub async fn tend(&mut self, waiting: bool) -> Result<(), PrekeyError> {
-        let MoverParts { vault, pair, clock, ids, prekeys } = &mut self.parts;
+        let MoverParts { vault, pair, clock, ids, prekeys, .. } = &mut self.parts;
         prekeys.tend(waiting, &Means { vault: &**vault, pair, ids: &**ids, now: clock.now() }).await
     }
 
     /// The versions that should be in this vault and are not.
     pub async fn missing(&self, set: &AcceptedSet) -> Vec<KeyVersion> {
-        let mut missing = Vec::new();
+        let (mut missing, mut found) = (Vec::new(), Vec::new());
         for version in lacking(set, set.identity().agent) {
             match self.parts.vault.held(version).await {
-                // What would be guarded less here than its key demands is not asked for.
-                Err(VaultError::NotHeld(_)) => missing.extend(self.guards(set, version).is_ok().then_some(version)),
+                Err(VaultError::NotHeld(_)) => match self.guards(set, version) {
+                    Ok(()) => missing.push(version),
+                    // What would be guarded less here than its key demands is not asked for.
+                    Err(error) => found.push(Found::of(version, error.code(), &error)),
+                },
                 // What is here and not yet reported, or was destroyed here, is not waited for.
                 Ok(_) | Err(VaultError::Destroyed(_)) => {}
                 Err(error) => {
+                    found.push(Found::of(version, error.code(), &error));
                     tracing::error!(%version, error = &error as &dyn std::error::Error, "the vault does not say whether it has a version")
                 }
             }
         }
+        self.parts.findings.replace(RECEIVING, found);
         missing
     }
 
@@ -340,14 +350,16 @@ impl Mover {
         transfers
     }
 
-    async fn seal_one(&mut self, set: &AcceptedSet, version: KeyVersion, prekey: &Prekey) -> Option<Base64> {
+    /// One version, sealed to a prekey; none when it does not leave, which is told.
+    pub async fn seal_one(&mut self, set: &AcceptedSet, version: KeyVersion, prekey: &Prekey) -> Option<Base64> {
         match self.seal(set, version, prekey).await {
             Ok(transfer) => {
                 tracing::info!(%version, recipient = %prekey.agent, "a key version was sealed for another agent");
                 Some(transfer)
             }
-            Err(NotSent::Vault(VaultError::NotExtractable(_))) => {
+            Err(NotSent::Vault(error @ VaultError::NotExtractable(_))) => {
                 self.stay.insert(version);
+                self.parts.findings.add(SENDING, Found::of(version, error.code(), &error));
                 tracing::warn!(%version, "a key version does not leave this vault: the other agents of the site must share the vault, or do without");
                 None
             }

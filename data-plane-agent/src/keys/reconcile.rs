@@ -3,14 +3,18 @@
 //! Everything here may be done again: a crash between the vault and the report leaves a version that is found and reported
 //! the next time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use schema::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     encoding::{Base64, Digest},
     id::{KeyVersion, VaultId},
     key::{Durability, Origin, Protection, VersionState},
 };
+use service::explain::in_one_line;
 use trust::{
     document::{HolderReport, HolderStatus, VersionRecord},
     dsse::sign_document,
@@ -21,10 +25,20 @@ use trust::{
 
 use crate::{
     control::report::Documents,
+    findings::{Findings, Found},
     policy::in_force::{InForce, KeyInForce, VersionInForce},
     recovery::{BackupError, backups::Backups},
     vault::{Held, Vault, VaultError},
 };
+
+/// Under which name its findings stand.
+const PART: &str = "keys";
+/// Under which name it is found that destroyed versions came back: for as long as the agent runs.
+const RETURNED: &str = "returned";
+/// The code of that.
+pub const DESTROYED_VERSION_RETURNED: &str = "destroyed_version_returned";
+/// How often a vault is looked through for versions that were destroyed in it.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// Makes and destroys material as the set in force asks, and remembers what it signed, so that the same is said again.
 #[derive(Default)]
@@ -32,6 +46,10 @@ pub struct Reconciler {
     signed: BTreeMap<(KeyVersion, Said), Base64>,
     /// Destructions the control plane has heard of; state does not say so.
     heard: BTreeSet<KeyVersion>,
+    /// Versions that this agent has destroyed before, in this life or an earlier one.
+    ended: BTreeSet<KeyVersion>,
+    /// When the vault was last looked through for them.
+    looked: Option<Timestamp>,
 }
 
 /// What was said of a version.
@@ -51,13 +69,33 @@ struct Round<'a> {
     clock: &'a dyn Clock,
     home: VaultId,
     backups: &'a Backups,
+    findings: &'a Findings,
 }
 
 impl Reconciler {
-    /// Does what the set asks, and gives what the control plane does not know yet. What fails is logged and tried again the
-    /// next time.
-    pub async fn run(&mut self, in_force: &InForce, vault: &dyn Vault, pair: &Pair, clock: &dyn Clock, backups: &Backups) -> Documents {
+    /// One that knows what this agent destroyed in earlier lives.
+    pub fn knowing(ended: BTreeSet<KeyVersion>) -> Self {
+        Self { ended, ..Self::default() }
+    }
+
+    /// Versions that this agent has destroyed, to be known in later lives.
+    pub fn ended(&self) -> &BTreeSet<KeyVersion> {
+        &self.ended
+    }
+
+    /// Does what the set asks, and gives what the control plane does not know yet. What fails is logged, found and tried again
+    /// the next time.
+    pub async fn run(
+        &mut self,
+        in_force: &InForce,
+        vault: &dyn Vault,
+        pair: &Pair,
+        clock: &dyn Clock,
+        backups: &Backups,
+        findings: &Findings,
+    ) -> Documents {
         let mut documents = Documents::default();
+        let mut found = Vec::new();
         let home = match crate::vault::identity::of(vault).await {
             Ok(home) => home,
             Err(error) => {
@@ -66,10 +104,12 @@ impl Reconciler {
                     error = &error as &dyn std::error::Error,
                     "the vault does not say which one it is: nothing is reported of it"
                 );
+                findings.replace(PART, vec![Found { version: None, code: error.code(), detail: in_one_line(&error) }]);
                 return documents;
             }
         };
-        let round = Round { in_force, vault, pair, clock, home, backups };
+        let round = Round { in_force, vault, pair, clock, home, backups, findings };
+        self.look_through(&round).await;
         // Of a partner's key there is nothing to make, hold or wipe.
         for key in in_force.keys().filter(|key| !key.definition.is_external()) {
             for (number, entry) in &key.versions {
@@ -81,17 +121,41 @@ impl Reconciler {
                 };
                 if let Err(error) = done {
                     metrics::counter!("freehold_reconcile_failures_total").increment(1);
+                    found.push(Found::of(version, error.code(), &error));
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, %version, "a key version could not be brought to its desired state");
                 }
                 if let Err(error) = self.back_up(&round, key, version, entry, &mut documents).await {
                     metrics::counter!("freehold_backup_failures_total").increment(1);
+                    found.push(Found::of(version, error.code(), &error));
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, %version, "a key version that must be backed up before its first use was not");
                 }
             }
         }
+        findings.replace(PART, found);
         documents
+    }
+
+    /// Now and then: whether the vault has again what was destroyed in it. A vault that others keep may be put back to an older
+    /// state while the agent runs.
+    async fn look_through(&mut self, round: &Round<'_>) {
+        let now = round.clock.now();
+        if self.ended.is_empty() || self.looked.is_some_and(|looked| now < looked.plus(LOOK_AGAIN)) {
+            return;
+        }
+        match round.vault.versions().await {
+            Ok(_) => {
+                self.looked = Some(now);
+                // What a crash left half destroyed was not destroyed before.
+                for version in round.vault.returned().into_iter().filter(|version| self.ended.contains(version)) {
+                    round.returned(version);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the vault could not be looked through for destroyed versions")
+            }
+        }
     }
 
     /// The control plane took what [`Self::run`] gave last.
@@ -147,9 +211,8 @@ impl Reconciler {
                         Some(held.protection),
                     ));
                 }
-                Ok(_) => {
-                    tracing::error!(%version, "the vault holds other material than the version's record says: it is not reported ready");
-                }
+                // It is not reported ready.
+                Ok(_) => return Err(VaultError::OtherMaterial(version)),
                 // Another agent made it, and it has not come here; or it is gone.
                 Err(VaultError::NotHeld(_) | VaultError::Destroyed(_)) => {}
                 Err(error) => return Err(error),
@@ -176,8 +239,11 @@ impl Reconciler {
         };
         round.vault.destroy(version).await?;
         round.backups.forget(version);
-        if held.is_some() {
-            tracing::warn!(%version, "a key version was destroyed, as policy says");
+        let first = self.ended.insert(version);
+        match held {
+            Some(_) if first => tracing::warn!(%version, "a key version was destroyed, as policy says"),
+            Some(_) => round.returned(version),
+            None => {}
         }
         // A version that nobody made has no fingerprint, and nobody waits to hear that it is gone.
         if let Some(fingerprint) = held.or(entry.record.as_ref().map(|record| record.fingerprint)) {
@@ -251,6 +317,14 @@ pub(crate) fn meets(offered: Option<Protection>, definition: &KeyDefinition, ver
 }
 
 impl Round<'_> {
+    /// Says that a version that had been destroyed here was here again, and is destroyed again.
+    fn returned(&self, version: KeyVersion) {
+        let detail = "the vault had it again after it was destroyed here, as from an old copy of the vault; it was not used, and was \
+                      destroyed again: find out where the copy came from, and whether there are others";
+        tracing::error!(%version, "{detail}");
+        self.findings.add(RETURNED, Found { version: Some(version), code: DESTROYED_VERSION_RETURNED, detail: detail.to_owned() });
+    }
+
     fn record(&self, held: &Held, origin: Origin) -> VersionRecord {
         VersionRecord {
             tenant: self.in_force.tenant,
@@ -300,6 +374,7 @@ mod tests {
         clock: ManualClock,
         backups: Backups,
         directory: tempfile::TempDir,
+        findings: Findings,
     }
 
     impl Bench {
@@ -332,12 +407,13 @@ mod tests {
                 ids: Arc::new(SystemIds),
                 writing: tokio::sync::Mutex::default(),
             };
-            Self { set, vault, pair, clock: ManualClock::at(NOW), backups, directory }
+            let findings = Findings::new(Arc::new(ManualClock::at(NOW)), Arc::default());
+            Self { set, vault, pair, clock: ManualClock::at(NOW), backups, directory, findings }
         }
 
         async fn run(&self, reconciler: &mut Reconciler) -> Documents {
             self.backups.current.swap(Arc::new(self.set.compile()));
-            reconciler.run(&self.set.compile(), &self.vault, &self.pair, &self.clock, &self.backups).await
+            reconciler.run(&self.set.compile(), &self.vault, &self.pair, &self.clock, &self.backups, &self.findings).await
         }
     }
 

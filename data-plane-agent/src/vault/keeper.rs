@@ -62,6 +62,11 @@ pub trait Keeper: Send + Sync + 'static {
     /// Whether it can be used now.
     fn check(&self) -> Result<(), VaultError>;
 
+    /// What will go wrong unless somebody does something: a stable code, and words.
+    fn advice(&self) -> Option<(&'static str, String)> {
+        None
+    }
+
     /// Makes the material of a version that is not there yet. It is tested before anything is kept for good, and durable
     /// when this returns; when this fails at any point, nothing is left that [`Keeper::load`] would find.
     fn make(&self, version: KeyVersion, algorithm: Algorithm, ids: &dyn Ids) -> Result<Loaded, VaultError>;
@@ -106,6 +111,8 @@ struct Inner<K> {
 struct Keys {
     loaded: BTreeMap<KeyVersion, Arc<Loaded>>,
     destroyed: BTreeSet<KeyVersion>,
+    /// Destroyed ones that were there again, and were destroyed again.
+    returned: BTreeSet<KeyVersion>,
 }
 
 impl<K> Clone for VaultOf<K> {
@@ -118,11 +125,12 @@ impl<K: Keeper> VaultOf<K> {
     /// A vault of a keeper that is open. Blocks. What is used in memory is brought into use at once: it is found whole or not at
     /// all, and works while the keeper is gone. What is used inside a device is looked for when it is first needed.
     pub fn new(keeper: K, ids: Arc<dyn Ids>) -> Result<Self, VaultError> {
-        let mut keys = Keys { loaded: BTreeMap::new(), destroyed: keeper.tombstones()? };
+        let mut keys = Keys { destroyed: keeper.tombstones()?, ..Keys::default() };
         let in_memory = !keeper.description().needed_for_use;
         for version in keeper.versions()? {
             if keys.destroyed.contains(&version) {
-                keeper.destroy(version)?; // came back with an old backup
+                keeper.destroy(version)?; // came back with an old copy
+                keys.returned.insert(version);
             } else if in_memory {
                 keys.loaded.insert(version, Arc::new(keeper.load(version, ids.as_ref())?));
             }
@@ -206,6 +214,23 @@ impl<K: Keeper> VaultOf<K> {
             self.keys(|keys| keys.destroyed.insert(version));
         }
         Ok(self.keep(Arc::new(loaded?)))
+    }
+
+    /// Of these destroyed versions, destroys those again that are kept again: they came with an old copy of what keeps them.
+    async fn destroy_again(&self, versions: Vec<KeyVersion>) -> Result<(), VaultError> {
+        // Whoever is destroying one of them now has ended when this is alone.
+        let guard = self.alone("destroying keys again").await?;
+        let inner = self.0.clone();
+        let returned = self.off("destroying keys again", self.0.bounds.make, move || {
+            let _guard = guard;
+            let kept = inner.keeper.versions()?;
+            let returned: Vec<_> = versions.into_iter().filter(|version| kept.contains(version)).collect();
+            returned.iter().try_for_each(|version| inner.keeper.destroy(*version))?;
+            Ok(returned)
+        });
+        let returned = returned.await?;
+        self.keys(|keys| keys.returned.extend(returned));
+        Ok(())
     }
 
     fn keep(&self, loaded: Arc<Loaded>) -> Arc<Loaded> {
@@ -360,6 +385,10 @@ impl<K: Keeper> Vault for VaultOf<K> {
         if self.0.keeper.is_shared() {
             let inner = self.0.clone();
             let kept = self.off("listing the keys", self.0.bounds.make, move || inner.keeper.versions()).await?;
+            let back: Vec<_> = self.keys(|keys| kept.intersection(&keys.destroyed).copied().collect());
+            if !back.is_empty() {
+                self.destroy_again(back).await?;
+            }
             let mut held = Vec::with_capacity(kept.len());
             for version in kept {
                 match self.loaded(version).await {
@@ -392,6 +421,14 @@ impl<K: Keeper> Vault for VaultOf<K> {
             inner.keeper.destroy(version)
         });
         destroyed.await
+    }
+
+    fn advice(&self) -> Option<(&'static str, String)> {
+        self.0.keeper.advice()
+    }
+
+    fn returned(&self) -> Vec<KeyVersion> {
+        self.keys(|keys| std::mem::take(&mut keys.returned)).into_iter().collect()
     }
 
     async fn tombstones(&self) -> Result<Vec<KeyVersion>, VaultError> {
@@ -481,7 +518,9 @@ impl<K: Keeper> Vault for VaultOf<K> {
     }
 
     async fn derive(&self, permit: UsePermit, salt: &[u8], info: &[u8], length_bytes: usize) -> Result<SecretBytes, VaultError> {
-        using!(self, permit, &[Operation::Derive], "derive a key", (salt: [u8], info: [u8]), |loaded| loaded
+        // What a transit engine derived its keys by, to open what it sealed.
+        let operations = &[Operation::Derive, Operation::DecryptLegacy];
+        using!(self, permit, operations, "derive a key", (salt: [u8], info: [u8]), |loaded| loaded
             .derive(salt, info, length_bytes))
     }
 

@@ -87,6 +87,9 @@ pub trait Vault: Send + Sync + 'static {
     /// Whether it can be used now, asked of whatever it depends on; answers in bounded time.
     async fn check(&self) -> Result<(), VaultError>;
 
+    /// What will go wrong unless somebody does something: a stable code, and words. Known from the last [`Vault::check`].
+    fn advice(&self) -> Option<(&'static str, String)>;
+
     /// Makes the material of a version, stores it durably, reads it back and tests it before reporting. A version that is
     /// there already is reported as it is (a retry after a crash); a destroyed one is refused.
     async fn generate(&self, version: KeyVersion, algorithm: Algorithm) -> Result<Arc<Held>, VaultError>;
@@ -109,6 +112,9 @@ pub trait Vault: Send + Sync + 'static {
     /// Destroys a version for good and leaves a tombstone, so that an older backup does not bring it back. Destroying
     /// what is gone or was never here also leaves the tombstone, and succeeds.
     async fn destroy(&self, version: KeyVersion) -> Result<(), VaultError>;
+
+    /// Versions that were destroyed, were there again, and were destroyed again: since this was asked last.
+    fn returned(&self) -> Vec<KeyVersion>;
 
     /// Every destroyed version, in order.
     async fn tombstones(&self) -> Result<Vec<KeyVersion>, VaultError>;

@@ -152,6 +152,8 @@ pub struct StatementSet {
 
 /// The most documents of each list in one report.
 pub const MAX_DOCUMENTS: usize = 1_000;
+/// The most findings in one report.
+pub const MAX_FINDINGS: usize = 200;
 /// The most receipts in one batch.
 pub const MAX_ENTRIES: usize = 5_000;
 
@@ -228,6 +230,23 @@ pub struct Report {
     /// When its process began, by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
+    /// What keeps it from what its site asks of it. For people: nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_FINDINGS, _, _>")]
+    pub findings: Vec<Finding>,
+}
+
+/// Something that keeps an agent from what its site asks of it, as long as it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A stable code.
+    pub code: String,
+    /// What is wrong, and what to do.
+    pub detail: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The version it concerns, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_version: Option<KeyVersion>,
 }
 
 /// Proves the report before this one: `trust::ratchet`.
@@ -401,6 +420,45 @@ pub enum ReceiptBody {
         #[serde(with = "u64_string")]
         count: u64,
     },
+    /// Somebody did something on the agent's host, beside its callers.
+    Host(HostAct),
+}
+
+/// What somebody did on the agent's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAct {
+    /// What.
+    pub act: HostActKind,
+    /// When; the entry may be younger.
+    pub done: Timestamp,
+    /// The user of the host, by number.
+    pub user: u32,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What can be done on a host that receipts tell of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostActKind {
+    /// The agent was locked.
+    Locked,
+    /// It was unlocked.
+    Unlocked,
+}
+
+impl HostActKind {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Locked, Self::Unlocked];
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Unlocked => "unlocked",
+        }
+    }
 }
 
 /// What came of an operation.

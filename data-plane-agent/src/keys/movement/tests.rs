@@ -65,7 +65,8 @@ async fn mover(vault: &Arc<dyn Vault>, identity: &Identity, seed: u64, wall: &Ma
     let directory = ControlDirectory::open(folder).unwrap();
     let prekeys = Prekeys::open(directory, identity.clone(), &**vault).await.unwrap();
     let clock = AgentClock::new(Arc::new(wall.clone()), Box::new(SystemBootClock::new(&SystemIds)), None);
-    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids: Arc::new(SystemIds), prekeys })
+    let findings = Arc::new(Findings::new(Arc::new(wall.clone()), Arc::default()));
+    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids: Arc::new(SystemIds), prekeys, findings })
 }
 
 /// A site of two: one has version 1, the other lacks it.
