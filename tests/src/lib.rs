@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod cutting;
 pub mod database;
+pub mod faults;
 pub mod hostile;
 pub mod kurrent;
 pub mod world;

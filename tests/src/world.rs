@@ -37,7 +37,55 @@ pub struct World {
     http: reqwest::Client,
     admin: String,
     /// The control plane.
-    pub plane: RunningControlPlane,
+    pub plane: Plane,
+}
+
+/// A control plane, in this process or another one.
+pub enum Plane {
+    /// In this process.
+    Here(RunningControlPlane),
+    /// Elsewhere: whoever started it looks after it.
+    Elsewhere {
+        /// Where GraphQL is.
+        graphql_url: String,
+        /// Where agents reach it.
+        agents: SocketAddr,
+    },
+}
+
+impl Plane {
+    /// Where GraphQL is.
+    pub fn graphql_url(&self) -> &str {
+        match self {
+            Self::Here(plane) => plane.graphql_url(),
+            Self::Elsewhere { graphql_url, .. } => graphql_url,
+        }
+    }
+
+    /// Where agents reach it.
+    pub fn agents_address(&self) -> SocketAddr {
+        match self {
+            Self::Here(plane) => plane.agents_address(),
+            Self::Elsewhere { agents, .. } => *agents,
+        }
+    }
+
+    /// Stops it, if it is in this process.
+    pub async fn stop(self) {
+        if let Self::Here(plane) = self {
+            plane.stop().await;
+        }
+    }
+}
+
+/// The settings of a control plane in a folder of its own, on free ports.
+pub fn plane_config(folder: &Path) -> control_plane::config::Config {
+    let mut config = control_plane::config::Config { data_dir: folder.join("control-plane"), ..Default::default() };
+    config.server.listen = "127.0.0.1:0".to_owned();
+    config.server.plain_http = true;
+    config.server.workers = Some(1);
+    config.agents.listen = "127.0.0.1:0".to_owned();
+    config
 }
 
 impl World {
@@ -54,15 +102,17 @@ impl World {
     /// The same, with these settings of the control plane.
     pub async fn start_with(clock: Arc<dyn Clock>, change: impl FnOnce(&mut control_plane::config::Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut config = control_plane::config::Config { data_dir: folder.path().join("control-plane"), ..Default::default() };
-        config.server.listen = "127.0.0.1:0".to_owned();
-        config.server.plain_http = true;
-        config.server.workers = Some(1);
-        config.agents.listen = "127.0.0.1:0".to_owned();
+        let mut config = plane_config(folder.path());
         change(&mut config);
         crate::database::redirect(&mut config);
         let plane = ControlPlane::start(config, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
-        let admin = std::fs::read_to_string(plane.operator_token_file()).expect("a token").trim().to_owned();
+        let token = plane.operator_token_file().to_owned();
+        Self::over(Plane::Here(plane), &token, folder, clock).await
+    }
+
+    /// The same over a control plane that runs: by its operator token, in this file.
+    pub async fn over(plane: Plane, operator_token: &Path, folder: tempfile::TempDir, clock: Arc<dyn Clock>) -> Self {
+        let admin = std::fs::read_to_string(operator_token).expect("a token").trim().to_owned();
         let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };
         let made =
             world.mutate("createTenant", json!({ "name": "acme", "tokenLifetimeSeconds": (366 * 86_400).to_string() }), "adminToken").await;
@@ -80,20 +130,29 @@ impl World {
 
     /// A GraphQL query of the administrator.
     pub async fn query(&self, query: &str, variables: Value) -> Value {
+        self.try_query(query, variables).await.unwrap_or_else(|failure| panic!("{query}: {failure}"))
+    }
+
+    /// The same where there may be no answer.
+    pub async fn try_query(&self, query: &str, variables: Value) -> Result<Value, String> {
         let body = json!({ "query": query, "variables": variables });
-        let answer = self.http.post(self.plane.graphql_url()).bearer_auth(&self.admin).json(&body).send().await.expect("an answer");
-        let answer: Value = answer.json().await.expect("JSON");
-        assert!(answer["errors"].is_null(), "{query}: {answer}");
-        answer["data"].clone()
+        let sent = self.http.post(self.plane.graphql_url()).bearer_auth(&self.admin).json(&body).send().await;
+        let answer: Value = sent.map_err(|error| error.to_string())?.json().await.map_err(|error| error.to_string())?;
+        if answer["errors"].is_null() { Ok(answer["data"].clone()) } else { Err(answer.to_string()) }
+    }
+
+    /// A GraphQL mutation that may come to nothing; a refusal is a failure of the test.
+    pub async fn try_mutate(&self, name: &str, input: &Value, fields: &str) -> Result<Value, String> {
+        let kind = format!("{}{}Input", name[..1].to_uppercase(), &name[1..]);
+        let query = format!("mutation($input: {kind}!) {{ {name}(input: $input) {{ {fields} userErrors {{ code message }} }} }}");
+        let answer = self.try_query(&query, json!({ "input": input })).await?[name].clone();
+        assert_eq!(answer["userErrors"], json!([]), "{name}: {answer}");
+        Ok(answer)
     }
 
     /// A GraphQL mutation that is not refused.
     pub async fn mutate(&self, name: &str, input: Value, fields: &str) -> Value {
-        let kind = format!("{}{}Input", name[..1].to_uppercase(), &name[1..]);
-        let query = format!("mutation($input: {kind}!) {{ {name}(input: $input) {{ {fields} userErrors {{ code message }} }} }}");
-        let answer = self.query(&query, json!({ "input": input })).await[name].clone();
-        assert_eq!(answer["userErrors"], json!([]), "{name}: {answer}");
-        answer
+        self.try_mutate(name, &input, fields).await.unwrap_or_else(|failure| panic!("{name}: {failure}"))
     }
 
     /// A command of `freehold`, as the administrator.

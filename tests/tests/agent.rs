@@ -22,12 +22,15 @@ mod agent {
     mod movement;
     mod operations;
     mod outage;
+    pub(crate) mod plane;
+    mod plane_faults;
     pub(crate) mod process;
     mod receipts;
     pub(crate) mod recovery;
     mod recovery_faults;
     mod streams;
     mod transit;
+    mod vault_faults;
     mod vaults;
     mod vouching;
     mod warnings;
@@ -260,6 +263,12 @@ impl Site {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_process() {
     agent::process::run().await;
+}
+
+/// Not a test of its own: the control plane that tests start as a process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plane_process() {
+    agent::plane::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,12 +67,12 @@ impl Disk for Told {
 }
 
 /// A small file system of its own.
-struct Mounted(tempfile::TempDir);
+pub(super) struct Mounted(tempfile::TempDir);
 
 impl Mounted {
     /// None, and it is said, where that is not allowed: only root may mount.
     #[allow(clippy::print_stdout, reason = "whoever reads the run should know what was not tried")]
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = run(&["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "freehold-test"], directory.path());
         if !mounted {
@@ -81,13 +81,17 @@ impl Mounted {
         mounted.then(|| Self(directory))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Takes all the room that is left.
-    fn fill(&self) {
+    pub(super) fn fill(&self) {
         let mut ballast = File::create(self.0.path().join("ballast")).unwrap();
         while ballast.write_all(&[0; 4096]).is_ok() {}
     }
 
-    fn free(&self) {
+    pub(super) fn free(&self) {
         fs::remove_file(self.0.path().join("ballast")).unwrap();
     }
 

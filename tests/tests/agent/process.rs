@@ -10,7 +10,7 @@ use std::{
 };
 
 use data_plane_agent::{app::App, config::Config, vault::secret::harden};
-use freehold_tests::world::ShiftedClock;
+use freehold_tests::{faults::Steps, world::ShiftedClock};
 use memchr::memmem;
 use schema::{
     clock::{Clock, SystemClock, SystemIds},
@@ -78,14 +78,36 @@ impl Process {
 
     /// Reads until it says this; gives the rest of that line. (What runs tests writes on the same line.)
     fn until(&mut self, word: &str) -> String {
+        self.try_until(word).unwrap_or_else(|| panic!("the agent's process ended before it said: {word}"))
+    }
+
+    fn try_until(&mut self, word: &str) -> Option<String> {
         let mut line = String::new();
         while self.output.read_line(&mut line).unwrap() > 0 {
             if let Some((_, rest)) = line.trim_end().split_once(word) {
-                return rest.to_owned();
+                return Some(rest.to_owned());
             }
             line.clear();
         }
-        panic!("the agent's process ended before it said: {word}");
+        None
+    }
+
+    /// Has it die so many steps from now, as `kill -9` would have it.
+    pub(crate) fn die_in(&mut self, steps: u64) {
+        writeln!(self.input, "die {steps}").unwrap();
+        // It may be dead before it can say that it has heard.
+        self.try_until("armed");
+    }
+
+    /// How many steps it has taken.
+    pub(crate) fn steps(&mut self) -> u64 {
+        writeln!(self.input, "steps").unwrap();
+        self.until("taken ").parse().unwrap()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_died(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Destroys a version in its vault, as its control plane would have it do.
@@ -170,7 +192,8 @@ pub(crate) async fn run() {
         Some(shifted) => Arc::new(shifted),
         None => Arc::new(SystemClock),
     };
-    let agent = App::start(config, clock, Arc::new(SystemIds)).await.unwrap();
+    let steps = Steps::default();
+    let agent = App::start(config, steps.clock(clock), steps.ids(Arc::new(SystemIds))).await.unwrap();
     if let Ok(set) = fs::read(directory.join("set.json")) {
         agent.put_in_force(&restore(&set, &World::new().identity()).unwrap()).unwrap();
     }
@@ -178,9 +201,17 @@ pub(crate) async fn run() {
     let (commands, mut asked) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| commands.send(line)));
     while let Some(command) = asked.recv().await {
-        let version: KeyVersion = command.strip_prefix("destroy ").unwrap().parse().unwrap();
-        agent.vault().destroy(version).await.unwrap();
-        println!("destroyed");
+        match command.split_once(' ') {
+            Some(("die", count)) => {
+                steps.die_in(count.parse().unwrap());
+                println!("armed");
+            }
+            Some(("destroy", version)) => {
+                agent.vault().destroy(version.parse::<KeyVersion>().unwrap()).await.unwrap();
+                println!("destroyed");
+            }
+            _ => println!("taken {}", steps.taken()),
+        }
     }
     agent.stop().await.unwrap();
 }
