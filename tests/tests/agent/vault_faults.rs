@@ -229,6 +229,8 @@ async fn a_destroyed_key_stays_destroyed_when_an_old_copy_of_the_vault_comes_bac
         assert!(status >= 400, "{refused}");
         until(|| async { if vault.join(&record).exists() { Err("it is still there".to_owned()) } else { Ok(()) } }).await;
         until_found(&world, |found| found == ["destroyed_version_returned"]).await;
+        let ready = world.ask(&agent, "/readyz").await;
+        assert!(ready["notes"]["findings"].as_str().unwrap().starts_with("destroyed_version_returned (1)"), "{ready}");
         let (_, refused) = world.call(&agent, "/v1/decrypt", &token, &open(&sealed)).await;
         assert_eq!(refused["code"], "version_state", "{refused}");
         assert!(matches!(agent.vault().held(version).await, Err(VaultError::Destroyed(_))));
@@ -284,6 +286,7 @@ async fn backups_are_made_by_themselves_and_it_is_told_when_they_are_not() {
     world.publish("permit (principal, action, resource);").await;
     world.encryption_key("cards").await;
     until_key(&world, "cards", in_use).await;
+    clock.advance(Duration::from_secs(15));
     until_found(&world, |found| found == ["no_recovery_key"]).await;
     let ready = world.ask(&agent, "/readyz").await;
     assert!(ready["notes"]["backups"].as_str().unwrap().starts_with("there is no backup of the whole vault"), "{ready}");
