@@ -42,17 +42,21 @@ impl Directory {
         &self.path
     }
 
-    /// Beside its place, synced, renamed, and the directory synced: after a crash the old file is there or the new one.
+    /// Beside its place, synced, renamed, and the directory synced: after a crash the old file is there or the new one. What could
+    /// not be written whole, for want of room, is removed.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+        let beside = path.with_extension("new");
         let write = || -> io::Result<()> {
-            let beside = path.with_extension("new");
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&beside, path)?;
             self.sync()
         };
-        write().map_err(|source| VaultError::Io { act: "writing", path: path.to_owned(), source })
+        write().map_err(|source| {
+            let _ = fs::remove_file(&beside);
+            VaultError::Io { act: "writing", path: path.to_owned(), source }
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
