@@ -369,10 +369,7 @@ fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<
 async fn opened_with(mut config: Config, kind: UnlockKind, file: PathBuf) -> anyhow::Result<Arc<dyn Vault>> {
     match kind {
         UnlockKind::Pkcs11 => config.vault.pkcs11.as_mut().context("vault.pkcs11 is not set")?.pin_file = file,
-        UnlockKind::Remote => {
-            let remote = config.vault.remote.as_mut().context("vault.remote is not set")?;
-            (remote.token_file, remote.token_wrapped, remote.app_role) = (Some(file), false, None);
-        }
+        UnlockKind::Remote => config.vault.remote.as_mut().context("vault.remote is not set")?.token_file = file,
     }
     Ok(open_vault(&config, Arc::new(SystemIds)).await?)
 }

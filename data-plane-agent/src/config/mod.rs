@@ -302,11 +302,6 @@ mod tests {
                 "five fields of cron",
             ),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nkeep = 0\n", "keep"),
-            ("data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\n", "[vault.remote.app_role]"),
-            (
-                "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\n[vault.remote.app_role]\nrole_id_file = \"r\"\nsecret_id_file = \"s\"\n",
-                "set one of",
-            ),
             ("data_dir = \"/d\"\n[server]\nworkers = 0\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "workers"),
             ("[vault]\nkind = \"file\"\nkey_file = \"a\"\n", "data_dir"),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\nkeyfile = \"b\"\n", "vault.keyfile"),

@@ -1,5 +1,5 @@
 //! A control plane that is killed while keys are made, moved, brought, activated and destroyed, an agent that is killed while a key is
-//! brought to it, and a control plane whose disk is full: what was asked for happens once, and nobody has to help.
+//! brought to it: what was asked for happens once, and nobody has to help.
 //!
 //! The places of the kills are spread evenly over everything that happens between the command and its end (`freehold_tests::faults`).
 
@@ -10,12 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use data_plane_agent::{app::Running, config::Config, journal::Journal as _};
-use freehold_tests::world::{ShiftedClock, World, until};
-use schema::{
-    encoding::{Digest, base64url},
-    id::KeyVersion,
-};
+use data_plane_agent::{app::Running, config::Config};
+use freehold_tests::world::{ShiftedClock, World};
+use schema::{encoding::Digest, id::KeyVersion};
 use serde_json::{Value, json};
 
 use super::{plane::PlaneProcess, process::Process};
@@ -292,66 +289,4 @@ async fn an_agent_killed_at_any_step_of_an_import_takes_what_was_brought_once() 
     let states = world.query("{ agents(first: 5) { nodes { state } } }", json!({})).await;
     assert_eq!(states["agents"]["nodes"], json!([{ "state": "ROSTERED" }]));
     process.kill();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_control_plane_whose_disk_is_full_refuses_changes_loses_none_and_goes_on_when_there_is_room() {
-    let mut mortal = Mortal::start().await;
-    let config = mortal.world.agent_config("agent", PLAIN);
-    mortal.world.enrol(&config).await;
-    let agent = mortal.world.agent(&config).await;
-    importer(&mortal.world, &config).await;
-    let token = std::fs::read_to_string(mortal.world.path("caller.token")).unwrap();
-    mortal.world.encryption_key("cards").await;
-    let body = json!({ "key": "payments/cards", "plaintext": base64url(b"4111") });
-    mortal.world.until_allowed(&agent, "/v1/encrypt", &token, &body).await;
-
-    // From now on no file of its database may grow past what it is.
-    let folder = mortal.world.path("control-plane");
-    let sizes = || std::fs::read_dir(&folder).unwrap().filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
-    let largest = sizes().max().unwrap();
-    mortal.plane.file_limit_kib = Some(largest.div_ceil(1024) + 64);
-    mortal.plane.kill();
-    mortal.plane.revive();
-    let mut made = Vec::new();
-    let failure = loop {
-        let name = format!("full-{}", made.len());
-        let key = json!({
-            "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT", "placement": ["fra"],
-            "durability": "SINGLE_COPY",
-        });
-        match mortal.world.try_mutate("createKey", &key, "key { id }").await {
-            Ok(_) => made.push(name),
-            Err(failure) => break failure,
-        }
-        assert!(made.len() < 2_000, "{} keys were made", made.len());
-    };
-    assert!(!failure.contains("userErrors"), "it is a fault, and no refusal: {failure}");
-    // Whoever uses keys does not notice.
-    let (status, answer) = mortal.world.call(&agent, "/v1/encrypt", &token, &body).await;
-    assert_eq!(status, 200, "{answer}");
-
-    mortal.plane.file_limit_kib = None;
-    mortal.plane.kill();
-    mortal.plane.revive();
-    // What was answered is there, and what was not can be asked for again.
-    let lost = format!("full-{}", made.len());
-    for name in made.iter().chain([&lost]).rev().take(3) {
-        let new = json!({
-            "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT", "placement": ["fra"],
-            "durability": "SINGLE_COPY",
-        });
-        let query = "mutation($input: CreateKeyInput!) { createKey(input: $input) { userErrors { code } } }";
-        let answer = mortal.world.query(query, json!({ "input": new })).await["createKey"]["userErrors"].clone();
-        if made.contains(name) {
-            assert_eq!(answer[0]["code"], "key_exists", "{name}: {answer}");
-        }
-        mortal.key(name, |key| ready_everywhere(key, 1)).await;
-    }
-    until(|| async {
-        let status = agent.journal().status();
-        if status.acknowledged == status.durable { Ok(()) } else { Err(format!("{status:?}")) }
-    })
-    .await;
-    agent.stop().await.unwrap();
 }
