@@ -50,6 +50,8 @@ pub enum Plane {
         graphql_url: String,
         /// Where agents reach it.
         agents: SocketAddr,
+        /// The file with the operator's token.
+        operator_token_file: PathBuf,
     },
 }
 
@@ -67,6 +69,14 @@ impl Plane {
         match self {
             Self::Here(plane) => plane.agents_address(),
             Self::Elsewhere { agents, .. } => *agents,
+        }
+    }
+
+    /// The file with the operator's token.
+    pub fn operator_token_file(&self) -> &Path {
+        match self {
+            Self::Here(plane) => plane.operator_token_file(),
+            Self::Elsewhere { operator_token_file, .. } => operator_token_file,
         }
     }
 

@@ -77,7 +77,7 @@ impl PlaneProcess {
         let mut process = Self { folder: folder_of_it, child, input, output, graphql, agents, deaths: 0, file_limit_kib: None };
         let token = process.arrive().unwrap();
         let graphql_url = format!("http://{}{}", process.graphql.address, control_plane::http::graphql::PATH);
-        let plane = Plane::Elsewhere { graphql_url, agents: process.agents.address };
+        let plane = Plane::Elsewhere { graphql_url, agents: process.agents.address, operator_token_file: token.clone().into() };
         let world = World::over(plane, Path::new(&token), folder, Arc::new(clock.clone())).await;
         (process, world)
     }
