@@ -206,7 +206,7 @@ impl ReceiptRows {
              ORDER BY time DESC, id DESC LIMIT {most}"
         );
         let failed = || RowsError::during("listing what was done on a host");
-        let rows = self.database.read().query_all_raw(self.database.sql(sql, values)).await.map_err(failed())?;
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(failed())?;
         let mut acts = Vec::with_capacity(rows.len());
         for row in rows {
             let id: String = row.try_get_by_index(0).map_err(failed())?;
