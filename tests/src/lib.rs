@@ -6,4 +6,5 @@ pub mod database;
 pub mod faults;
 pub mod hostile;
 pub mod kurrent;
+pub mod pretend;
 pub mod world;

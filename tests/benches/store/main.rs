@@ -1,5 +1,5 @@
-//! Appends a second to the event store, on both engines, with 1 and 64 writers, against bare batched inserts of the same
-//! bytes in the same run. `make bench` writes raw JSON to `docs/benchmarks/store.json` and prints the same.
+//! Appends a second to the event store, on both SQL engines, with 1 to 256 writers, against bare batched inserts of the same
+//! bytes in the same run; the same by three processes over one PostgreSQL; and reading it all again. `make bench` writes raw JSON to `docs/benchmarks/store.json` and prints the same.
 //!
 //! - *store*: each writer appends records of about 0.6 KB to its own stream, one after the other, through
 //!   `EventStore::append`: sealed, revision checked, durable before it is answered.
@@ -9,13 +9,19 @@
 //! - *command*: the receipts of a journal are acknowledged, on a stream that already has 2000 events: load, authorise, decide,
 //!   append; by a handler that has seen the stream before, and by one that has not (as after a restart).
 //!
+//! - *processes*: as many writers in all, in one process and in three over the same PostgreSQL.
+//! - *reading*: all records from the first, as a follower that catches up reads them: fetched, opened, parsed.
+//!
 //! `FREEHOLD_BENCH_APPENDS` (16000) changes the size of the trial; it is divided by eight for one writer.
+
+mod processes;
+mod reading;
 
 use std::{sync::Arc, time::Instant};
 
 use control_plane::{
     access::{authorize::CedarAuthorizer, context::OpContext, permit::Question},
-    database::Database,
+    database::{Database, Location},
     eventing::{
         handler::{Handler, Options},
         sql::SqlStore,
@@ -46,15 +52,21 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(task) = processes::task()? {
+        return runtime.block_on(processes::write(task));
+    }
     let report = runtime.block_on(async {
         let mut engines = Vec::new();
         for (name, engine) in [("sqlite", Engine::Sqlite), ("postgres", Engine::Postgres)] {
-            engines.push(json!({ "engine": name, "appends": measure(engine).await?, "command": command(engine).await? }));
+            let (appends, reading) = measure(engine).await?;
+            engines.push(json!({ "engine": name, "appends": appends, "reading": reading, "command": command(engine).await? }));
         }
+        let processes = processes::measure(total()).await?;
         anyhow::Ok(json!({
             "method": "tests/benches/store.rs; release build; records of about 0.6 KB, one an append; database, writers and bare inserts share the machine; the median of three rounds by ratio",
             "cores": std::thread::available_parallelism()?.get(),
             "engines": engines,
+            "processes_over_one_postgres": processes,
         }))
     })?;
     let text = serde_json::to_string_pretty(&report)?;
@@ -65,12 +77,21 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
-    let files = TestDatabase::new(engine)?;
-    let database = Database::open(&files.location).await?;
+fn total() -> usize {
+    std::env::var("FREEHOLD_BENCH_APPENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16_000)
+}
+
+async fn open(location: &Location) -> anyhow::Result<(Database, Arc<Keyring>, Arc<SqlStore>)> {
+    let database = Database::open(location).await?;
     let key = SealingKey::from_bytes([1; 32]);
     let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await?);
     let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await?);
+    Ok((database, keyring, store))
+}
+
+async fn measure(engine: Engine) -> anyhow::Result<(Vec<serde_json::Value>, serde_json::Value)> {
+    let files = TestDatabase::new(engine)?;
+    let (database, keyring, store) = open(&files.location).await?;
     let bytes = if engine == Engine::Sqlite { "BLOB" } else { "BYTEA" };
     let bigint = if engine == Engine::Sqlite { "INTEGER" } else { "BIGINT" };
     let table = format!(
@@ -82,10 +103,10 @@ async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
     {
         database.write().execute_unprepared(statement).await?;
     }
-    let total: usize = std::env::var("FREEHOLD_BENCH_APPENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16_000);
+    let total = total();
     let mut position = 0;
     let mut rows = Vec::new();
-    for writers in [1, 64] {
+    for writers in [1, 4, 16, 64, 256] {
         let each = (if writers == 1 { total / 8 } else { total / writers }).max(1);
         run_store(&store, writers, each / 10 + 1).await?;
         run_bare(&database, &keyring, writers, each / 10 + 1, &mut position).await?;
@@ -95,25 +116,24 @@ async fn measure(engine: Engine) -> anyhow::Result<Vec<serde_json::Value>> {
             let ours = run_store(&store, writers, each).await?;
             rounds.push((ours, bare));
         }
-        rounds.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
-        let (ours, bare) = rounds[ROUNDS / 2];
+        rounds.sort_by(|a, b| (a.0.rate / a.1).total_cmp(&(b.0.rate / b.1)));
+        let ratios = rounds.iter().map(|(ours, bare)| (ours.rate / bare * 100.0).round() / 100.0).collect::<Vec<_>>();
+        let (ours, bare) = rounds.swap_remove(ROUNDS / 2);
         rows.push(json!({
             "writers": writers, "appends": writers * each,
-            "store_per_s": ours.round(), "bare_per_s": bare.round(), "ratio": (ours / bare * 100.0).round() / 100.0,
-            "ratios": rounds.iter().map(|(ours, bare)| (ours / bare * 100.0).round() / 100.0).collect::<Vec<_>>(),
+            "store_per_s": ours.rate.round(), "p50_ms": ours.at(0.5), "p99_ms": ours.at(0.99),
+            "bare_per_s": bare.round(), "ratio": ratios[ROUNDS / 2], "ratios": ratios,
         }));
     }
+    let reading = reading::measure(&*store).await?;
     store.close().await;
-    Ok(rows)
+    Ok((rows, reading))
 }
 
 /// Milliseconds of one command on a stream with many events.
 async fn command(engine: Engine) -> anyhow::Result<serde_json::Value> {
     let files = TestDatabase::new(engine)?;
-    let database = Database::open(&files.location).await?;
-    let key = SealingKey::from_bytes([1; 32]);
-    let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::new(SystemClock), Arc::new(SystemIds)).await?);
-    let store = Arc::new(SqlStore::open(database, Arc::clone(&keyring)).await?);
+    let (_, keyring, store) = open(&files.location).await?;
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = || {
         let (store, keyring, authorizer) = (store.clone(), keyring.clone(), authorizer.clone());
@@ -185,22 +205,43 @@ fn streams(writers: usize, each: usize) -> anyhow::Result<Vec<(StreamId, Vec<Rec
         .collect()
 }
 
-async fn run_store(store: &Arc<SqlStore>, writers: usize, each: usize) -> anyhow::Result<f64> {
+/// What came of appends: how many a second, and how long each took.
+struct Appends {
+    rate: f64,
+    /// Milliseconds, in order.
+    latencies: Vec<f64>,
+}
+
+impl Appends {
+    /// The latency that this part of the appends stayed below, ms.
+    fn at(&self, part: f64) -> f64 {
+        let index = ((self.latencies.len() as f64 - 1.0) * part) as usize;
+        (self.latencies[index] * 100.0).round() / 100.0
+    }
+}
+
+async fn run_store(store: &Arc<SqlStore>, writers: usize, each: usize) -> anyhow::Result<Appends> {
     let streams = streams(writers, each)?;
     let start = Instant::now();
     let running = streams.into_iter().map(|(stream, records)| {
         let store = Arc::clone(store);
         tokio::spawn(async move {
+            let mut latencies = Vec::with_capacity(records.len());
             for (expected, record) in (0..).zip(records) {
+                let sent = Instant::now();
                 store.append(Append { tenant: TENANT, stream: stream.clone(), expected, records: vec![record], blobs: vec![] }).await?;
+                latencies.push(sent.elapsed().as_secs_f64() * 1000.0);
             }
-            anyhow::Ok(())
+            anyhow::Ok(latencies)
         })
     });
+    let mut latencies = Vec::with_capacity(writers * each);
     for outcome in futures::future::join_all(running).await {
-        outcome??;
+        latencies.extend(outcome??);
     }
-    Ok((writers * each) as f64 / start.elapsed().as_secs_f64())
+    let rate = (writers * each) as f64 / start.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    Ok(Appends { rate, latencies })
 }
 
 async fn run_bare(database: &Database, keyring: &Keyring, batch: usize, each: usize, position: &mut i64) -> anyhow::Result<f64> {
