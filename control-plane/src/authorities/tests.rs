@@ -78,9 +78,10 @@ fn of_compromised_ones_none_is_believed_any_more_not_even_the_one_that_waited() 
     let (sha256, der) = certificate(3);
     let replace = AuthorityCommand::Replace { sha256, certificate: der, expires: at(3650) };
     let compromised = RetirementReason::Compromised;
-    let expected =
-        [made(3, at(0)).into(), took_over(3, Some(at(0))).into(), retired(1, compromised).into(), retired(2, compromised).into()];
-    let after = rotating().when(&replace).then(expected).when(&replace).then([]);
+    // Each event that went before took a second.
+    let (rotating, now) = (rotating(), rotating().now());
+    let expected = [made(3, now).into(), took_over(3, Some(now)).into(), retired(1, compromised).into(), retired(2, compromised).into()];
+    let after = rotating.when(&replace).then(expected).when(&replace).then([]);
     let believed: Vec<_> = after.state().believed().map(|known| known.sha256).collect();
     assert_eq!(believed, [sha256]);
     assert_eq!(after.state().in_force().unwrap().sha256, sha256);
