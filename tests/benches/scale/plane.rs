@@ -102,7 +102,7 @@ impl Plane {
 
     /// Its store, for what no client could do in time. It must not run.
     pub async fn open_store(&self) -> anyhow::Result<SqlStore> {
-        let (key, _) = SealingKey::read_or_make(&self.folder.path().join("data/sealing.key"), &SystemIds)?;
+        let key = SealingKey::read(&self.folder.path().join("data/sealing.key"))?;
         let database = Database::open(&self.database.location).await?;
         let keyring = Keyring::open(database.clone(), &key, std::sync::Arc::new(SystemClock), std::sync::Arc::new(SystemIds)).await?;
         Ok(SqlStore::open(database, std::sync::Arc::new(keyring)).await?)
