@@ -214,7 +214,7 @@ async fn a_control_plane_that_cannot_start_says_what_to_do() {
     says(&world.control_plane_error(config()).await, &["fingerprint", "sealing.key is not there", "restore it from its backup"]);
     assert!(!key.exists(), "no new key may hide that the right one is gone");
     secret_file(&key, base64url(&[7; 32]).as_bytes());
-    says(&world.control_plane_error(config()).await, &["wrong sealing key", "restore the right key file"]);
+    says(&world.control_plane_error(config()).await, &["wrong sealing key", "restore the right key"]);
     secret_file(&key, b"nonsense");
     says(&world.control_plane_error(config()).await, &["is not a sealing key", "restore it"]);
     secret_file(&key, &kept);
