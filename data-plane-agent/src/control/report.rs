@@ -43,6 +43,8 @@ pub struct Documents {
     pub self_tests: Option<Base64>,
     /// What keeps the agent from what its site asks.
     pub findings: Vec<Finding>,
+    /// Whether something that is asked for failed, and is to be tried again soon.
+    pub unfinished: bool,
 }
 
 /// Whoever makes and destroys key material, and says so in signed documents.
@@ -112,10 +114,12 @@ impl<W: Work> Reporter<W> {
                 reported = self.once() => reported,
             };
             let pause = match reported {
-                Ok(()) => {
+                Ok(false) => {
                     backoff.reset();
                     AT_LEAST_EVERY
                 }
+                // Nobody says when a vault is back that was gone for a moment.
+                Ok(true) => backoff.pause(&*self.ids),
                 Err(error) => {
                     metrics::counter!("freehold_report_failures_total").increment(1);
                     tracing::warn!(error = &error as &dyn std::error::Error, "the agent's report was not taken");
@@ -137,8 +141,8 @@ impl<W: Work> Reporter<W> {
         }
     }
 
-    /// Does what there is to do, and reports it once.
-    pub async fn once(&mut self) -> Result<(), ReportError> {
+    /// Does what there is to do, and reports it once; whether some of it failed.
+    pub async fn once(&mut self) -> Result<bool, ReportError> {
         let mut documents = self.work.documents().await;
         // More than one request may hold is said in the next ones: what was not delivered is given again.
         let lists = [&documents.version_records, &documents.holder_reports, &documents.backup_reports];
@@ -146,6 +150,7 @@ impl<W: Work> Reporter<W> {
         documents.version_records.truncate(MAX_DOCUMENTS);
         documents.holder_reports.truncate(MAX_DOCUMENTS);
         documents.backup_reports.truncate(MAX_DOCUMENTS);
+        let unfinished = documents.unfinished;
         let claim = self.ratchet.claim()?;
         let report = self.report(documents, claim.clone());
         let answer = self.connection.client().report(&report).await?;
@@ -161,7 +166,7 @@ impl<W: Work> Reporter<W> {
         if all {
             self.work.delivered(&answer);
         }
-        Ok(())
+        Ok(unfinished)
     }
 
     fn report(&self, documents: Documents, claim: RatchetClaim) -> Report {

@@ -105,6 +105,7 @@ impl Reconciler {
                     "the vault does not say which one it is: nothing is reported of it"
                 );
                 findings.replace(PART, vec![Found { version: None, code: error.code(), detail: in_one_line(&error) }]);
+                documents.unfinished = true;
                 return documents;
             }
         };
@@ -133,6 +134,7 @@ impl Reconciler {
                 }
             }
         }
+        documents.unfinished = !found.is_empty();
         findings.replace(PART, found);
         documents
     }
@@ -500,6 +502,19 @@ mod tests {
         assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::Destroyed(_))));
         reconciler.delivered();
         assert_eq!(bench.run(&mut reconciler).await, Documents::default());
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_tried_again_soon_and_what_is_done_is_not() {
+        let bench = Bench::new();
+        let mut reconciler = Reconciler::default();
+        let (there, away) = (bench.directory.path().join("vault"), bench.directory.path().join("away"));
+        std::fs::rename(&there, &away).unwrap();
+        let failed = bench.run(&mut reconciler).await;
+        assert!(failed.unfinished && failed.version_records.is_empty(), "{failed:?}");
+        std::fs::rename(&away, &there).unwrap();
+        let made = bench.run(&mut reconciler).await;
+        assert_eq!((made.unfinished, made.version_records.len()), (false, 1));
     }
 
     #[tokio::test]
