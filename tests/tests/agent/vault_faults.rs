@@ -106,11 +106,14 @@ async fn a_vault_that_is_gone_while_keys_are_made_and_destroyed_is_told_and_wait
     until_found(&world, |found| found.is_empty()).await;
 
     // Gone while one is to be destroyed: it is not called destroyed, and is not used.
+    let version: KeyVersion = made["versions"][0]["id"].as_str().unwrap().parse().unwrap();
     let gone = server.go_away();
     destroy(&world, &clock, "during").await;
     until_found(&world, |found| found.contains(&"vault_unavailable".to_owned())).await;
     assert_eq!(key(&world, "during").await["versions"][0]["destruction"]["proven"], false);
-    drop(gone);
+    let server = gone.come_back().unwrap();
+    until_key(&world, "during", |key| key["versions"][0]["destruction"]["proven"] == true).await;
+    assert!(!server.everything().contains(&format!("{}.1.json", version.key)), "{}", server.everything());
     agent.stop().await.unwrap();
 }
 
