@@ -123,18 +123,19 @@ impl Reconciler {
                 if let Err(error) = done {
                     metrics::counter!("freehold_reconcile_failures_total").increment(1);
                     found.push(Found::of(version, error.code(), &error));
+                    documents.unfinished |= error.may_pass();
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, %version, "a key version could not be brought to its desired state");
                 }
                 if let Err(error) = self.back_up(&round, key, version, entry, &mut documents).await {
                     metrics::counter!("freehold_backup_failures_total").increment(1);
                     found.push(Found::of(version, error.code(), &error));
+                    documents.unfinished = true;
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(error, %version, "a key version that must be backed up before its first use was not");
                 }
             }
         }
-        documents.unfinished = !found.is_empty();
         findings.replace(PART, found);
         documents
     }

@@ -309,6 +309,29 @@ impl VaultError {
             Self::Io { .. } => "vault_io",
         }
     }
+
+    /// Whether the same may succeed in a while with nothing else changed: it is the place that failed, not what was asked of it.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Trouble(_)
+            | Self::Algorithm(AlgorithmError::Trouble(_))
+            | Self::Corrupt { .. }
+            | Self::TooOpen { .. }
+            | Self::InUse(_)
+            | Self::Missing(_)
+            | Self::Io { .. } => true,
+            Self::NotHeld(_)
+            | Self::Destroyed(_)
+            | Self::OtherAlgorithm { .. }
+            | Self::OtherMaterial(_)
+            | Self::ProtectionNotMet { .. }
+            | Self::NotExtractable(_)
+            | Self::OtherOperation { .. }
+            | Self::Algorithm(_)
+            | Self::WrongSecret(_)
+            | Self::UnusableSecret(_) => false,
+        }
+    }
 }
 
 /// Checks that a permit is for this algorithm and one of these operations. Every backend calls it before it uses a key.
