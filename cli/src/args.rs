@@ -207,10 +207,26 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_commands_are_well_formed() {
         super::Cli::command().debug_assert();
+    }
+
+    /// base64url has a `-`, and one digest in 64 begins with it.
+    #[test]
+    fn a_digest_may_begin_with_a_hyphen() {
+        let digest = schema::encoding::Digest([0xfb; 32]).to_string();
+        assert!(digest.starts_with('-'));
+        for arguments in [
+            &["root", "show", "--root", &digest][..],
+            &["root", "sign", "--signer", "ada.signer", "--root", &digest, "--yes"],
+            &["policy", "sign", "--signer", "ada.signer", "--root", &digest],
+            &["agent", "vouch", "agt_01m8nndgbkfr2vzsv7qt8sfszz", &digest, "--signer", "ada.signer"],
+        ] {
+            let parsed = super::Cli::try_parse_from(std::iter::once(&"freehold").chain(arguments));
+            assert!(parsed.is_ok(), "{arguments:?}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
     }
 }

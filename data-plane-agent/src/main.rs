@@ -111,6 +111,7 @@ enum Command {
         /// The newcomer: `agt_…`.
         agent: AgentId,
         /// The join code that the newcomer's `freehold-agent enrol` printed, told over another channel than the control plane.
+        #[arg(allow_hyphen_values = true)]
         join_code: Digest,
     },
     /// Register applications with this agent: their tokens are made here and known nowhere else.

@@ -73,7 +73,7 @@ pub enum Agents {
         #[arg(id = "agent_id", value_name = "AGENT")]
         agent: String,
         /// The join code that the person at its host reads out
-        #[arg(value_name = "JOIN-CODE")]
+        #[arg(value_name = "JOIN-CODE", allow_hyphen_values = true)]
         code: Digest,
         #[command(flatten)]
         signing: Signing,

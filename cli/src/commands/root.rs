@@ -30,7 +30,7 @@ pub enum Root {
     /// Show who signs what now
     Show {
         /// SHA-256 of a root you know; the newest must follow from it
-        #[arg(long, value_name = "SHA256")]
+        #[arg(long, value_name = "SHA256", allow_hyphen_values = true)]
         root: Option<Digest>,
     },
     /// Propose who signs root and policy from now on: the tenant's own signers, and the control plane no more
@@ -91,7 +91,7 @@ pub struct Signing {
     #[command(flatten)]
     pub passphrase: PassphraseSource,
     /// SHA-256 of the root to begin from, as an agent or another signer shows it; needed once, then remembered
-    #[arg(long, value_name = "SHA256")]
+    #[arg(long, value_name = "SHA256", allow_hyphen_values = true)]
     pub root: Option<Digest>,
     /// Sign without asking; what is signed is shown all the same
     #[arg(long)]

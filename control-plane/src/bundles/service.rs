@@ -224,9 +224,15 @@ impl Statements {
 
     /// Signs a new heartbeat of a site that pins what the last one did.
     pub async fn beat(&self, tenant: TenantId, site: SiteId) -> Result<(), StatementsError> {
+        self.issue(tenant, site, None).await
+    }
+
+    /// Signs a site's next heartbeat; it pins these, or what the last one did.
+    async fn issue(&self, tenant: TenantId, site: SiteId, members: Option<&[Member]>) -> Result<(), StatementsError> {
         let signers = self.signers(tenant).await?;
-        let current = self.0.heartbeats.issue(&signers, tenant, site, None, self.0.clock.now()).await?;
-        self.0.ending.look_at(tenant, site, &current.members, self.0.clock.now());
+        let now = self.0.clock.now();
+        let current = self.0.heartbeats.issue(&signers, tenant, site, members, now).await?;
+        self.0.ending.look_at(tenant, site, &current.members, now);
         self.wake(tenant, site);
         Ok(())
     }
@@ -457,10 +463,7 @@ impl Statements {
         if current.is_some_and(|current| current.pins(members)) {
             return Ok(());
         }
-        let signers = self.signers(tenant).await?;
-        self.0.heartbeats.issue(&signers, tenant, site, Some(members), self.0.clock.now()).await?;
-        self.wake(tenant, site);
-        Ok(())
+        self.issue(tenant, site, Some(members)).await
     }
 
     async fn publish_changed<S: Statement + Headed>(
