@@ -188,13 +188,13 @@ impl Membership {
             ids: ids.clone(),
             prekeys,
             findings: findings.clone(),
+            arrived: arrived.clone(),
         };
         let movement = Movement {
             accepted: sync.follow(),
             connection: connection.clone(),
             mover: Mover::new(mover),
             errands: Errands::open(&config.data_dir, agent_clock.clone(), journal.clone(), current.clone()),
-            arrived: arrived.clone(),
         };
         let (enforced, rejections) = (current.clone(), current.clone());
         let reporter = Reporter {

@@ -122,6 +122,7 @@ impl World {
 
     /// The same over a control plane that runs: by its operator token, in this file.
     pub async fn over(plane: Plane, operator_token: &Path, folder: tempfile::TempDir, clock: Arc<dyn Clock>) -> Self {
+        log();
         let admin = std::fs::read_to_string(operator_token).expect("a token").trim().to_owned();
         let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };
         let made =
@@ -358,6 +359,13 @@ impl ShiftedClock {
 impl Clock for ShiftedClock {
     fn now(&self) -> Timestamp {
         SystemClock.now().plus(Duration::from_secs(self.shift()))
+    }
+}
+
+/// Logs to standard error what the filter in `FREEHOLD_TEST_LOG` lets through, such as `info`; nothing without one.
+pub fn log() {
+    if let Ok(filter) = std::env::var("FREEHOLD_TEST_LOG") {
+        service::log::init(&service::config::LogConfig { filter, ..service::config::LogConfig::default() }).expect("a filter of log lines");
     }
 }
 

@@ -42,8 +42,6 @@ pub struct Movement {
     pub mover: Mover,
     /// What people beside this agent ask for.
     pub errands: Errands,
-    /// Counts arrivals: what the vault holds is reported after each.
-    pub arrived: watch::Sender<u64>,
 }
 
 impl Movement {
@@ -66,7 +64,6 @@ impl Movement {
                 let pause = match outcome {
                     Ok(outcome) => {
                         last_failure = None;
-                        self.note(&outcome);
                         match outcome {
                             Outcome { taken: 0, sent: 0, waiting: false, .. } => {
                                 backoff.reset();
@@ -96,9 +93,7 @@ impl Movement {
                 };
                 next = tokio::time::Instant::now() + pause;
             }
-            if let Some(outcome) = self.errands.run(set.as_deref(), &mut self.mover).await {
-                self.note(&outcome);
-            }
+            self.errands.run(set.as_deref(), &mut self.mover).await;
             let look = tokio::time::Instant::now() + LOOK_EVERY;
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -112,12 +107,6 @@ impl Movement {
                 }
                 () = tokio::time::sleep_until(next.min(look)) => {}
             }
-        }
-    }
-
-    fn note(&self, outcome: &Outcome) {
-        if outcome.taken > 0 {
-            self.arrived.send_modify(|count| *count += 1);
         }
     }
 }

@@ -23,7 +23,7 @@ use service::{
 };
 use trust::{accept::AcceptedSet, document::Prekey, movement::accept_prekey};
 
-use super::movement::{Mover, Outcome};
+use super::movement::Mover;
 use crate::{journal::Journal, policy::current::Current};
 
 /// The format of files with prekeys and transfers.
@@ -200,38 +200,34 @@ impl Errands {
         Self { folder, clock, journal, current }
     }
 
-    /// Does what was asked since it last looked; gives what moved, if anything was asked.
-    pub async fn run(&self, set: Option<&AcceptedSet>, mover: &mut Mover) -> Option<Outcome> {
-        let mut outcome = None;
+    /// Does what was asked since it last looked.
+    pub async fn run(&self, set: Option<&AcceptedSet>, mover: &mut Mover) {
         for path in entries(&self.folder).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
-            let (answer, moved) = match read(&path) {
+            let answer = match read(&path) {
                 Some(errand) => self.run_one(errand, set, mover).await,
-                None => (refused("errand_malformed", "the request cannot be read"), Outcome::default()),
+                None => refused("errand_malformed", "the request cannot be read"),
             };
-            outcome = Some(moved);
             if let Err(error) = write_atomic(&path.with_extension("answer"), &to_json(&answer), OWNER_ONLY) {
                 tracing::error!(error = &error as &dyn std::error::Error, "an answer to a command beside this agent cannot be written");
             }
             drop(fs::remove_file(&path));
         }
-        outcome
     }
 
-    async fn run_one(&self, errand: Errand, set: Option<&AcceptedSet>, mover: &mut Mover) -> (Answer, Outcome) {
-        let nothing = Outcome::default();
+    async fn run_one(&self, errand: Errand, set: Option<&AcceptedSet>, mover: &mut Mover) -> Answer {
         let Some(set) = set else {
-            return (refused("no_statements", "this agent believes no statements yet: it does not know whom to believe"), nothing);
+            return refused("no_statements", "this agent believes no statements yet: it does not know whom to believe");
         };
         match errand {
             Errand::Prekey => match mover.prekey_for_file().await {
-                Ok(prekey) => (Answer::File { file: MovementFile::new(vec![prekey], Vec::new()) }, nothing),
-                Err(error) => (refused("prekey_failed", &whole(&error)), nothing),
+                Ok(prekey) => Answer::File { file: MovementFile::new(vec![prekey], Vec::new()) },
+                Err(error) => refused("prekey_failed", &whole(&error)),
             },
             Errand::Seal { recipient, prekeys } => {
                 let prekey = super::movement::prekey_of(&prekeys, set, recipient, self.clock.now());
                 match prekey.and_then(|prekey| accept_prekey(set, prekey.as_slice(), self.clock.now())) {
                     Ok(prekey) => self.seal(set, mover, &prekey).await,
-                    Err(refusal) => (refused(refusal.code(), &whole(&refusal)), nothing),
+                    Err(refusal) => refused(refusal.code(), &whole(&refusal)),
                 }
             }
             Errand::Take { transfers } => {
@@ -249,8 +245,7 @@ impl Errands {
                 if let Err(error) = mover.tend(!missing.is_empty()).await {
                     tracing::error!(error = &error as &dyn std::error::Error, "prekeys could not be erased");
                 }
-                let taken = versions.len();
-                (Answer::Taken { versions, refused: not_taken }, Outcome { taken, ..nothing })
+                Answer::Taken { versions, refused: not_taken }
             }
         }
     }
@@ -258,8 +253,8 @@ impl Errands {
 
 impl Errands {
     /// Seals for a file. That material leaves this way stands in the journal before it does: a receipt for each version.
-    async fn seal(&self, set: &AcceptedSet, mover: &mut Mover, prekey: &Prekey) -> (Answer, Outcome) {
-        let (recipient, nothing) = (prekey.agent, Outcome::default());
+    async fn seal(&self, set: &AcceptedSet, mover: &mut Mover, prekey: &Prekey) -> Answer {
+        let recipient = prekey.agent;
         let versions = mover.given_to(set, recipient).await;
         let statements = self.current.load().map_or_else(String::new, |in_force| in_force.serials.to_string());
         let intent = |version: &KeyVersion| Intent {
@@ -276,7 +271,7 @@ impl Errands {
         };
         let tickets = match self.journal.intents(versions.iter().map(intent).collect()).await {
             Ok(tickets) => tickets,
-            Err(error) => return (refused(error.code(), &whole(&error)), nothing),
+            Err(error) => return refused(error.code(), &whole(&error)),
         };
         let mut transfers = Vec::new();
         for (version, ticket) in versions.into_iter().zip(tickets) {
@@ -289,8 +284,8 @@ impl Errands {
             }
         }
         match transfers.len() {
-            0 => (refused("nothing_to_send", &format!("there is nothing that {recipient} lacks and this vault may give")), nothing),
-            sent => (Answer::File { file: MovementFile::new(Vec::new(), transfers) }, Outcome { sent, ..nothing }),
+            0 => refused("nothing_to_send", &format!("there is nothing that {recipient} lacks and this vault may give")),
+            _ => Answer::File { file: MovementFile::new(Vec::new(), transfers) },
         }
     }
 }

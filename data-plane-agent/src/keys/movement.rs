@@ -19,6 +19,7 @@ use schema::{
     id::{AgentId, KeyVersion, PrekeyId},
     wire::relay::{MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
 };
+use tokio::sync::watch;
 use trust::{
     accept::AcceptedSet,
     document::Prekey,
@@ -139,6 +140,8 @@ pub struct MoverParts {
     pub prekeys: Prekeys,
     /// What it finds.
     pub findings: Arc<Findings>,
+    /// Counts arrivals: what the vault holds is reported after each, also when nobody could be told that it was taken.
+    pub arrived: watch::Sender<u64>,
 }
 
 /// Sends and takes.
@@ -229,6 +232,7 @@ impl Mover {
         received.check(algorithm::fingerprint(head.algorithm, key.public_key(), &secret))?;
         self.parts.vault.import(head.version, head.algorithm, secret).await?;
         self.parts.prekeys.used(head.prekey);
+        self.parts.arrived.send_modify(|count| *count += 1);
         Ok(head.version)
     }
 

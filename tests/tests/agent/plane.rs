@@ -166,7 +166,7 @@ fn spawn(folder: &Path, agents: SocketAddr, file_limit_kib: Option<u64>) -> (Chi
         .env(AGENTS, format!("https://{agents}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(if std::env::var_os("FREEHOLD_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() })
         .spawn()
         .unwrap();
     let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
@@ -177,6 +177,7 @@ fn spawn(folder: &Path, agents: SocketAddr, file_limit_kib: Option<u64>) -> (Chi
 #[allow(clippy::print_stdout, reason = "the parent reads it")]
 pub(crate) async fn run() {
     let (Some(directory), Ok(agents)) = (std::env::var_os(DIRECTORY), std::env::var(AGENTS)) else { return };
+    freehold_tests::world::log();
     let directory = Path::new(&directory);
     let mut config = plane_config(directory);
     config.agents.public_url = Some(agents.parse().unwrap());

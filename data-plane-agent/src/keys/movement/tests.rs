@@ -66,7 +66,8 @@ async fn mover(vault: &Arc<dyn Vault>, identity: &Identity, seed: u64, wall: &Ma
     let prekeys = Prekeys::open(directory, identity.clone(), &**vault).await.unwrap();
     let clock = AgentClock::new(Arc::new(wall.clone()), Box::new(SystemBootClock::new(&SystemIds)), None);
     let findings = Arc::new(Findings::new(Arc::new(wall.clone()), Arc::default()));
-    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids: Arc::new(SystemIds), prekeys, findings })
+    let (ids, arrived) = (Arc::new(SystemIds), watch::Sender::new(0));
+    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids, prekeys, findings, arrived })
 }
 
 /// A site of two: one has version 1, the other lacks it.
@@ -264,6 +265,18 @@ async fn what_was_on_its_way_when_the_relay_went_away_is_sent_again_at_once() {
     // The first call of the round is answered, the second is not.
     assert!(two.a.mover.round(&set, &SecondFails(two.relay.of(AGENT), Mutex::new(0))).await.is_err());
     assert_eq!((two.a().await.sent, two.b().await.taken), (1, 1));
+}
+
+#[tokio::test]
+async fn what_was_taken_is_reported_also_when_the_relay_goes_away_before_it_is_told() {
+    let mut two = Two::new().await;
+    two.b().await;
+    two.a().await;
+    let arrived = two.b.mover.parts.arrived.subscribe();
+    let set = two.seen_by(&two.b);
+    assert!(two.b.mover.round(&set, &SecondFails(two.relay.of(OTHER_AGENT), Mutex::new(0))).await.is_err());
+    assert!(two.b.has_it().await);
+    assert!(arrived.has_changed().unwrap(), "reporters look at the vault");
 }
 
 #[tokio::test]
