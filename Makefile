@@ -80,7 +80,7 @@ soak: setup-test ## Long trials; make test holds a short form of each
 	cargo build --locked --workspace --release --bins --bench system
 	FREEHOLD_BENCH_SOAK_SECONDS=3600 FREEHOLD_BIN=$(RELEASE_BIN) cargo bench --locked --workspace --bench system
 
-BENCHES := --bench cryptography --bench decision --bench journal --bench store --bench system
+BENCHES := --bench cryptography --bench decision --bench journal --bench store --bench system --bench scale
 
 # Programs and benches are built by one command: features are resolved once, and nothing is compiled twice.
 .PHONY: bench

@@ -2,6 +2,8 @@
 //! [`recovery`] for backups of its vault, [`problem`] for every error over HTTP.
 
 pub mod agent;
+#[cfg(test)]
+mod golden;
 pub mod health;
 pub mod operation;
 pub mod problem;
