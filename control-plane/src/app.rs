@@ -43,6 +43,7 @@ use crate::{
     },
     aliases::Alias,
     authorities::keeper::Keeper,
+    backup::{make::Maker, restore::restored, schedule::Schedule},
     bundles::{
         heartbeat::{Heartbeats, Named},
         reactor::StatementReactor,
@@ -51,7 +52,7 @@ use crate::{
     },
     callers::Caller,
     composites::Composite,
-    config::Config,
+    config::{Config, RolesConfig},
     database::{Access, Database, Location, OpenError, is_damage},
     deployment,
     erasures::{Erasure, reactor::Erasing},
@@ -272,6 +273,9 @@ impl App {
         let woken = move |tenant, site| statements.wake(tenant, site);
         work.push(tokio::spawn(waking::listen(ground.database.clone(), ground.sql.clone(), woken, working.clone())));
         let metrics = Metrics::install().map_err(failed("installing metrics"))?;
+        let backups = scheduled_backups(&config, &ground)?;
+        let backups_told = backups.as_ref().map(Schedule::told).unwrap_or_default();
+        work.extend(backups.map(|backups| background(backups.run(), &working)));
         work.push(background(metrics.clone().keep_folding(), &working));
 
         let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
@@ -288,7 +292,7 @@ impl App {
         let statements = parts.statements.clone();
         let shared = Shared {
             edge: web::Data::new(parts.edge(&ground, &config)),
-            readiness: web::Data::new(readiness(&ground, &statements, &stopping)),
+            readiness: web::Data::new(readiness(&ground, &statements, &stopping).note("backups", move || backups_told.note())),
             metrics: web::Data::new(metrics),
             request_ids,
             development: config.development,
@@ -347,6 +351,9 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
         return Err(ConfigError::Invalid { problems: vec![problem] }.into());
     }
     tombstones::reconcile(&keyring, &config.erasures_file()).await?;
+    if let Some(mark) = restored(&database).await.map_err(failed("asking whether the database was restored"))? {
+        tracing::warn!(backup_of = %mark.created, restored = %mark.restored, "this store was restored from a backup: agents may know what happened since");
+    }
     let secrets = Secrets::new(database.clone(), keyring.clone(), clock.clone());
     let (store, sql): (Arc<dyn EventStore>, _) = match kurrent {
         Some(settings) => {
@@ -428,6 +435,14 @@ pub(crate) fn location(config: &Config) -> Result<Location, StartError> {
         url.set_password(Some(&password)).map_err(|()| invalid("expected postgres://user@host/database"))?;
     }
     Ok(Location::Postgres(url.into()))
+}
+
+/// The SQL database as who owns its tables, which the URL names, also where those who serve are roles: for what changes the
+/// schema, or has to see every row.
+pub(crate) fn owned(config: &Config) -> Result<(Location, Access), StartError> {
+    let mut owning = config.clone();
+    owning.store.roles = RolesConfig::default();
+    Ok((location(&owning)?, Access { roles: None, synchronous_standby: config.store.synchronous_standby }))
 }
 
 /// How settings say that a PostgreSQL is used.
@@ -591,6 +606,15 @@ fn background(task: impl Future<Output = ()> + Send + 'static, stop: &Cancellati
             () = stop.cancelled() => {}
         }
     })
+}
+
+/// Backups by the clock, where settings ask for them.
+fn scheduled_backups(config: &Config, ground: &Ground) -> Result<Option<Schedule>, StartError> {
+    let Some(calendar) = config.backup.calendar() else { return Ok(None) };
+    let Ground { database, clock, ids, .. } = ground;
+    let maker = Maker::new(config, database.clone(), clock.clone(), ids.clone()).map_err(failed("preparing scheduled backups"))?;
+    let (backup, deployment) = (config.backup.clone(), config.deployment.clone());
+    Ok(Some(Schedule::new(backup, calendar, deployment, maker, database.clone(), clock.clone())))
 }
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {

@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod app;
+pub mod backup;
 pub mod bundles;
 pub mod config;
 pub mod database;
@@ -25,6 +26,7 @@ pub mod preparing;
 pub mod receipts;
 pub mod relay;
 pub mod sealing;
+pub mod verify;
 pub mod waking;
 
 // The domains, each in the same shape: command, refusal, aggregate.

@@ -3,20 +3,29 @@
 mod commands {
     pub mod sealing;
 }
+mod backup_command;
+mod store_command;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use control_plane::{
     app::{App, StartError},
+    backup::BackupError,
     config::{Config, StoreConfig},
     graphql,
     moving::{self, MoveError},
     preparing, sealing,
+    verify::VerifyError,
 };
 use schema::clock::{SystemClock, SystemIds};
 use serde::Serialize;
 use service::{config::ConfigError, telemetry::Service};
+
+use crate::{
+    backup_command::BackupCommand,
+    store_command::{Rebuild, VerifyStore},
+};
 
 /// The Freehold control plane: records keys and policy as events, serves GraphQL, publishes signed statements to agents.
 #[derive(Parser)]
@@ -35,6 +44,7 @@ Examples:
   freehold-control-plane check-config --config control-plane.toml
   freehold-control-plane move-store --config control-plane.toml --to postgres://freehold@db.example.org/freehold
   freehold-control-plane database roles --config control-plane.toml | psql -d freehold
+  freehold-control-plane verify-store --config control-plane.toml
   freehold-control-plane print-config-schema > config.schema.json
 
 The first start writes an operator token to <data dir>/operator.token (readable by its owner only).
@@ -53,6 +63,13 @@ enum Command {
     /// Prepare a PostgreSQL: its schema, and the roles that use it.
     #[command(subcommand)]
     Database(DatabaseCommand),
+    /// Walk through everything the store holds, and tell what is not as it should be.
+    VerifyStore(VerifyStore),
+    /// Write the read model anew from the records, compare both, and put the new one in place.
+    Rebuild(Rebuild),
+    /// Make, list, restore and try backups.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Print the GraphQL schema (SDL).
     PrintSdl,
     /// Print the JSON Schema of the settings.
@@ -228,6 +245,8 @@ impl Settings {
 async fn main() -> ExitCode {
     match run(Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
+        // What was found was printed.
+        Err(error) if error.is::<store_command::Found>() => ExitCode::FAILURE,
         Err(error) => {
             say_error(error.as_ref());
             // As for flags that cannot be read.
@@ -257,6 +276,9 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         },
         Command::Sealing(command) => println!("{}", command.run().await?),
         Command::Database(command) => command.run().await?,
+        Command::VerifyStore(command) => return command.run().await,
+        Command::Rebuild(command) => return command.run().await,
+        Command::Backup(command) => return command.run().await,
         Command::PrintSdl => print!("{}", graphql::sdl()),
         Command::PrintConfigSchema => println!("{}", serde_json::to_string_pretty(&service::config::schema::<Config>())?),
     }
@@ -267,6 +289,8 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<ConfigError>()
         || matches!(error.downcast_ref(), Some(StartError::Config(_)))
         || matches!(error.downcast_ref(), Some(MoveError::Start(StartError::Config(_))))
+        || matches!(error.downcast_ref(), Some(VerifyError::Start(StartError::Config(_))))
+        || matches!(error.downcast_ref(), Some(BackupError::Start(StartError::Config(_)) | BackupError::Setting { .. }))
 }
 
 #[allow(clippy::print_stderr, reason = "there may be no log yet")]

@@ -5,10 +5,10 @@ use service::config::ConfigError;
 use zeroize::Zeroizing;
 
 use crate::{
-    app::{StartError, location},
+    app::{StartError, owned},
     config::Config,
     database::{
-        Access, Database, Location, OpenError,
+        Database, Location, OpenError,
         roles::{self, Role, Roles},
     },
 };
@@ -47,14 +47,11 @@ async fn owner(config: &Config) -> Result<Database, StartError> {
     config.check()?;
     service::tls::install_provider();
     // This is the process that migrates, whatever the others are told.
-    let mut owning = config.clone();
-    owning.store.roles.migrate = true;
-    let place = location(&owning)?;
+    let (place, access) = owned(config)?;
     if let Location::Sqlite(_) = place {
         let problem = "setting store.url: a SQLite file needs no preparation; this is for PostgreSQL".to_owned();
         return Err(ConfigError::Invalid { problems: vec![problem] }.into());
     }
-    let access = Access { roles: None, synchronous_standby: config.store.synchronous_standby };
     Ok(Database::open_with(&place, &access).await?)
 }
 

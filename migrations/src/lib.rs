@@ -16,6 +16,7 @@ mod m20261130_000010_relay;
 mod m20261130_000200_wake;
 mod m20261130_000250_agent_ratchets;
 mod m20261130_000260_ledger_index;
+mod m20261130_000400_restore;
 mod m20261130_000500_sealing_keys;
 mod m20261130_000510_persons;
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000200_wake::Migration),
             Box::new(m20261130_000250_agent_ratchets::Migration),
             Box::new(m20261130_000260_ledger_index::Migration),
+            Box::new(m20261130_000400_restore::Migration),
             Box::new(m20261130_000500_sealing_keys::Migration),
             Box::new(m20261130_000510_persons::Migration),
         ]

@@ -283,6 +283,11 @@ impl Postgres {
         Ok(output.stdout)
     }
 
+    /// Where its programs are.
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join(".s.PGSQL.5432")

@@ -2,6 +2,7 @@
 
 mod store {
     pub(crate) mod at_rest;
+    pub(crate) mod backups;
     pub(crate) mod crash;
     pub(crate) mod disk;
     pub(crate) mod fire;
@@ -15,11 +16,14 @@ mod store {
     pub(crate) mod roles;
     pub(crate) mod rotation;
     pub(crate) mod sources;
+    pub(crate) mod verify;
     pub(crate) mod world;
 }
 
 use freehold_tests::database::Engine;
-use store::{at_rest, crash, disk, fire, kurrent, log, model, moving, persons, reactors, read_model, roles, rotation, sources};
+use store::{
+    at_rest, backups, crash, disk, fire, kurrent, log, model, moving, persons, reactors, read_model, roles, rotation, sources, verify,
+};
 
 /// Every case, on every engine.
 macro_rules! conformance {
@@ -87,6 +91,7 @@ conformance! {
     rotation::what_others_do_with_data_keys_is_heard;
     rotation::keys_that_do_not_say_what_they_hang_from_open;
     read_model::it_can_be_rebuilt_to_the_same_rows;
+    verify::a_planted_difference_is_shown_and_nothing_is_changed;
     read_model::it_is_found_by_what_it_is_indexed_by;
     read_model::it_can_be_asked_as_of_a_time;
     read_model::pages_go_both_ways;
@@ -278,4 +283,54 @@ async fn a_move_finds_differences() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn records_without_their_keys_are_refused() {
     moving::records_without_their_keys_are_refused().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sound_store_is_found_sound_and_every_damage_is_named() {
+    verify::every_damage_is_named().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_read_model_is_rebuilt_under_live_writes() {
+    verify::rebuilt_under_live_writes(Engine::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_read_model_is_rebuilt_under_live_writes_through_roles() {
+    verify::rebuilt_under_live_writes(Engine::PostgresRoles).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backup_comes_back_whole_or_not_at_all() {
+    backups::a_backup_comes_back_whole_or_not_at_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drill_proves_a_backup_or_says_why_not() {
+    backups::a_drill_proves_a_backup_or_says_why_not().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn backups_are_made_by_the_clock_and_trouble_is_told() {
+    backups::by_the_clock().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn postgresql_is_backed_up_beside_a_control_plane() {
+    backups::of_postgres_beside_a_control_plane(Engine::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn postgresql_with_roles_is_backed_up_verified_and_rebuilt_as_who_owns_it() {
+    backups::of_postgres_beside_a_control_plane(Engine::PostgresRoles).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_older_backup_does_not_bring_back_who_was_erased() {
+    backups::an_older_backup_does_not_bring_back_who_was_erased().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn postgresql_goes_back_to_a_point_in_time_by_its_own_tools() {
+    backups::to_a_point_in_time().await;
 }

@@ -82,20 +82,35 @@ impl PrekeySecret {
 
 /// Seals material to a prekey, as what its head says. Gives what HPKE encapsulated, and the ciphertext.
 pub fn seal(head: &TransferHead, public_key: &[u8], material: &[u8], ids: &dyn Ids) -> Result<(Vec<u8>, Vec<u8>), SealError> {
-    let public_key = PublicKey::from_bytes(public_key).map_err(|_| SealError::Key)?;
-    let (mode, random) = (OpModeS::Base, &mut Random(ids));
-    let associated = bound(head);
-    hpke::single_shot_seal_with_rng::<AesGcm256, KdfShake256, XWing>(&mode, &public_key, LABEL.as_bytes(), material, &associated.0, random)
-        .map(|(encapsulated, ciphertext)| (encapsulated.to_bytes().to_vec(), ciphertext))
-        .map_err(|_| SealError::Failed)
+    seal_for(LABEL, &bound(head), public_key, material, ids)
 }
 
 /// Opens what was sealed to a prekey as what its head says.
 pub fn open(head: &TransferHead, secret: &PrekeySecret, encapsulated: &[u8], ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    open_for(LABEL, &bound(head), secret, encapsulated, ciphertext)
+}
+
+/// Seals something to a key, for one purpose (`label`) and bound to what stands beside it. Gives what HPKE encapsulated, and the
+/// ciphertext.
+pub fn seal_for(label: &str, bound: &Digest, public_key: &[u8], plaintext: &[u8], ids: &dyn Ids) -> Result<(Vec<u8>, Vec<u8>), SealError> {
+    let public_key = PublicKey::from_bytes(public_key).map_err(|_| SealError::Key)?;
+    let (mode, random) = (OpModeS::Base, &mut Random(ids));
+    hpke::single_shot_seal_with_rng::<AesGcm256, KdfShake256, XWing>(&mode, &public_key, label.as_bytes(), plaintext, &bound.0, random)
+        .map(|(encapsulated, ciphertext)| (encapsulated.to_bytes().to_vec(), ciphertext))
+        .map_err(|_| SealError::Failed)
+}
+
+/// Opens what was sealed to a key for this purpose, beside this.
+pub fn open_for(
+    label: &str,
+    bound: &Digest,
+    secret: &PrekeySecret,
+    encapsulated: &[u8],
+    ciphertext: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let encapsulated = <XWing as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| SealError::NotGenuine)?;
-    let associated = bound(head);
     let (mode, key) = (OpModeR::Base, &secret.key);
-    hpke::single_shot_open::<AesGcm256, KdfShake256, XWing>(&mode, key, &encapsulated, LABEL.as_bytes(), ciphertext, &associated.0)
+    hpke::single_shot_open::<AesGcm256, KdfShake256, XWing>(&mode, key, &encapsulated, label.as_bytes(), ciphertext, &bound.0)
         .map(Zeroizing::new)
         .map_err(|_| SealError::NotGenuine)
 }

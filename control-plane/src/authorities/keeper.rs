@@ -38,7 +38,7 @@ pub const FORMER_LIFE: Duration = Duration::from_secs(LIFE_MAX.as_secs() + RENEW
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Where the key of the first authority was kept before there could be several.
-const FIRST_SECRET: &str = "agent-authority";
+pub(crate) const FIRST_SECRET: &str = "agent-authority";
 
 /// Why the authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -297,7 +297,8 @@ async fn current(secrets: &Secrets, all: Authorities) -> Result<Current, Authori
     Ok(Current { issuer, all, pem })
 }
 
-fn secret_name(sha256: &Digest) -> String {
+/// Under which name the key of an authority is kept.
+pub(crate) fn secret_name(sha256: &Digest) -> String {
     format!("{FIRST_SECRET}/{sha256}")
 }
 

@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// The name of the sealed secret that holds a tenant's pairs.
-const SIGNERS_SECRET: &str = "statement-signers";
+pub(crate) const SIGNERS_SECRET: &str = "statement-signers";
 /// The principal that publishes.
 const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
 /// Epochs begin by recovery only.

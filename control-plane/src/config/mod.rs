@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schema::calendar::Calendar;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::{
@@ -44,6 +45,8 @@ pub struct Config {
     pub sealing: SealingConfig,
     /// The certificate of `server.listen`; development certificates are made when absent.
     pub tls: TlsConfig,
+    /// Backups of the database.
+    pub backup: BackupConfig,
     /// Limits on requests.
     pub limits: LimitsConfig,
     /// Logs.
@@ -63,6 +66,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             sealing: SealingConfig::default(),
             tls: TlsConfig::default(),
+            backup: BackupConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
             telemetry: TelemetryConfig::default(),
@@ -188,6 +192,50 @@ impl StoreConfig {
     }
 }
 
+/// `[backup]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// Where backups are put: a folder on other storage than the database's.
+    pub directory: Option<PathBuf>,
+    /// The public half of the key that they are sealed to, as `freehold-control-plane backup keygen` wrote it. The private half
+    /// does not belong on this host.
+    pub recipient_file: Option<PathBuf>,
+    /// When one is made by itself: five fields of cron (minute, hour, day, month, weekday), in UTC. Absent: never.
+    pub schedule: Option<String>,
+    /// How many of the newest are kept.
+    pub keep: Option<u32>,
+    /// How long one is kept beyond that. Absent, with `keep` also absent: for ever.
+    #[schemars(with = "Option<String>")]
+    pub keep_for: Option<Period>,
+    /// Where `pg_dump` and `pg_restore` are; absent: wherever programs are looked for.
+    pub postgres_tools: Option<PathBuf>,
+}
+
+impl BackupConfig {
+    /// When one is made by itself.
+    pub fn calendar(&self) -> Option<Calendar> {
+        self.schedule.as_deref().and_then(|schedule| schedule.parse().ok())
+    }
+
+    fn problems(&self, data_dir: &Path) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(Err(error)) = self.schedule.as_deref().map(str::parse::<Calendar>) {
+            problems.push(format!("setting backup.schedule: {error}"));
+        }
+        if self.schedule.is_some() && (self.directory.is_none() || self.recipient_file.is_none()) {
+            problems.push("setting backup.schedule: needs backup.directory and backup.recipient_file".to_owned());
+        }
+        if self.directory.as_ref().is_some_and(|directory| directory.starts_with(data_dir)) {
+            problems.push("setting backup.directory: not inside the data directory, which is lost when the disk is".to_owned());
+        }
+        if self.keep == Some(0) {
+            problems.push("setting backup.keep: at least 1".to_owned());
+        }
+        problems
+    }
+}
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -260,6 +308,14 @@ impl Config {
         }
         problems.extend(self.store.problems());
         problems.extend(self.sealing.problems());
+        problems.extend(self.backup.problems(&self.data_dir));
+        if self.backup.schedule.is_some() && self.store.roles.named() && !self.store.roles.migrate {
+            problems.push(
+                "setting backup.schedule: who dumps the database owns its tables, and with store.roles.migrate = false the owner's password \
+                 is not here; run `freehold-control-plane backup create` where it is"
+                    .to_owned(),
+            );
+        }
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems }) }
     }
 
@@ -328,6 +384,15 @@ mod tests {
             ("[store]\nurl = \"postgres://a/b\"\n[store.roles]\nwriter = \"W;\"\nreader = \"r\"\nprojector = \"p\"", "store.roles.writer"),
             ("[limits]\ntoken_per_minute = 0", "[limits]"),
             ("deployment = \"a b\"", "deployment"),
+            ("[backup]\nschedule = \"daily\"", "backup.schedule"),
+            ("[backup]\nschedule = \"0 3 * * *\"", "backup.schedule"),
+            ("data_dir = \"/a\"\n[backup]\ndirectory = \"/a/b\"", "backup.directory"),
+            ("[backup]\nkeep = 0", "backup.keep"),
+            (
+                "[store]\nurl = \"postgres://a/b\"\n[store.roles]\nwriter = \"w\"\nreader = \"r\"\nprojector = \"p\"\nmigrate = false\n\
+                 [backup]\nschedule = \"0 3 * * *\"\ndirectory = \"/b\"\nrecipient_file = \"/p\"",
+                "backup.schedule",
+            ),
         ] {
             let error = read(file).unwrap_err().to_string();
             assert!(error.contains(name), "{file}: {error}");

@@ -120,6 +120,8 @@ const TABLES: &[Table] = &[
     deployment("sealing_keys", ALL, NOTHING),
     deployment("deployment", KEEP, READ),
     deployment("deployment_move", READ, READ),
+    deployment("deployment_restore", READ, READ),
+    deployment("backup_runs", KEEP, READ),
     // Who leads what, and how far it has come.
     deployment("leaders", KEEP, READ),
     deployment("reactors", KEEP, READ),

@@ -22,7 +22,7 @@ use serde::Serialize;
 use service::files::{DirectoryLock, FileError};
 
 use crate::{
-    app::{StartError, kinds, kurrent_settings, location},
+    app::{StartError, kinds, kurrent_settings, owned},
     config::Config,
     database::{Database, OpenError},
     eventing::{
@@ -161,13 +161,13 @@ struct Side {
 impl Side {
     async fn open(config: Config) -> Result<Self, MoveError> {
         service::tls::install_provider();
-        let location = location(&config)?;
+        let (location, access) = owned(&config)?;
         let kurrent = kurrent_settings(&config)?;
         let place = match &kurrent {
             Some(kurrent) => format!("{kurrent:?}, and {location:?}"),
             None => format!("{location:?}"),
         };
-        let database = Database::open(&location).await?;
+        let database = Database::open_with(&location, &access).await?;
         let log = match kurrent {
             Some(settings) => Log::kurrent(settings),
             None => Log::Sql(database.clone()),

@@ -3,13 +3,14 @@
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::{MoveError, asking};
-use crate::database::Database;
+use crate::{database::Database, eventing::view::WORK_TABLES};
 
 /// Rows read at once.
 const PAGE: usize = 500;
 
 /// Made by each store for itself, or carried by other means.
-const NEVER: [&str; 7] = ["seaql_migrations", "log_head", "records", "ledger_index", "leaders", "reactors", "deployment_move"];
+const NEVER: [&str; 8] =
+    ["seaql_migrations", "log_head", "records", "ledger_index", "leaders", "reactors", "deployment_move", "backup_runs"];
 /// Columns of the read model that are computed from nothing but records.
 const COMPUTED: &str = "tenant, kind, id, revision, valid_from, valid_to, parent, name, state";
 
@@ -56,7 +57,7 @@ enum Cell {
 pub(super) async fn of(source: &Database, target: &Database) -> Result<Vec<Table>, MoveError> {
     let mut tables = Vec::new();
     for name in names(source).await? {
-        if NEVER.contains(&name.as_str()) {
+        if NEVER.contains(&name.as_str()) || WORK_TABLES.contains(&name.as_str()) {
             continue;
         }
         let table = table(source, &name).await?;

@@ -69,18 +69,7 @@ pub enum TombstoneError {
 impl Keyring {
     /// Everything that was erased.
     pub async fn tombstones(&self) -> Result<Vec<Tombstone>, SealingError> {
-        let failed = |source| SealingError::Database { act: "reading what was erased", source };
-        let sql = "SELECT tenant, person, erased FROM tombstones ORDER BY tenant, person";
-        let rows = self.database.write().query_all_raw(self.database.sql(sql, vec![])).await.map_err(failed)?;
-        let mut all = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let (tenant, person): (String, String) = (row.try_get_by_index(0).map_err(failed)?, row.try_get_by_index(1).map_err(failed)?);
-            let erased: i64 = row.try_get_by_index(2).map_err(failed)?;
-            let tenant = tenant.parse().map_err(|_| SealingError::DoesNotOpen)?;
-            let person = if person.is_empty() { None } else { Some(person.parse().map_err(|_| SealingError::DoesNotOpen)?) };
-            all.push(Tombstone { tenant, person, erased: Timestamp::from_micros(erased) });
-        }
-        Ok(all)
+        all(&self.database).await
     }
 
     /// Destroys again what this list says was erased and this database does not: an older backup brought it back. How much.
@@ -168,6 +157,22 @@ impl Keyring {
     }
 }
 
+/// Everything that a database says was erased.
+pub async fn all(database: &Database) -> Result<Vec<Tombstone>, SealingError> {
+    let failed = |source| SealingError::Database { act: "reading what was erased", source };
+    let sql = "SELECT tenant, person, erased FROM tombstones ORDER BY tenant, person";
+    let rows = database.write().query_all_raw(database.sql(sql, vec![])).await.map_err(failed)?;
+    let mut all = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (tenant, person): (String, String) = (row.try_get_by_index(0).map_err(failed)?, row.try_get_by_index(1).map_err(failed)?);
+        let erased: i64 = row.try_get_by_index(2).map_err(failed)?;
+        let tenant = tenant.parse().map_err(|_| SealingError::DoesNotOpen)?;
+        let person = if person.is_empty() { None } else { Some(person.parse().map_err(|_| SealingError::DoesNotOpen)?) };
+        all.push(Tombstone { tenant, person, erased: Timestamp::from_micros(erased) });
+    }
+    Ok(all)
+}
+
 async fn remove(database: &Database, tables: &[&str], tenant: TenantId) -> Result<(), DbErr> {
     let transaction = database.begin().await?;
     for table in tables {
@@ -199,9 +204,15 @@ pub fn read(path: &Path) -> Result<Vec<Tombstone>, TombstoneError> {
 pub async fn reconcile(keyring: &Keyring, path: &Path) -> Result<u64, TombstoneError> {
     let listed = read(path)?;
     let again = keyring.erase_again(&listed).await?;
+    add(path, &listed, keyring.tombstones().await?)?;
+    Ok(again)
+}
+
+/// Adds to the list in a file what it does not say yet.
+pub fn add(path: &Path, listed: &[Tombstone], more: impl IntoIterator<Item = Tombstone>) -> Result<(), TombstoneError> {
     let mut all = BTreeMap::new();
     // The earlier time stands.
-    for tombstone in keyring.tombstones().await?.into_iter().chain(listed.iter().copied()) {
+    for tombstone in more.into_iter().chain(listed.iter().copied()) {
         all.insert((tombstone.tenant, tombstone.person), tombstone);
     }
     if all.len() != listed.len() {
@@ -209,7 +220,7 @@ pub async fn reconcile(keyring: &Keyring, path: &Path) -> Result<u64, TombstoneE
         let text: String = lines.map(|line| line + "\n").collect();
         write_atomic(path, text.as_bytes(), OWNER_ONLY)?;
     }
-    Ok(again)
+    Ok(())
 }
 
 /// Keeps the file as the database is, until told to stop.

@@ -17,11 +17,11 @@ use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 /// A deployment with a tenant and something in it, stopped.
-struct Stopped {
-    config: Config,
+pub(crate) struct Stopped {
+    pub(crate) config: Config,
     admin: String,
     /// What its tenant saw.
-    seen: Value,
+    pub(crate) seen: Value,
     _folder: tempfile::TempDir,
 }
 
@@ -29,7 +29,7 @@ const QUERY: &str = "{ keys(first: 50) { nodes { id name state createdAt } } sit
                      projects(first: 50) { nodes { id name } } events(first: 100) { nodes { id ledgerIndex type } } }";
 
 impl Stopped {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let world = World::start().await;
         world.publish("permit (principal, action, resource);").await;
         for name in ["one", "two", "three"] {
@@ -53,8 +53,13 @@ impl Stopped {
         Self { config, admin, seen, _folder: folder }
     }
 
+    /// The same, found elsewhere.
+    pub(crate) fn at(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
     /// Serves it from these settings and looks at it as its tenant does.
-    async fn look(&self, store: &StoreConfig, mutate: Option<&str>) -> Value {
+    pub(crate) async fn look(&self, store: &StoreConfig, mutate: Option<&str>) -> Value {
         let plane = start(&Config { store: store.clone(), ..self.config.clone() }).await.unwrap();
         let http = reqwest::Client::new();
         let ask = async |body: Value| -> Value {
@@ -83,7 +88,7 @@ fn config(data_dir: PathBuf) -> Config {
     config
 }
 
-fn store(database: &TestDatabase) -> StoreConfig {
+pub(crate) fn store(database: &TestDatabase) -> StoreConfig {
     let url = match &database.location {
         Location::Sqlite(path) => format!("sqlite://{}", path.display()),
         Location::Postgres(url) => url.clone(),
@@ -99,7 +104,7 @@ fn store(database: &TestDatabase) -> StoreConfig {
     }
 }
 
-async fn start(config: &Config) -> Result<control_plane::app::Running, StartError> {
+pub(crate) async fn start(config: &Config) -> Result<control_plane::app::Running, StartError> {
     App::start(config.clone(), Arc::new(SystemClock), Arc::new(SystemIds)).await
 }
 

@@ -4,10 +4,16 @@
 //! written by [`Projector`] in the order of the log, can be dropped and rebuilt to the same rows, and have no side
 //! effects. Superseded rows stay, closed by `valid_to`, so anything can be asked *as of* a time.
 
+mod anew;
+mod check;
 mod every;
 mod personal;
 mod projector;
 mod query;
 
+pub(crate) use anew::WORK_TABLES;
+pub use anew::{RebuildError, Rebuilt, rebuild};
+pub use check::{Checker, Compared, Difference, DifferenceKind};
+pub(crate) use check::{Pages, with_cause};
 pub use projector::{Kinds, ProjectError, Projector};
 pub use query::{Filter, Page, QueryError, Slice, TenantPage, View, Views};

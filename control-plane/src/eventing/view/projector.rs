@@ -31,7 +31,20 @@ use crate::{
     sealing::{Keyring, Place, SealingError},
 };
 
-const CHECKPOINT: &str = "views";
+/// The tables of one copy of the read model, and the name of its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tables {
+    pub(super) views: &'static str,
+    pub(super) terms: &'static str,
+    pub(super) handles: &'static str,
+    pub(super) checkpoint: &'static str,
+}
+
+/// The row of checkpoints that counts how often the served copy was replaced: whoever remembers rows of a former one forgets them.
+pub(super) const COPIES: &str = "views_copies";
+/// The copy that questions are answered from.
+pub(super) const SERVED: Tables = Tables { views: "views", terms: "view_terms", handles: "view_handles", checkpoint: "views" };
+
 const BATCH: usize = 500;
 const MAX_REMEMBERED: usize = 10_000;
 const INSERT_ROWS: usize = 64;
@@ -59,12 +72,19 @@ impl Kinds {
         self.0.insert(A::Id::PREFIX, Arc::new(KindOf::<A>(PhantomData)));
         self
     }
+
+    /// The kind whose streams begin with this prefix.
+    pub(super) fn of(&self, prefix: &str) -> Option<Arc<dyn Kind>> {
+        self.0.get(prefix).cloned()
+    }
 }
 
 /// An aggregate whose type is known at run time only. States travel as JSON.
-trait Kind: Send + Sync {
+pub(super) trait Kind: Send + Sync {
     fn name(&self) -> &'static str;
     fn evolve(&self, state: Option<&[u8]>, record: &Record) -> Result<(Vec<u8>, Index), ProjectError>;
+    /// A stored state as this program writes it; none when it is not one of this kind.
+    fn rewritten(&self, state: &[u8]) -> Option<Vec<u8>>;
 }
 
 struct KindOf<A>(PhantomData<fn() -> A>);
@@ -80,6 +100,10 @@ impl<A: Aggregate> Kind for KindOf<A> {
         let envelope = record.envelope();
         state.evolve(&lift(envelope)?, &meta(envelope));
         Ok((serde_json::to_vec(&state).map_err(unreadable)?, state.index()))
+    }
+
+    fn rewritten(&self, state: &[u8]) -> Option<Vec<u8>> {
+        serde_json::to_vec(&serde_json::from_slice::<A>(state).ok()?).ok()
     }
 }
 
@@ -141,6 +165,7 @@ struct NewRow {
 
 /// Writes the read model. One per process.
 pub struct Projector {
+    tables: Tables,
     database: Database,
     keyring: Arc<Keyring>,
     store: Arc<dyn EventStore>,
@@ -148,6 +173,8 @@ pub struct Projector {
     reached: watch::Sender<Cursor>,
     /// The checkpoint after our last batch, and rows that are the newest while it stays there.
     position: Option<Cursor>,
+    /// Which copy those rows are of.
+    copy: Option<i64>,
     latest: HashMap<(TenantId, StreamId), Latest>,
     /// The head of the log, as it was known when we last had to wait.
     head: Cursor,
@@ -161,7 +188,38 @@ impl Projector {
         kinds: Kinds,
         reached: watch::Sender<Cursor>,
     ) -> Self {
-        Self { database, keyring, store, kinds, reached, position: None, latest: HashMap::new(), head: Cursor::START }
+        Self {
+            tables: SERVED,
+            database,
+            keyring,
+            store,
+            kinds,
+            reached,
+            position: None,
+            copy: None,
+            latest: HashMap::new(),
+            head: Cursor::START,
+        }
+    }
+
+    /// One that writes another copy, of which nobody is told.
+    pub(super) fn of_copy(&self, tables: Tables) -> Self {
+        let Self { database, keyring, store, kinds, .. } = self;
+        let reached = watch::Sender::new(Cursor::START);
+        Self { tables, ..Self::new(database.clone(), keyring.clone(), store.clone(), kinds.clone(), reached) }
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The kind whose streams begin with this prefix.
+    pub(super) fn kind(&self, prefix: &str) -> Option<Arc<dyn Kind>> {
+        self.kinds.of(prefix)
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// Projects what comes, until told to stop. A fault is logged and tried again: the rest of the log waits.
@@ -192,7 +250,16 @@ impl Projector {
     /// Projects everything there is now.
     pub async fn catch_up(&mut self) -> Result<Cursor, ProjectError> {
         loop {
-            if let Some(cursor) = self.step().await? {
+            if let Some(cursor) = self.step(None).await? {
+                return Ok(cursor);
+            }
+        }
+    }
+
+    /// Projects up to a place in the log and not beyond it.
+    pub(super) async fn catch_up_to(&mut self, end: Cursor) -> Result<Cursor, ProjectError> {
+        loop {
+            if let Some(cursor) = self.step(Some(end)).await? {
                 return Ok(cursor);
             }
         }
@@ -202,8 +269,8 @@ impl Projector {
     pub async fn rebuild(&mut self) -> Result<Cursor, ProjectError> {
         let transaction = self.database.begin().await?;
         self.lock_checkpoint(&transaction).await?;
-        for sql in ["DELETE FROM view_terms", "DELETE FROM view_handles", "DELETE FROM views"] {
-            transaction.execute_raw(self.database.sql(sql, vec![])).await?;
+        for table in [self.tables.terms, self.tables.handles, self.tables.views] {
+            transaction.execute_raw(self.database.sql(format!("DELETE FROM {table}"), vec![])).await?;
         }
         self.move_checkpoint(&transaction, Cursor::START).await?;
         transaction.commit().await?;
@@ -211,18 +278,26 @@ impl Projector {
         self.catch_up().await
     }
 
-    fn forget(&mut self) {
-        self.position = None;
+    /// Rows were replaced: what is remembered of them is of no use.
+    pub(super) fn forget(&mut self) {
+        (self.position, self.copy) = (None, None);
         self.latest.clear();
     }
 
-    /// One batch; the checkpoint, when there is nothing beyond it.
-    async fn step(&mut self) -> Result<Option<Cursor>, ProjectError> {
+    /// One batch; the checkpoint, when there is nothing beyond it, or nothing before the end.
+    async fn step(&mut self, end: Option<Cursor>) -> Result<Option<Cursor>, ProjectError> {
         let position = match self.position {
             Some(position) => position,
-            None => self.checkpoint().await?,
+            None => {
+                self.copy = Some(self.copies(self.database.read()).await?);
+                self.checkpoint().await?
+            }
         };
-        let batch = self.store.read_all(position, BATCH).await?;
+        let mut batch = self.store.read_all(position, BATCH).await?;
+        if let Some(end) = end.filter(|end| *end < batch.upto) {
+            batch.records.retain(|stored| stored.cursor <= end);
+            batch.upto = end.max(position);
+        }
         if batch.upto == position {
             // Another replica may have come further.
             let reached = self.checkpoint().await?;
@@ -264,7 +339,7 @@ impl Projector {
         let mut newest: HashMap<(TenantId, StreamId), usize> = HashMap::new();
         for stored in records {
             let envelope = stored.record.envelope();
-            let Some(kind) = self.kinds.0.get(envelope.stream.prefix()).cloned() else { continue };
+            let Some(kind) = self.kinds.of(envelope.stream.prefix()) else { continue };
             let key = (envelope.tenant, envelope.stream.clone());
             let before = match self.latest.get(&key) {
                 Some(latest) => Some(latest.clone()),
@@ -301,19 +376,22 @@ impl Projector {
         }
 
         let transaction = self.database.begin().await?;
-        if self.lock_checkpoint(&transaction).await? != position {
+        let here = self.lock_checkpoint(&transaction).await? == position;
+        if !here || Some(self.copies(&transaction).await?) != self.copy {
             transaction.rollback().await?;
             return Ok(false);
         }
         for (tenant, kind, stream, revision, end) in ended {
-            let sql = "UPDATE views SET valid_to = $1 WHERE tenant = $2 AND kind = $3 AND id = $4 AND revision = $5";
+            let views = self.tables.views;
+            let sql = format!("UPDATE {views} SET valid_to = $1 WHERE tenant = $2 AND kind = $3 AND id = $4 AND revision = $5");
             let values = vec![end.micros().into(), tenant.to_string().into(), kind.into(), stream.as_str().into(), number(revision).into()];
             transaction.execute_raw(self.database.sql(sql, values)).await?;
         }
         let columns = "tenant, kind, id, revision, position, valid_from, valid_to, parent, name, state, data_key, sealed";
-        self.insert(&transaction, "views", columns, "", views).await?;
-        self.insert(&transaction, "view_terms", "tenant, kind, term, id, revision", "", terms).await?;
-        self.insert(&transaction, "view_handles", "handle, tenant, kind, id", " ON CONFLICT (handle) DO NOTHING", handles).await?;
+        self.insert(&transaction, self.tables.views, columns, "", views).await?;
+        self.insert(&transaction, self.tables.terms, "tenant, kind, term, id, revision", "", terms).await?;
+        let (table, columns) = (self.tables.handles, "handle, tenant, kind, id");
+        self.insert(&transaction, table, columns, " ON CONFLICT (handle) DO NOTHING", handles).await?;
         self.move_checkpoint(&transaction, upto).await?;
         transaction.commit().await?;
         Ok(true)
@@ -386,8 +464,10 @@ impl Projector {
     }
 
     async fn load(&self, tenant: TenantId, kind: &'static str, stream: &StreamId) -> Result<Option<Latest>, ProjectError> {
-        let sql =
-            "SELECT revision, valid_from, data_key, sealed FROM views WHERE tenant = $1 AND kind = $2 AND id = $3 AND valid_to IS NULL";
+        let views = self.tables.views;
+        let sql = format!(
+            "SELECT revision, valid_from, data_key, sealed FROM {views} WHERE tenant = $1 AND kind = $2 AND id = $3 AND valid_to IS NULL"
+        );
         let values = vec![tenant.to_string().into(), kind.into(), stream.as_str().into()];
         let Some(row) = self.database.read().query_one_raw(self.database.sql(sql, values)).await? else { return Ok(None) };
         let (revision, valid_from): (i64, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
@@ -410,30 +490,32 @@ impl Projector {
         });
     }
 
-    async fn checkpoint(&self) -> Result<Cursor, DbErr> {
-        super::query::checkpoint(&self.database).await
+    pub(super) async fn checkpoint(&self) -> Result<Cursor, DbErr> {
+        super::query::checkpoint(&self.database, self.tables.checkpoint).await
     }
 
-    async fn lock_checkpoint(&self, connection: &impl ConnectionTrait) -> Result<Cursor, DbErr> {
+    async fn copies(&self, connection: &impl ConnectionTrait) -> Result<i64, DbErr> {
+        let sql = "SELECT position FROM checkpoints WHERE name = $1";
+        let row = connection.query_one_raw(self.database.sql(sql, vec![COPIES.into()])).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+    }
+
+    pub(super) async fn lock_checkpoint(&self, connection: &impl ConnectionTrait) -> Result<Cursor, DbErr> {
         let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
-        connection.execute_raw(self.database.sql(sql, vec![CHECKPOINT.into()])).await?;
+        connection.execute_raw(self.database.sql(sql, vec![self.tables.checkpoint.into()])).await?;
         let sql = format!("SELECT position FROM checkpoints WHERE name = $1{}", self.database.for_update());
-        let row = connection.query_one_raw(self.database.sql(sql, vec![CHECKPOINT.into()])).await?;
+        let row = connection.query_one_raw(self.database.sql(sql, vec![self.tables.checkpoint.into()])).await?;
         let position: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
         Ok(Cursor::at(position.unwrap_or(0).unsigned_abs()))
     }
 
     async fn move_checkpoint(&self, connection: &impl ConnectionTrait, to: Cursor) -> Result<(), DbErr> {
         let sql = "UPDATE checkpoints SET position = $1 WHERE name = $2";
-        connection.execute_raw(self.database.sql(sql, vec![number(to.position()).into(), CHECKPOINT.into()])).await.map(drop)
+        connection.execute_raw(self.database.sql(sql, vec![number(to.position()).into(), self.tables.checkpoint.into()])).await.map(drop)
     }
 }
 
-pub(super) const fn checkpoint_name() -> &'static str {
-    CHECKPOINT
-}
-
 /// As SQL has it: signed.
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

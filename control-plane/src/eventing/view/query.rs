@@ -10,7 +10,7 @@ use schema::{
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
 use tokio::{sync::watch, time::Instant};
 
-use super::projector::{Kinds, Projector, checkpoint_name};
+use super::projector::{Kinds, Projector, SERVED};
 use crate::{
     database::Database,
     eventing::{
@@ -345,7 +345,7 @@ impl Views {
             }
             // Another replica may be the one that projects.
             let shared = self.database.backend() != DbBackend::Sqlite;
-            if shared && checkpoint(&self.database).await? >= cursor {
+            if shared && checkpoint(&self.database, SERVED.checkpoint).await? >= cursor {
                 return Ok(true);
             }
             tokio::select! {
@@ -397,10 +397,10 @@ impl Views {
     }
 }
 
-/// How far the read model has come.
-pub(super) async fn checkpoint(database: &Database) -> Result<Cursor, DbErr> {
+/// How far a copy of the read model has come.
+pub(super) async fn checkpoint(database: &Database, name: &'static str) -> Result<Cursor, DbErr> {
     let sql = "SELECT position FROM checkpoints WHERE name = $1";
-    let row = database.read().query_one_raw(database.sql(sql, vec![checkpoint_name().into()])).await?;
+    let row = database.read().query_one_raw(database.sql(sql, vec![name.into()])).await?;
     let position: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
     Ok(Cursor::at(position.unwrap_or(0).unsigned_abs()))
 }
