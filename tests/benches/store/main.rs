@@ -11,11 +11,13 @@
 //!
 //! - *processes*: as many writers in all, in one process and in three over the same PostgreSQL.
 //! - *reading*: all records from the first, as a follower that catches up reads them: fetched, opened, parsed.
+//! - *rebuild*: the read model of keys written anew from their records, against bare bulk inserts of the same rows.
 //!
 //! `FREEHOLD_BENCH_APPENDS` (16000) changes the size of the trial; it is divided by eight for one writer.
 
 mod processes;
 mod reading;
+mod rebuild;
 
 use std::{sync::Arc, time::Instant};
 
@@ -59,7 +61,8 @@ fn main() -> anyhow::Result<()> {
         let mut engines = Vec::new();
         for (name, engine) in [("sqlite", Engine::Sqlite), ("postgres", Engine::Postgres)] {
             let (appends, reading) = measure(engine).await?;
-            engines.push(json!({ "engine": name, "appends": appends, "reading": reading, "command": command(engine).await? }));
+            let (command, rebuild) = (command(engine).await?, rebuild::measure(engine).await?);
+            engines.push(json!({ "engine": name, "appends": appends, "reading": reading, "rebuild": rebuild, "command": command }));
         }
         let processes = processes::measure(total()).await?;
         anyhow::Ok(json!({
