@@ -86,7 +86,7 @@ pub struct TransitConfig {
     /// Where it is, `https://host:port`; plain HTTP only on this host.
     #[schemars(with = "String")]
     pub url: Url,
-    /// A file with the token on one line, readable by its owner only; read again when the token is turned down.
+    /// A file with the token on one line, readable by its owner only; another one that is written into it is put to use.
     pub token_file: PathBuf,
     /// The namespace, where the server has them.
     #[serde(default)]

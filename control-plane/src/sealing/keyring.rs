@@ -408,6 +408,7 @@ impl Keyring {
             };
             format!("the sealing key {current} is not to be had; {goes_on}: {}", told(&error))
         });
+        let opened = opened.or_else(|| self.sources.all().find_map(|source| source.advice()));
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = &opened
             && trouble.is_none()

@@ -55,6 +55,11 @@ pub trait Records: Send + Sync + 'static {
     /// Whether it can be used now.
     fn check(&self) -> Result<(), VaultError>;
 
+    /// What will go wrong unless somebody does something: a stable code, and words.
+    fn advice(&self) -> Option<(&'static str, String)> {
+        None
+    }
+
     /// Where a record is, for people.
     fn path(&self, name: &str) -> PathBuf;
 
@@ -103,6 +108,11 @@ pub trait Seal: Send + Sync + 'static {
 
     /// Whether it can be used now.
     fn check(&self) -> Result<(), VaultError>;
+
+    /// What will go wrong unless somebody does something: a stable code, and words.
+    fn advice(&self) -> Option<(&'static str, String)> {
+        None
+    }
 }
 
 /// `key_….3.json`.
@@ -319,6 +329,10 @@ impl<R: Records, S: Seal> Keeper for Sealed<R, S> {
     fn check(&self) -> Result<(), VaultError> {
         self.records.check()?;
         self.seal.check()
+    }
+
+    fn advice(&self) -> Option<(&'static str, String)> {
+        self.records.advice().or_else(|| self.seal.advice())
     }
 
     fn make(&self, version: KeyVersion, algorithm: Algorithm, ids: &dyn Ids) -> Result<Loaded, VaultError> {

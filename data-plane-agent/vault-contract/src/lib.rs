@@ -1,11 +1,11 @@
 //! A server for tests that keeps to the published API of Vault and OpenBao as far as the remote vault uses it: KV version 2,
-//! transit with AES-256-GCM, health; tokens, sealing, and slowness on demand. It is written from the documentation, not from
+//! transit with AES-256-GCM, health; tokens that end and are renewed; sealing, and slowness on demand. It is written from the documentation, not from
 //! the servers: what only a real one can show is tested where one is named (`docs/remote-vault.md`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -23,9 +23,51 @@ pub const KV_MOUNT: &str = "secret";
 /// The transit engine.
 pub const TRANSIT_MOUNT: &str = "transit";
 
+/// How long a token lives, and whether that can be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// From its making, or the last renewal; none: it has no end.
+    pub ttl: Option<Duration>,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+    /// The longest it may live in all; none: for ever.
+    pub max: Option<Duration>,
+    /// Whether its policy forbids it to look itself up and renew itself.
+    pub hidden: bool,
+}
+
+struct Token {
+    lease: Lease,
+    made: Instant,
+    end: Option<Instant>,
+}
+
+impl Token {
+    fn new(lease: Lease) -> Self {
+        let made = Instant::now();
+        let mut token = Self { lease, made, end: None };
+        token.extend(made);
+        token
+    }
+
+    fn extend(&mut self, now: Instant) {
+        let latest = self.lease.max.map(|max| self.made + max);
+        self.end = self.lease.ttl.map(|ttl| latest.map_or(now + ttl, |latest| latest.min(now + ttl)));
+    }
+
+    fn lives(&self, now: Instant) -> bool {
+        self.end.is_none_or(|end| now < end)
+    }
+
+    /// Whole seconds, as the servers say it.
+    fn left(&self, now: Instant) -> u64 {
+        self.end.map_or(0, |end| end.saturating_duration_since(now).as_secs())
+    }
+}
+
 #[derive(Default)]
 struct Content {
-    tokens: BTreeSet<String>,
+    tokens: BTreeMap<String, Token>,
     /// Entries with how often each was written; a soft-deleted one has no data.
     entries: BTreeMap<String, (u64, Option<Value>)>,
     keys: BTreeMap<String, [u8; 32]>,
@@ -46,7 +88,7 @@ pub struct VaultServer {
 impl VaultServer {
     /// Starts an empty server that lets this token in.
     pub fn start(token: &str) -> std::io::Result<Self> {
-        let content = Content { tokens: [token.to_owned()].into(), ..Content::default() };
+        let content = Content { tokens: [(token.to_owned(), Token::new(Lease::default()))].into(), ..Content::default() };
         Self::serve(Arc::new(Mutex::new(content)), 0)
     }
 
@@ -99,7 +141,12 @@ impl VaultServer {
 
     /// From now on only this token is let in.
     pub fn set_token(&self, token: &str) {
-        self.content().tokens = [token.to_owned()].into();
+        self.set_lease(token, Lease::default());
+    }
+
+    /// From now on only this token is let in, and it lives like this.
+    pub fn set_lease(&self, token: &str, lease: Lease) {
+        self.content().tokens = [(token.to_owned(), Token::new(lease))].into();
     }
 
     /// Forgets a transit key.
@@ -199,8 +246,11 @@ async fn answer(request: HttpRequest, body: web::Bytes, content: web::Data<Mutex
         return errors(503, &["Vault is sealed"]);
     }
     let token = request.headers().get("X-Vault-Token").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content.tokens.contains(token) {
-        return errors(403, &["permission denied"]);
+    let now = Instant::now();
+    content.tokens.retain(|_, token| token.lives(now));
+    let Some(ours) = content.tokens.get_mut(token) else { return errors(403, &["permission denied"]) };
+    if let Some(act) = path.strip_prefix("auth/token/") {
+        return about_itself(ours, request.method(), act, now);
     }
     let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
     let parts: Vec<&str> = path.splitn(3, '/').collect();
@@ -226,6 +276,29 @@ async fn answer(request: HttpRequest, body: web::Bytes, content: web::Data<Mutex
         }
         (&Method::POST, [TRANSIT_MOUNT, "encrypt", name]) => transit(&content, name, &body, encrypt),
         (&Method::POST, [TRANSIT_MOUNT, "decrypt", name]) => transit(&content, name, &body, decrypt),
+        _ => errors(404, &["no handler for route"]),
+    }
+}
+
+/// What a token may ask about itself.
+fn about_itself(token: &mut Token, method: &Method, act: &str, now: Instant) -> HttpResponse {
+    match (method, act) {
+        _ if token.lease.hidden => errors(403, &["permission denied"]),
+        (&Method::GET, "lookup-self") => {
+            let created = token.lease.ttl.unwrap_or_default().as_secs();
+            // The servers say when; readers here only ask whether.
+            let expires = token.end.map(|_| "2030-01-01T00:00:00Z");
+            HttpResponse::Ok().json(json!({ "auth": null, "data": {
+                "ttl": token.left(now), "creation_ttl": created, "expire_time": expires, "renewable": token.lease.renewable, "num_uses": 0,
+            } }))
+        }
+        (&Method::POST, "renew-self") if !token.lease.renewable => errors(400, &["lease is not renewable"]),
+        (&Method::POST, "renew-self") => {
+            token.extend(now);
+            HttpResponse::Ok().json(json!({ "data": null, "auth": {
+                "lease_duration": token.left(now), "renewable": true, "token_type": "service",
+            } }))
+        }
         _ => errors(404, &["no handler for route"]),
     }
 }

@@ -3,8 +3,8 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -12,13 +12,13 @@ use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 use service::{
     config::OutgoingConfig,
-    files::read_secret_line,
     outgoing::{self, Trust},
 };
 use tokio::runtime::Handle;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use super::token::Token;
 use crate::{Trouble, TroubleKind};
 
 /// The most bytes of an answer: a listing of many keys.
@@ -31,7 +31,7 @@ const MAX_SAID: usize = 300;
 pub struct ServerSettings {
     /// Where it is.
     pub url: Url,
-    /// A file with the token on one line; read again when the server turns the token down.
+    /// A file with the token on one line; another one that is written into it is put to use.
     pub token_file: PathBuf,
     /// The namespace, where the server has them.
     pub namespace: Option<String>,
@@ -44,11 +44,11 @@ pub struct ServerSettings {
 /// Calls the server. The methods block, and must not be called from async code: they wait on the runtime that was current
 /// when the client was made.
 pub struct Client {
-    settings: ServerSettings,
+    pub(super) settings: ServerSettings,
     place: String,
     http: reqwest::Client,
     runtime: Handle,
-    token: RwLock<Option<Arc<Zeroizing<String>>>>,
+    pub(super) token: RwLock<Option<Arc<Token>>>,
 }
 
 /// What the server said.
@@ -96,36 +96,27 @@ impl Client {
         self.call(Method::POST, path, Some(&Zeroizing::new(body.to_string())))
     }
 
-    /// One call. A token that is turned down is read again from its file, once: whoever renews it writes it there.
+    /// One call. A token that is turned down is read again from its file, once.
     pub fn call(&self, method: Method, path: &str, body: Option<&Zeroizing<String>>) -> Result<Answer, Trouble> {
-        let token = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh = token.is_none();
-        let token = token.map_or_else(|| self.read_token(), Ok)?;
-        match self.once(&method, path, body, &token) {
-            Err(trouble) if trouble.kind == TroubleKind::Refused && !fresh => {
-                let newer = self.read_token()?;
-                if *newer == *token { Err(trouble) } else { self.once(&method, path, body, &newer) }
-            }
+        let token = self.token()?;
+        match self.once(&method, path, body, &token.text) {
+            Err(trouble) if trouble.kind == TroubleKind::Refused => match self.newer(&token)? {
+                Some(newer) => self.once(&method, path, body, &newer.text),
+                None => Err(self.ended(&token, Instant::now()).unwrap_or(trouble)),
+            },
             answer => answer,
         }
     }
 
-    /// Whether it is there and unsealed; needs no token.
+    /// Whether it is there and unsealed; needs no token, and looks after the one there is.
     pub fn check(&self) -> Result<(), Trouble> {
         // A standby that forwards is as good as the active node.
-        self.once(&Method::GET, "sys/health?standbyok=true&perfstandbyok=true", None, "").map(|_| ())
+        self.once(&Method::GET, "sys/health?standbyok=true&perfstandbyok=true", None, "")?;
+        self.tend(Instant::now());
+        Ok(())
     }
 
-    fn read_token(&self) -> Result<Arc<Zeroizing<String>>, Trouble> {
-        let locked = |detail: String| Trouble::new(TroubleKind::Locked, &self.place, detail);
-        let line = read_secret_line(&self.settings.token_file).map_err(|error| locked(format!("its token cannot be read: {error}")))?;
-        let text = std::str::from_utf8(&line).map_err(|_| locked(format!("{} is not text", self.settings.token_file.display())))?;
-        let token = Arc::new(Zeroizing::new(text.to_owned()));
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-        Ok(token)
-    }
-
-    fn once(&self, method: &Method, path: &str, body: Option<&Zeroizing<String>>, token: &str) -> Result<Answer, Trouble> {
+    pub(super) fn once(&self, method: &Method, path: &str, body: Option<&Zeroizing<String>>, token: &str) -> Result<Answer, Trouble> {
         let url = format!("{}/v1/{path}", self.settings.url.as_str().trim_end_matches('/'));
         let mut request = self.http.request(method.clone(), url).timeout(self.settings.call).header("X-Vault-Request", "true");
         if !token.is_empty() {

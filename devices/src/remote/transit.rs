@@ -1,6 +1,6 @@
 //! A key of the transit engine that seals: the server never tells it, and we never see it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::Method;
@@ -39,6 +39,11 @@ impl TransitKey {
         self.client.place()
     }
 
+    /// What somebody should do before it cannot be asked any longer.
+    pub fn advice(&self) -> Option<Trouble> {
+        self.client.advice(Instant::now())
+    }
+
     fn kind(&self) -> Result<Option<String>, Trouble> {
         match self.client.call(Method::GET, &format!("{}/keys/{}", self.mount, self.key), None)? {
             Answer::NotFound => Ok(None),
@@ -74,9 +79,11 @@ impl TransitKey {
         opened.map(|bytes| Some(Zeroizing::new(bytes))).ok_or_else(|| self.failed("its answer has no plaintext"))
     }
 
-    /// Whether it is there.
+    /// Whether it is there; looks after the token that lets us ask.
     pub fn check(&self) -> Result<(), Trouble> {
-        match self.kind()? {
+        let kind = self.kind()?;
+        self.client.tend(Instant::now());
+        match kind {
             Some(_) => Ok(()),
             None => Err(self.failed(format!("the transit key {:?} is gone", self.key))),
         }

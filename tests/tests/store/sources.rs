@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use control_plane::{
@@ -21,7 +21,7 @@ use schema::{
 };
 use sea_orm::ConnectionTrait;
 use service::config::Period;
-use vault_contract::VaultServer;
+use vault_contract::{Lease, VaultServer};
 
 use super::world::{OTHER, TENANT, World, append, fresh_stream};
 
@@ -97,6 +97,25 @@ pub(crate) async fn a_server_keeps_the_sealing_key() {
     secret(&token_file, "token-2");
     world.keyring.probe().await;
     assert_eq!(world.keyring.note(), None);
+
+    // A token that ends: told of before, renewed where that can be, replaced in its file.
+    let lease = |renewable| Lease { ttl: Some(Duration::from_secs(3)), renewable, ..Lease::default() };
+    server.set_lease("token-3", lease(false));
+    secret(&token_file, "token-3");
+    world.keyring.probe().await;
+    let note = world.keyring.note().unwrap();
+    assert!(note.contains("our token ends in") && note.contains("it cannot be renewed"), "{note}");
+    server.set_lease("token-4", lease(true));
+    secret(&token_file, "token-4");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        world.keyring.probe().await;
+        assert_eq!(world.keyring.note(), None);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    start(&world, folder, &ours).await.unwrap().tenant(TENANT).await.unwrap();
+    server.set_token("token-2");
+    secret(&token_file, "token-2");
 
     // Another key than the one that wrapped it.
     let other = sealing(&server.url(), "theirs");

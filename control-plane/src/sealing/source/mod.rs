@@ -44,6 +44,11 @@ pub trait Source: Send + Sync {
     /// The sealing key with this fingerprint. The caller checks that it is.
     async fn open(&self, wanted: &Fingerprint, wrapped: Option<&[u8]>) -> Result<SealingKey, SealingError>;
 
+    /// What somebody should do before the source can no longer be asked; no secrets.
+    fn advice(&self) -> Option<String> {
+        None
+    }
+
     /// A sealing key that is none of `known`, kept for good before this returns: one that it was given, or a new one.
     async fn make(&self, known: &[Fingerprint], ids: &dyn Ids) -> Result<Made, SealingError>;
 

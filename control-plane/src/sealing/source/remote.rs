@@ -1,6 +1,6 @@
 //! A key of the transit engine of a server that speaks the API of Vault and OpenBao wraps the sealing key.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use devices::{
@@ -50,7 +50,11 @@ impl RemoteSource {
         work: impl FnOnce(&TransitKey) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T, SealingError> {
         let (client, settings, place) = (self.client.clone(), self.settings.clone(), self.place());
-        let done = tokio::task::spawn_blocking(move || work(&TransitKey::open(client, &settings.mount, &settings.key, may_make)?));
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = work(&TransitKey::open(client.clone(), &settings.mount, &settings.key, may_make)?)?;
+            client.tend(Instant::now());
+            Ok(outcome)
+        });
         let outcome = done.await.unwrap_or_else(|_| Err(Trouble::new(TroubleKind::Failed, place, "the call ended without an answer")));
         outcome.map_err(|trouble| SealingError::Device { fingerprint: fingerprint.clone(), trouble })
     }
@@ -75,6 +79,10 @@ impl Source for RemoteSource {
         let bound = wrapping(wanted);
         let opened = self.using(wanted, false, move |key| key.unseal(&bound, &sealed)).await?;
         unwrapped(opened, wanted, &self.place())
+    }
+
+    fn advice(&self) -> Option<String> {
+        self.client.advice(Instant::now()).map(|trouble| trouble.to_string())
     }
 
     async fn make(&self, _: &[Fingerprint], ids: &dyn Ids) -> Result<Made, SealingError> {

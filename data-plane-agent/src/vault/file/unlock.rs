@@ -95,6 +95,8 @@ pub struct RootKey {
     vault: [u8; 16],
     keys: RwLock<Keys>,
     protection: Protection,
+    /// The server that opens this, whose token is looked after meanwhile: it is needed at the next start.
+    opener: Option<Arc<dyn Seal>>,
 }
 
 #[derive(Clone)]
@@ -108,7 +110,7 @@ impl RootKey {
     /// A new vault's.
     pub(super) fn create(unlock: &Unlock, ids: &dyn Ids) -> Result<(Header, Self), VaultError> {
         let keys = Keys { current: Arc::new(ContentKey::random(ids)), replaced: None };
-        let root = Self { vault: random(ids), keys: RwLock::new(keys), protection: protection(unlock) };
+        let root = Self { vault: random(ids), keys: RwLock::new(keys), protection: protection(unlock), opener: opener(unlock) };
         Ok((root.reseal(unlock, ids)?, root))
     }
 
@@ -152,7 +154,7 @@ impl RootKey {
                 Some(Arc::new(ContentKey::from_slice(former.expose()).ok_or_else(|| corrupt("the root key before is not 32 bytes"))?))
             }
         };
-        Ok(Self { vault, keys: RwLock::new(Keys { current, replaced }), protection: protection(unlock) })
+        Ok(Self { vault, keys: RwLock::new(Keys { current, replaced }), protection: protection(unlock), opener: opener(unlock) })
     }
 
     /// The header that seals the root key under this.
@@ -237,6 +239,13 @@ fn protection(unlock: &Unlock) -> Protection {
     }
 }
 
+fn opener(unlock: &Unlock) -> Option<Arc<dyn Seal>> {
+    match unlock {
+        Unlock::Elsewhere { place: Elsewhere::Transit, seal, .. } => Some(seal.clone()),
+        _ => None,
+    }
+}
+
 fn other_key(place: Elsewhere, key: &str) -> VaultError {
     let place = match place {
         Elsewhere::Pkcs11 => "a PKCS#11 token",
@@ -262,8 +271,14 @@ impl Seal for RootKey {
         self.protection
     }
 
+    /// What is open goes on without the server that opened it.
     fn check(&self) -> Result<(), VaultError> {
+        let _ = self.opener.as_ref().map(|seal| seal.check());
         Ok(())
+    }
+
+    fn advice(&self) -> Option<(&'static str, String)> {
+        self.opener.as_ref()?.advice()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Records as entries of the KV engine, version 2, which every agent that uses the server shares.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
+use devices::remote::token::TOKEN_ENDING;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -66,6 +67,10 @@ impl Records for KvRecords {
 
     fn check(&self) -> Result<(), VaultError> {
         Ok(self.client.check()?)
+    }
+
+    fn advice(&self) -> Option<(&'static str, String)> {
+        Some((TOKEN_ENDING, self.client.advice(Instant::now())?.to_string()))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -16,7 +16,7 @@ use schema::{
     id::{KeyId, KeyVersion},
     key::{Operation, Protection},
 };
-use vault_contract::VaultServer;
+use vault_contract::{Lease, VaultServer};
 
 use super::*;
 use crate::{
@@ -199,6 +199,190 @@ async fn a_token_that_is_turned_down_is_read_again() {
     fs::remove_file(bench.place.path().join("token")).unwrap();
     bench.server.set_token("token-3");
     assert_eq!(refusal(vault.generate(OTHER, algorithm()).await), "vault_locked");
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const LEASE: Lease = Lease { ttl: Some(Duration::from_secs(7_200)), renewable: true, max: None, hidden: false };
+
+/// What a client is asked on a thread that may block.
+async fn on_client<T: Send + 'static>(client: &Arc<Client>, act: impl FnOnce(&Client) -> T + Send + 'static) -> T {
+    let client = client.clone();
+    tokio::task::spawn_blocking(move || act(&client)).await.unwrap()
+}
+
+/// One call that needs a token.
+async fn asks(client: &Arc<Client>) -> Result<(), String> {
+    let asked = on_client(client, |client| client.call(reqwest::Method::GET, "transit/keys/none", None).map(|_| ())).await;
+    asked.map_err(|trouble| format!("{} {trouble}", trouble.kind.code()))
+}
+
+async fn tend(client: &Arc<Client>, later: Duration) {
+    on_client(client, move |client| client.tend(Instant::now() + later)).await;
+}
+
+fn advice(client: &Client, later: Duration) -> String {
+    client.advice(Instant::now() + later).map(|trouble| trouble.to_string()).unwrap_or_default()
+}
+
+impl Bench {
+    fn client(&self) -> Arc<Client> {
+        Arc::new(Client::new(self.settings().server).unwrap())
+    }
+
+    fn renewals(&self) -> usize {
+        self.server.asked().iter().filter(|asked| asked.contains("renew-self")).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_renewed_at_half_of_its_life() {
+    let bench = Bench::new();
+    bench.server.set_lease("token-1", LEASE);
+    let client = bench.client();
+    tend(&client, Duration::ZERO).await;
+    assert!(bench.server.asked().is_empty(), "who has no token yet has none to look after");
+    asks(&client).await.unwrap();
+    tend(&client, Duration::ZERO).await;
+    assert_eq!(bench.server.asked(), ["GET /v1/transit/keys/none", "GET /v1/auth/token/lookup-self"]);
+    tend(&client, HOUR / 2).await;
+    assert_eq!(bench.renewals(), 0, "it is young");
+    tend(&client, HOUR + HOUR / 4).await;
+    tend(&client, HOUR + HOUR / 4).await;
+    assert_eq!(bench.renewals(), 1);
+    tend(&client, HOUR * 2).await;
+    assert_eq!(bench.renewals(), 0, "it is young again");
+    tend(&client, HOUR * 5 / 2).await;
+    assert_eq!(bench.renewals(), 1);
+    assert_eq!(advice(&client, HOUR * 3), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_token_outlives_what_it_was_given_and_one_that_is_not_ends() {
+    let short = Lease { ttl: Some(Duration::from_secs(3)), ..LEASE };
+    for renewable in [true, false] {
+        let bench = Bench::new();
+        bench.server.set_lease("token-1", Lease { renewable, ..short });
+        let vault = bench.open().await;
+        vault.generate(VERSION, algorithm()).await.unwrap();
+        vault.check().await.unwrap();
+        let said = vault.advice();
+        assert_eq!(said.is_some(), !renewable, "{said:?}");
+        let began = Instant::now();
+        let ended = loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if let Err(error) = vault.check().await {
+                break Some(error);
+            }
+            if began.elapsed() > Duration::from_secs(7) {
+                break None;
+            }
+        };
+        if renewable {
+            assert!(ended.is_none(), "{ended:?}");
+            vault.generate(OTHER, algorithm()).await.unwrap();
+            continue;
+        }
+        let error = ended.expect("the server let in a token that has ended");
+        assert_eq!(error.code(), "vault_refused");
+        let words = error.to_string();
+        assert!(words.contains("our token has ended: write another one into") && !words.contains("token-1"), "{words}");
+        assert_eq!(refusal(vault.generate(OTHER, algorithm()).await), "vault_refused");
+        // What is in memory works; another token in the file is enough.
+        sign(&vault, VERSION).await.unwrap();
+        bench.server.set_lease("token-2", LEASE);
+        fs::write(bench.place.path().join("token"), "token-2\n").unwrap();
+        vault.check().await.unwrap();
+        assert_eq!(vault.advice(), None);
+        vault.generate(OTHER, algorithm()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_kept_is_told_of_before_it_ends() {
+    let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+    for (lease, expected) in [
+        (Lease { renewable: false, ..LEASE }, "it cannot be renewed"),
+        (Lease { max: Some(HOUR * 2), ..LEASE }, ""),
+        (Lease { ttl: days(30), renewable: false, ..LEASE }, ""),
+        (Lease { hidden: true, ..LEASE }, ""),
+        (Lease { ttl: None, ..LEASE }, ""),
+    ] {
+        let bench = Bench::new();
+        bench.server.set_lease("token-1", lease);
+        let client = bench.client();
+        asks(&client).await.unwrap();
+        for later in [Duration::ZERO, HOUR + HOUR / 4] {
+            tend(&client, later).await;
+        }
+        let said = advice(&client, HOUR + HOUR / 4);
+        assert_eq!(said.is_empty(), expected.is_empty(), "{lease:?}: {said}");
+        assert!(said.contains(expected), "{said}");
+        if lease.ttl == days(30) {
+            let said = advice(&client, Duration::from_secs(29 * 86_400 + 1));
+            assert!(said.contains("ends in 23 hours: it cannot be renewed; write another one into"), "in its last day: {said}");
+        }
+        // Whoever writes another one into the file is heard before the old one ends, also of one whose life is not told.
+        fs::write(bench.place.path().join("token"), "token-2").unwrap();
+        bench.server.set_lease("token-2", LEASE);
+        tend(&client, HOUR * 3 / 2).await;
+        assert_eq!(advice(&client, HOUR * 3 / 2), "");
+        bench.server.asked();
+        asks(&client).await.unwrap();
+        assert_eq!(bench.server.asked().len(), 1, "the first try was let in");
+        // A file that is empty for a moment, or gone, does no harm to a token that works.
+        fs::write(bench.place.path().join("token"), "").unwrap();
+        tend(&client, Duration::ZERO).await;
+        fs::remove_file(bench.place.path().join("token")).unwrap();
+        tend(&client, Duration::ZERO).await;
+        asks(&client).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_near_its_longest_life_and_a_renewal_that_fails_are_told() {
+    let mut bench = Bench::new();
+    // The server lets it live three seconds in all: what it grants later is less than half.
+    bench.server.set_lease("token-1", Lease { ttl: Some(Duration::from_secs(3)), max: Some(Duration::from_secs(3)), ..LEASE });
+    let client = bench.client();
+    asks(&client).await.unwrap();
+    tend(&client, Duration::ZERO).await;
+    tokio::time::sleep(Duration::from_millis(1_800)).await;
+    tend(&client, Duration::ZERO).await;
+    assert!(advice(&client, Duration::ZERO).contains("near the longest that the server lets it live"));
+
+    bench.server.set_lease("token-1", LEASE);
+    assert_eq!(bench.renewals(), 1);
+    let client = bench.client();
+    asks(&client).await.unwrap();
+    tend(&client, Duration::ZERO).await;
+    let gone = bench.server.go_away();
+    tend(&client, HOUR * 3 / 2).await;
+    assert!(advice(&client, HOUR * 3 / 2).contains("cannot be reached"));
+    bench.server = gone.come_back().unwrap();
+    tend(&client, HOUR * 2 - Duration::from_secs(600)).await;
+    assert_eq!(advice(&client, HOUR * 2 - Duration::from_secs(600)), "");
+    assert_eq!(bench.renewals(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_vault_keeps_the_token_alive_that_opens_it() {
+    let bench = Bench::new();
+    bench.server.set_lease("token-1", Lease { renewable: false, ..LEASE });
+    let settings = bench.settings();
+    let place = bench.place.path().join("vault");
+    let vault = tokio::task::spawn_blocking(move || {
+        let client = Arc::new(Client::new(settings.server).unwrap());
+        let seal = Arc::new(TransitSeal::open(client, "transit", "site-one", true).unwrap());
+        let unlock = Unlock::Elsewhere { place: Elsewhere::Transit, key: "transit/site-one".to_owned(), seal };
+        FileVault::open_or_create(&place, &unlock, Arc::new(SystemIds)).unwrap()
+    })
+    .await
+    .unwrap();
+    vault.check().await.unwrap();
+    let (code, said) = vault.advice().unwrap();
+    assert!(code == "vault_token_ending" && said.contains("it cannot be renewed"), "{code} {said}");
+    bench.server.set_sealed(true);
+    vault.check().await.expect("what is open goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

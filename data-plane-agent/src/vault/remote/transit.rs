@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devices::remote::transit::TransitKey;
+use devices::remote::{token::TOKEN_ENDING, transit::TransitKey};
 use schema::{clock::Ids, encoding::Digest, key::Protection};
 
 use super::client::Client;
@@ -40,5 +40,9 @@ impl Seal for TransitSeal {
 
     fn check(&self) -> Result<(), VaultError> {
         Ok(self.0.check()?)
+    }
+
+    fn advice(&self) -> Option<(&'static str, String)> {
+        Some((TOKEN_ENDING, self.0.advice()?.to_string()))
     }
 }
