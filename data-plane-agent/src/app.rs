@@ -9,7 +9,6 @@ use actix_web::web;
 use rustls_pki_types::CertificateDer;
 use schema::{
     clock::{Clock, Ids},
-    name::Name,
     wire::operation::Freshness,
 };
 use service::{
@@ -34,6 +33,7 @@ use crate::{
     control::{
         certificate::CertificateAdvice,
         client::ClientError,
+        contexts::ContextKeys,
         directory::{ControlDirectory, KeepError},
         time::{AgentClock, SystemBootClock},
         vouch,
@@ -49,7 +49,7 @@ use crate::{
     lock::{self, Locked},
     material::import_keys::ImportKeys,
     membership::{ControlParts, Membership},
-    operation::{ContextKey, Pipeline},
+    operation::Pipeline,
     policy::{
         current::Current,
         decide::freshness,
@@ -153,11 +153,13 @@ impl App {
         let vault_health = Arc::new(VaultHealth::default());
         let journal = Arc::new(DurableJournal::open_on(disk, &config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
         lock::record_noted(&config.data_dir, &*journal).await;
-        let context_key = ContextKey::new(&vault.named_secret(&context_key_name()).await?);
 
         let directory = ControlDirectory::open(&config.data_dir)?;
         let membership = Membership::load(&directory, &*vault).await?;
         let agent_clock = AgentClock::new(clock.clone(), Box::new(SystemBootClock::new(&*ids)), directory.time()?.as_ref());
+        let identity = membership.as_ref().map(Membership::identity);
+        let context_keys = Arc::new(ContextKeys::open(&directory, identity, vault.clone()).await?);
+        context_keys.tend(&*ids, agent_clock.now()).await?;
         let budgets = Arc::new(Budgets::open(directory.budgets_file(), agent_clock.clone())?);
         let current = Arc::new(Current::default());
         let client_roots = Arc::new(ClientRoots::optional());
@@ -168,7 +170,7 @@ impl App {
             time: agent_clock.clone(),
             tests: tests.clone(),
             limits: Limits::new(config.limits.requests_per_second, config.limits.unproved_per_second),
-            context_key,
+            context_keys: context_keys.clone(),
             budgets: budgets.clone(),
         };
         let to_report = Arc::new(Notify::new());
@@ -247,6 +249,7 @@ impl App {
                     advice,
                     to_report,
                     findings: findings.clone(),
+                    context_keys,
                 };
                 membership.join(parts, &mut conversations, &stopping)?;
             }
@@ -423,11 +426,6 @@ fn swap(current: &Current, client_roots: &ClientRoots, in_force: InForce) -> Arc
     }
     current.swap(in_force.clone());
     in_force
-}
-
-#[allow(clippy::expect_used, reason = "a name of our own, covered by a test")]
-fn context_key_name() -> Name {
-    "receipt-context".parse().expect("this is a name")
 }
 
 fn readiness(

@@ -27,6 +27,7 @@ use crate::{
     control::{
         certificate::{CertificateAdvice, Renewal},
         client::{Connection, ControlClient, Reach},
+        contexts::ContextKeys,
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
         lease::LeaseKeeper,
         prekeys::Prekeys,
@@ -97,6 +98,8 @@ pub struct ControlParts<'a> {
     pub to_report: Arc<Notify>,
     /// What keeps it from what its site asks.
     pub findings: Arc<Findings>,
+    /// What hides encryption contexts in its receipts.
+    pub context_keys: Arc<ContextKeys>,
 }
 
 impl Membership {
@@ -137,6 +140,7 @@ impl Membership {
             advice,
             to_report,
             findings,
+            context_keys,
         } = parts;
         let control = &config.control_plane;
         let authorities = directory.authorities()?;
@@ -187,6 +191,7 @@ impl Membership {
             clock: clock_of_mover,
             ids: ids.clone(),
             prekeys,
+            context_keys: Some(context_keys),
             findings: findings.clone(),
             arrived: arrived.clone(),
         };

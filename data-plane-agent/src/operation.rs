@@ -9,11 +9,9 @@
 
 use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc};
 
-use aws_lc_rs::hmac;
 use schema::{
     clock::Clock,
     context::EncryptionContext,
-    encoding::base64url,
     id::CallerId,
     key::{KeyReference, Operation},
     obligation::Obligations,
@@ -27,7 +25,7 @@ use service::log::RequestContext;
 
 use crate::{
     budgets::{BudgetRefusal, Budgets},
-    control::time::AgentClock,
+    control::{contexts::ContextKeys, time::AgentClock},
     journal::{Journal, JournalError, Ticket},
     limits::Limits,
     policy::{
@@ -39,7 +37,6 @@ use crate::{
         refusal::Refusal,
     },
     selftest::{SelfTests, Tested},
-    vault::secret::SecretBytes,
 };
 
 /// Somebody who proved to be this caller.
@@ -141,7 +138,7 @@ pub struct Pipeline {
     /// How much one caller may take.
     pub limits: Limits,
     /// Hides the values of encryption contexts in receipts; made on site.
-    pub context_key: ContextKey,
+    pub context_keys: Arc<ContextKeys>,
     /// How often limited keys may still protect data.
     pub budgets: Arc<Budgets>,
 }
@@ -335,13 +332,15 @@ impl Pipeline {
 
     fn intent(&self, request: &Request<'_>, in_force: &Option<Arc<InForce>>) -> Intent {
         let context = RequestContext::current();
+        let hidden = self.context_keys.hide(request.context, self.time.now());
         Intent {
             caller: Some(request.by.caller.to_string()),
             operation: request.operation,
             key_version: None,
             algorithm: None,
             size: request.size,
-            context: self.context_key.hide(request.context),
+            context: hidden.values,
+            context_key: hidden.key,
             request: context.map_or_else(String::new, |context| context.id.to_string()),
             trace: context.and_then(|context| context.trace).map(|trace| trace.trace_text()),
             statements: in_force.as_ref().map_or_else(String::new, |in_force| in_force.serials.to_string()),
@@ -398,27 +397,4 @@ fn ask<'a>(request: &Request<'a>) -> Ask<'a> {
 fn no_journal(error: JournalError) -> Problem {
     tracing::error!(error = &error as &dyn std::error::Error, "the journal took no intent: the operation was refused");
     Problem::new(503, error.code(), "The journal takes no entries", error.to_string())
-}
-
-/// Hides values of encryption contexts: the same value looks the same, and cannot be guessed without the key.
-pub struct ContextKey(hmac::Key);
-
-impl ContextKey {
-    /// From a secret that is made on site and never leaves it.
-    pub fn new(secret: &SecretBytes) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.expose()))
-    }
-
-    /// Names in clear, values as the first 16 bytes of HMAC-SHA-256 over name and value, both prefixed by their lengths.
-    pub fn hide(&self, context: &EncryptionContext) -> std::collections::BTreeMap<String, String> {
-        let hidden = |name: &str, value: &str| {
-            let mut hmac = hmac::Context::with_key(&self.0);
-            for part in [name, value] {
-                hmac.update(&(part.len() as u64).to_be_bytes());
-                hmac.update(part.as_bytes());
-            }
-            base64url(hmac.sign().as_ref().first_chunk::<16>().map_or(&[], |bytes| bytes.as_slice()))
-        };
-        context.pairs().iter().map(|(name, value)| (name.clone(), hidden(name, value))).collect()
-    }
 }

@@ -99,6 +99,7 @@ fn intent() -> Intent {
         algorithm: Some("A256KW+A256GCM".to_owned()),
         size: Some(1024),
         context: context.map(|(name, mac)| (name.to_owned(), mac.to_owned())).into(),
+        context_key: Some("2026-11.x0q5tVnrMZgJ8aXW".to_owned()),
         request: random_id::<RequestId>(ids).to_string(),
         trace: None,
         statements: "h42.s7.t3.p1".to_owned(),

@@ -23,7 +23,9 @@ use service::{
 };
 use trust::{
     accept::{AcceptedSet, Confirmed, Identity, accept},
-    document::{self, HolderReport, HolderStatus, Prekey, Transfer, TransferHead, VersionRecord},
+    document::{
+        self, ContextKeyHead, ContextKeyTransfer, HolderReport, HolderStatus, Month, Prekey, Transfer, TransferHead, VersionRecord,
+    },
     pair::Pair,
     seal::PrekeySecret,
     time::Moment,
@@ -237,6 +239,18 @@ impl Agent {
         change(&mut head);
         let transfer = Transfer { head, encapsulated: vec![1; 1120].into(), ciphertext: vec![2; 48].into() };
         document::sign(&transfer, &self.applicant.pair)
+    }
+
+    /// A context key for another agent: whatever is inside, the relay cannot tell.
+    pub fn context_key(&self, to: AgentId, prekey: u128, change: impl FnOnce(&mut ContextKeyHead)) -> Base64 {
+        let EnrolmentToken { tenant, site, agent, .. } = self.applicant.file;
+        let now = SystemClock.now();
+        let (month, prekey) = (Month::of(now), PrekeyId::from_bits(prekey));
+        let id = Digest([3; 32]);
+        let mut head = ContextKeyHead { tenant, site, month, id, made: now, sender: agent, recipient: to, prekey, issued: now };
+        change(&mut head);
+        let sealed = ContextKeyTransfer { head, encapsulated: vec![1; 1120].into(), ciphertext: vec![2; 48].into() };
+        document::sign(&sealed, &self.applicant.pair)
     }
 
     pub async fn ship(&self, batch: &ReceiptBatch) -> Result<ReceiptAnswer, (StatusCode, String)> {

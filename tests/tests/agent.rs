@@ -9,6 +9,7 @@ mod agent {
     mod command_line;
     mod composite_journey;
     mod composites;
+    mod context_keys;
     mod decisions;
     mod disks;
     mod emergencies;

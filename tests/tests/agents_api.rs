@@ -402,6 +402,38 @@ async fn the_relay_keeps_what_its_bringer_signed_for_agents_at_work_until_it_is_
     for _ in 0..2 {
         assert_eq!(second.relay(&shown).await.unwrap().transfers, std::slice::from_ref(&good));
     }
+    // Context keys likewise, beside material; they are no material: nothing waits for them, and no event tells of them.
+    let give = async |context_keys: Vec<Base64>| first.relay(&RelayAsk { context_keys, ..RelayAsk::default() }).await;
+    let hidden = first.context_key(other, 7, |_| {});
+    let odd = vec![
+        first.context_key(other, 9, |_| {}),
+        first.context_key(AgentId::from_bits(9), 7, |_| {}),
+        first.context_key(other, 7, |head| head.sender = other),
+        first.context_key(other, 7, |head| head.site = schema::id::SiteId::from_bits(9)),
+        second.context_key(other, 7, |_| {}),
+        first.transfer(version, other, 7, |_| {}),
+        hidden.clone(),
+    ];
+    let expected = [
+        "prekey_unknown",
+        "transfer_recipient_not_at_work",
+        "transfer_of_another_agent",
+        "document_of_another_site",
+        "document_not_genuine",
+        "document_not_genuine",
+    ];
+    let answer = give(odd).await.unwrap();
+    assert_eq!(answer.waiting, [Waiting { recipient: other, prekey: PrekeyId::from_bits(7), version }]);
+    assert_eq!(codes(answer), expected);
+    refused(400, "relay_request_too_large", give(vec![hidden.clone(); 101]).await);
+    for _ in 0..2 {
+        let answer = second.relay(&shown).await.unwrap();
+        assert_eq!((answer.context_keys, answer.transfers), (vec![hidden.clone()], vec![good.clone()]));
+    }
+    let done = vec![Digest::of(hidden.as_slice())];
+    assert!(second.relay(&RelayAsk { done, ..shown.clone() }).await.unwrap().context_keys.is_empty());
+    let many: Vec<Base64> = (0..51).map(|_| first.context_key(other, 7, |_| {})).collect();
+    assert_eq!(codes(give(many).await.unwrap()), ["relay_full"]);
     // Somebody else is not done with it for the recipient.
     let done = vec![Digest::of(good.as_slice())];
     first.relay(&RelayAsk { done: done.clone(), ..RelayAsk::default() }).await.unwrap();
@@ -496,6 +528,7 @@ async fn receipts_are_taken_once_without_gaps_or_forks() {
         algorithm: Some("A256KW+A256GCM".to_owned()),
         size: None,
         context: Default::default(),
+        context_key: None,
         request: request.to_owned(),
         trace: None,
         statements: "h1.s1.t1".to_owned(),

@@ -3,6 +3,7 @@
 //! Same DSSE envelope as statements, with types and contexts of their own.
 
 mod certificate;
+mod context;
 mod movement;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use certificate::CertificateAsk;
+pub use context::{ContextKeyHead, ContextKeyTransfer, Month};
 pub use movement::{Prekey, Transfer, TransferHead};
 
 /// A document's DSSE payload type and ML-DSA context.

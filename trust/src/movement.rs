@@ -12,12 +12,15 @@ use zeroize::Zeroizing;
 
 use crate::{
     accept::AcceptedSet,
-    document::{self, Document, Prekey, Transfer, TransferHead},
+    document::{self, ContextKeyHead, ContextKeyTransfer, Document, Month, Prekey, Transfer, TransferHead},
     dsse::{self, EnvelopeError},
     pair::{Pair, PublicPair},
     seal::{self, PrekeySecret, SealError},
     statement::state::Subject,
 };
+
+/// Bytes of a context key.
+pub const CONTEXT_KEY_BYTES: usize = 32;
 
 /// Why material is not sent or not taken. [`MovementRefusal::code`] is stable.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,12 @@ pub enum MovementRefusal {
         /// That of the material.
         found: Digest,
     },
+    /// A context key of a month that is neither this one nor about to begin.
+    #[error("it is the context key of {0}, which is not the month that is or begins")]
+    OtherMonth(Month),
+    /// A context key that is not the one it is said to be.
+    #[error("it is another context key of {0} than the one it is said to be")]
+    OtherContextKey(Month),
     /// It does not open.
     #[error("it does not open under the prekey it names")]
     DoesNotOpen(#[source] SealError),
@@ -110,6 +119,8 @@ impl MovementRefusal {
             Self::AlreadyThere { .. } => "transfer_already_there",
             Self::OtherKind { .. } => "transfer_of_another_kind",
             Self::OtherMaterial { .. } => "transfer_of_other_material",
+            Self::OtherMonth(_) => "context_key_of_another_month",
+            Self::OtherContextKey(_) => "context_key_not_genuine",
             Self::DoesNotOpen(_) => "transfer_does_not_open",
         }
     }
@@ -262,12 +273,71 @@ pub fn accept_transfer<'a>(
         let (version, held, found) = (head.version, movable.fingerprint, head.fingerprint);
         return Err(MovementRefusal::OtherMaterial { version, held, found });
     }
-    let prekey = own.into_iter().find(|prekey| prekey.id == head.prekey).ok_or(MovementRefusal::PrekeyUnknown(head.prekey))?;
+    let prekey = own_prekey(own, head.prekey, now)?;
+    let material = seal::open(&head, &prekey.secret, encapsulated.as_slice(), ciphertext.as_slice());
+    Ok(Received { material: material.map_err(MovementRefusal::DoesNotOpen)?, head })
+}
+
+/// Seals the context key of a month to a prekey, as the sender's signed document.
+pub fn seal_context_key(
+    set: &AcceptedSet,
+    (month, made, secret): (&Month, Timestamp, &[u8]),
+    prekey: &Prekey,
+    (pair, ids, now): (&Pair, &dyn schema::clock::Ids, Timestamp),
+) -> Result<Vec<u8>, SealError> {
+    let identity = set.identity();
+    let head = ContextKeyHead {
+        tenant: identity.tenant,
+        site: identity.site,
+        month: month.clone(),
+        id: ContextKeyHead::identify(identity.tenant, identity.site, month, secret),
+        made,
+        sender: identity.agent,
+        recipient: prekey.agent,
+        prekey: prekey.id,
+        issued: now,
+    };
+    let (encapsulated, ciphertext) = seal::seal(&head, prekey.public_key.as_slice(), secret, ids)?;
+    let transfer = ContextKeyTransfer { head, encapsulated: encapsulated.into(), ciphertext: ciphertext.into() };
+    Ok(dsse::sign_document(&transfer, &[pair]))
+}
+
+/// Judges a context key that was sent and opens it: who signed it and whether that agent is believed, the tenant and site, for
+/// whom it is, whether it is of one of these months, whether it opens under a live prekey, and whether it is what it is said to be.
+pub fn accept_context_key<'a>(
+    set: &AcceptedSet,
+    bytes: &[u8],
+    months: &[Month],
+    own: impl IntoIterator<Item = &'a OwnPrekey>,
+    now: Timestamp,
+) -> Result<(ContextKeyHead, Zeroizing<Vec<u8>>), MovementRefusal> {
+    let claimed: ContextKeyTransfer = dsse::peek_document(bytes).map_err(MovementRefusal::NotGenuine)?;
+    let ContextKeyTransfer { head, encapsulated, ciphertext } = signed_by(bytes, believed(set, claimed.head.sender)?)?;
+    let identity = set.identity();
+    if (head.tenant, head.site) != (identity.tenant, identity.site) {
+        return Err(MovementRefusal::OtherSite);
+    }
+    if head.recipient != identity.agent {
+        return Err(MovementRefusal::OtherRecipient(head.recipient));
+    }
+    if !months.contains(&head.month) {
+        return Err(MovementRefusal::OtherMonth(head.month));
+    }
+    let prekey = own_prekey(own, head.prekey, now)?;
+    let secret = seal::open(&head, &prekey.secret, encapsulated.as_slice(), ciphertext.as_slice()).map_err(MovementRefusal::DoesNotOpen)?;
+    if secret.len() != CONTEXT_KEY_BYTES || ContextKeyHead::identify(head.tenant, head.site, &head.month, &secret) != head.id {
+        return Err(MovementRefusal::OtherContextKey(head.month));
+    }
+    Ok((head, secret))
+}
+
+/// The prekey of this agent with this id, while it is good.
+fn own_prekey<'a>(own: impl IntoIterator<Item = &'a OwnPrekey>, id: PrekeyId, now: Timestamp) -> Result<&'a OwnPrekey, MovementRefusal> {
+    let prekey = own.into_iter().find(|prekey| prekey.id == id).ok_or(MovementRefusal::PrekeyUnknown(id))?;
     if prekey.not_after < now {
         return Err(MovementRefusal::PrekeyEnded { id: prekey.id, not_after: prekey.not_after });
     }
-    let material = seal::open(&head, &prekey.secret, encapsulated.as_slice(), ciphertext.as_slice());
-    Ok(Received { material: material.map_err(MovementRefusal::DoesNotOpen)?, head })
+    Ok(prekey)
 }
 
 /// The current pair of another agent that is believed and that nothing holds back.

@@ -14,15 +14,21 @@ use hpke::{
 use schema::{clock::Ids, encoding::Digest};
 use zeroize::Zeroizing;
 
-use crate::document::TransferHead;
+use crate::document::{ContextKeyHead, TransferHead};
 
 /// Bytes of the private half of a prekey.
 pub const PREKEY_SECRET_BYTES: usize = 32;
 /// Bytes of the public half.
 pub const PREKEY_PUBLIC_BYTES: usize = 1216;
 
-/// The label of what is sealed.
-const LABEL: &str = "freehold-transfer-v1";
+/// What an envelope says of what is sealed in it.
+pub trait Head {
+    /// The label of what is sealed: the `info` of HPKE, and of what is bound.
+    const LABEL: &'static str;
+
+    /// Everything the head says, as text, in an order that no change of its JSON touches.
+    fn parts(&self) -> Vec<String>;
+}
 
 type SecretKey = <XWing as Kem>::PrivateKey;
 type PublicKey = <XWing as Kem>::PublicKey;
@@ -81,13 +87,13 @@ impl PrekeySecret {
 }
 
 /// Seals material to a prekey, as what its head says. Gives what HPKE encapsulated, and the ciphertext.
-pub fn seal(head: &TransferHead, public_key: &[u8], material: &[u8], ids: &dyn Ids) -> Result<(Vec<u8>, Vec<u8>), SealError> {
-    seal_for(LABEL, &bound(head), public_key, material, ids)
+pub fn seal<H: Head>(head: &H, public_key: &[u8], material: &[u8], ids: &dyn Ids) -> Result<(Vec<u8>, Vec<u8>), SealError> {
+    seal_for(H::LABEL, &bound(head), public_key, material, ids)
 }
 
 /// Opens what was sealed to a prekey as what its head says.
-pub fn open(head: &TransferHead, secret: &PrekeySecret, encapsulated: &[u8], ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-    open_for(LABEL, &bound(head), secret, encapsulated, ciphertext)
+pub fn open<H: Head>(head: &H, secret: &PrekeySecret, encapsulated: &[u8], ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    open_for(H::LABEL, &bound(head), secret, encapsulated, ciphertext)
 }
 
 /// Seals something to a key, for one purpose (`label`) and bound to what stands beside it. Gives what HPKE encapsulated, and the
@@ -115,22 +121,48 @@ pub fn open_for(
         .map_err(|_| SealError::NotGenuine)
 }
 
-/// Everything the head says, in a form that no change of its JSON touches.
-fn bound(head: &TransferHead) -> Digest {
-    let TransferHead { tenant, site, version, algorithm, origin, fingerprint, sender, recipient, prekey, issued } = head;
-    let parts = [
-        tenant.to_string(),
-        site.to_string(),
-        version.to_string(),
-        algorithm.to_string(),
-        origin.to_string(),
-        fingerprint.to_string(),
-        sender.to_string(),
-        recipient.to_string(),
-        prekey.to_string(),
-        issued.to_string(),
-    ];
-    Digest::labelled(LABEL, &parts.each_ref().map(String::as_bytes))
+fn bound<H: Head>(head: &H) -> Digest {
+    let parts = head.parts();
+    Digest::labelled(H::LABEL, &parts.iter().map(String::as_bytes).collect::<Vec<_>>())
+}
+
+impl Head for TransferHead {
+    const LABEL: &'static str = "freehold-transfer-v1";
+
+    fn parts(&self) -> Vec<String> {
+        let Self { tenant, site, version, algorithm, origin, fingerprint, sender, recipient, prekey, issued } = self;
+        vec![
+            tenant.to_string(),
+            site.to_string(),
+            version.to_string(),
+            algorithm.to_string(),
+            origin.to_string(),
+            fingerprint.to_string(),
+            sender.to_string(),
+            recipient.to_string(),
+            prekey.to_string(),
+            issued.to_string(),
+        ]
+    }
+}
+
+impl Head for ContextKeyHead {
+    const LABEL: &'static str = "freehold-context-key-v1";
+
+    fn parts(&self) -> Vec<String> {
+        let Self { tenant, site, month, id, made, sender, recipient, prekey, issued } = self;
+        vec![
+            tenant.to_string(),
+            site.to_string(),
+            month.to_string(),
+            id.to_string(),
+            made.to_string(),
+            sender.to_string(),
+            recipient.to_string(),
+            prekey.to_string(),
+            issued.to_string(),
+        ]
+    }
 }
 
 /// [`Ids`] as the random source of the HPKE library.

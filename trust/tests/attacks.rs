@@ -4,6 +4,7 @@
 mod attacks {
     mod authorities;
     mod composite;
+    mod context_key;
     mod external;
     mod lease;
     mod movement;

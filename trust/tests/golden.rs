@@ -18,8 +18,8 @@ use schema::{
 use trust::{
     accept::{Confirmed, accept},
     document::{
-        self, AgentVouch, BudgetRequest, CertificateAsk, Document, HolderReport, LeaseRequest, Prekey, RosterEntry, SelfTestReport,
-        Transfer, TransferHead, VersionRecord,
+        self, AgentVouch, BudgetRequest, CertificateAsk, ContextKeyHead, ContextKeyTransfer, Document, HolderReport, LeaseRequest, Month,
+        Prekey, RosterEntry, SelfTestReport, Transfer, TransferHead, VersionRecord,
     },
     dsse,
     pair::{Pair, Signers},
@@ -81,6 +81,7 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("certificate-ask.v1.json", document(document::sign(&example_ask(), &world.agent))),
         ("prekey.v1.json", document(document::sign(&example_prekey().0, &world.agent))),
         ("transfer.v1.json", document(document::sign(&example_transfer(), &world.other_agent))),
+        ("context-key.v1.json", document(document::sign(&example_context_key(), &world.other_agent))),
         ("lease.v1.json", document(world.lease(3, example_lease))),
         ("lease-request.v1.json", document(document::sign(&example_request(), &world.agent))),
         ("self-test-report.v1.json", document(document::sign(&tested, &world.agent))),
@@ -218,6 +219,28 @@ fn what_was_sealed_once_opens_for_ever() {
     let transfer: Transfer = dsse::peek_document(&bytes).unwrap();
     let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
     assert_eq!(*opened.unwrap(), b"material");
+    let bytes = std::fs::read(directory().join("context-key.v1.json")).unwrap();
+    let transfer: ContextKeyTransfer = dsse::peek_document(&bytes).unwrap();
+    let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
+    assert_eq!(*opened.unwrap(), [5; 32]);
+}
+
+fn example_context_key() -> ContextKeyTransfer {
+    let month = Month::of(START);
+    let head = ContextKeyHead {
+        tenant: TENANT,
+        site: SITE,
+        id: ContextKeyHead::identify(TENANT, SITE, &month, &[5; 32]),
+        month,
+        made: START,
+        sender: OTHER_AGENT,
+        recipient: AGENT,
+        prekey: example_prekey().0.id,
+        issued: START,
+    };
+    let public_key = example_prekey().0.public_key;
+    let (encapsulated, ciphertext) = seal::seal(&head, public_key.as_slice(), &[5; 32], &ManualIds::seeded(33)).unwrap();
+    ContextKeyTransfer { head, encapsulated: encapsulated.into(), ciphertext: ciphertext.into() }
 }
 
 fn example_lease(lease: &mut Lease) {
@@ -283,6 +306,7 @@ fn every_file_is_read_and_none_is_missing() {
             "certificate-ask.v1.json" => signed::<CertificateAsk>(&bytes, &world.agent),
             "prekey.v1.json" => signed::<Prekey>(&bytes, &world.agent),
             "transfer.v1.json" => signed::<Transfer>(&bytes, &world.other_agent),
+            "context-key.v1.json" => signed::<ContextKeyTransfer>(&bytes, &world.other_agent),
             "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),
             "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),
             "self-test-report.v1.json" => signed::<SelfTestReport>(&bytes, &world.agent),

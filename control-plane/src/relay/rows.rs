@@ -6,7 +6,7 @@ use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
     id::{AgentId, KeyVersion, PrekeyId, SiteId, TenantId},
-    wire::relay::{MAX_TRANSFERS, Waiting},
+    wire::relay::{MAX_CONTEXT_KEYS, MAX_TRANSFERS, Waiting},
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
@@ -45,6 +45,33 @@ impl RelayRowsError {
     }
 }
 
+/// What kind of document it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A prekey.
+    Prekey,
+    /// Material of a version, and who sent it.
+    Material(AgentId, KeyVersion),
+    /// A context key, and who sent it.
+    ContextKey(AgentId),
+}
+
+impl What {
+    fn sender(self) -> Option<AgentId> {
+        match self {
+            Self::Prekey => None,
+            Self::Material(sender, _) | Self::ContextKey(sender) => Some(sender),
+        }
+    }
+
+    fn version(self) -> Option<KeyVersion> {
+        match self {
+            Self::Material(_, version) => Some(version),
+            Self::Prekey | Self::ContextKey(_) => None,
+        }
+    }
+}
+
 /// One document that waits.
 #[derive(Debug, Clone)]
 pub struct Relayed {
@@ -54,8 +81,8 @@ pub struct Relayed {
     pub site: SiteId,
     /// The prekey it is, or is sealed to.
     pub prekey: PrekeyId,
-    /// Who sent it, and what it is; none of a prekey.
-    pub material: Option<(AgentId, KeyVersion)>,
+    /// What it is.
+    pub what: What,
     /// Until when it may be kept.
     pub expires: Timestamp,
     /// Exact bytes.
@@ -120,8 +147,8 @@ impl RelayRows {
             id.into(),
             relayed.site.to_string().into(),
             relayed.prekey.to_string().into(),
-            relayed.material.map(|(sender, _)| sender.to_string()).into(),
-            relayed.material.map(|(_, version)| version.to_string()).into(),
+            relayed.what.sender().map(|sender| sender.to_string()).into(),
+            relayed.what.version().map(|version| version.to_string()).into(),
             now.micros().into(),
             relayed.expires.micros().into(),
             sealed.data_key.to_string().into(),
@@ -163,8 +190,24 @@ impl RelayRows {
 
     /// Transfers for an agent, the oldest first.
     pub async fn transfers(&self, tenant: TenantId, recipient: AgentId) -> Result<Vec<Base64>, RelayRowsError> {
-        let condition = format!("recipient = $2 AND sender IS NOT NULL ORDER BY at, id LIMIT {MAX_TRANSFERS}");
+        let condition = format!("recipient = $2 AND version IS NOT NULL ORDER BY at, id LIMIT {MAX_TRANSFERS}");
         self.documents(tenant, &condition, vec![recipient.to_string().into()]).await
+    }
+
+    /// Context keys for an agent, the oldest first.
+    pub async fn context_keys(&self, tenant: TenantId, recipient: AgentId) -> Result<Vec<Base64>, RelayRowsError> {
+        let condition = format!("recipient = $2 AND sender IS NOT NULL AND version IS NULL ORDER BY at, id LIMIT {MAX_CONTEXT_KEYS}");
+        self.documents(tenant, &condition, vec![recipient.to_string().into()]).await
+    }
+
+    /// How many context keys of this sender wait for this agent.
+    pub async fn context_keys_of(&self, tenant: TenantId, recipient: AgentId, sender: AgentId) -> Result<u64, RelayRowsError> {
+        let act = "counting context keys";
+        let sql = "SELECT COUNT(*) FROM relay WHERE tenant = $1 AND recipient = $2 AND sender = $3 AND version IS NULL";
+        let values = [tenant.to_string(), recipient.to_string(), sender.to_string()].into_iter().map(Value::from).collect();
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
+        let count = row.map(|row| row.try_get_by_index::<i64>(0)).transpose().map_err(RelayRowsError::during(act))?;
+        Ok(count.unwrap_or_default().unsigned_abs())
     }
 
     /// What waits for the other agents of a site.

@@ -5,19 +5,20 @@ use std::{error::Error, sync::Arc};
 use schema::{
     clock::{Clock, Ids, Timestamp},
     encoding::Base64,
+    id::{AgentId, PrekeyId, SiteId, TenantId},
     wire::{
         agent::RefusedDocument,
-        relay::{MAX_DONE, MAX_PREKEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+        relay::{MAX_CONTEXT_KEYS, MAX_DONE, MAX_PREKEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
     },
 };
 use trust::{
-    document::{Document, Prekey, Transfer},
+    document::{ContextKeyTransfer, Document, Prekey, Transfer},
     dsse::{EnvelopeError, open_document},
     pair::{PublicPair, Signers},
     seal::PREKEY_PUBLIC_BYTES,
 };
 
-use super::rows::{RelayRows, RelayRowsError, Relayed};
+use super::rows::{RelayRows, RelayRowsError, Relayed, What};
 use crate::{
     access::permit::Question,
     agents::{Agent, enrolment::agent_context},
@@ -30,6 +31,9 @@ use crate::{
 const LONGEST_PREKEY: std::time::Duration = std::time::Duration::from_secs(31 * 86_400);
 /// The most transfers that wait for one agent.
 const MAX_WAITING: u64 = 20_000;
+
+/// The most context keys of one sender that wait for one agent: two months', again after each restart of either.
+const MAX_CONTEXT_KEYS_WAITING: u64 = 50;
 
 /// Why an exchange came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +124,7 @@ impl Relay {
         let lists = [
             ("prekeys", ask.prekeys.len(), MAX_PREKEYS),
             ("transfers", ask.transfers.len(), MAX_TRANSFERS),
+            ("context_keys", ask.context_keys.len(), MAX_CONTEXT_KEYS),
             ("done", ask.done.len(), MAX_DONE),
         ];
         if let Some((list, _, max)) = lists.into_iter().find(|(_, length, max)| length > max) {
@@ -151,8 +156,13 @@ impl Relay {
             let taken = self.transfer(&asker, bytes).await;
             note(&mut answer, "transfers", index, taken)?;
         }
+        for (index, bytes) in ask.context_keys.iter().enumerate() {
+            let taken = self.context_key(&asker, bytes).await;
+            note(&mut answer, "context_keys", index, taken)?;
+        }
         answer.prekeys = self.rows.prekeys(tenant, identity.site, me).await?;
         answer.transfers = self.rows.transfers(tenant, me).await?;
+        answer.context_keys = self.rows.context_keys(tenant, me).await?;
         answer.waiting = self.rows.waiting(tenant, identity.site, me).await?;
         Ok(answer)
     }
@@ -166,14 +176,7 @@ impl Relay {
         }
         asker.is_here(head.tenant, head.site)?;
         let tenant = asker.identity.tenant;
-        let loaded = self.handler.load::<Agent>(tenant, head.recipient).await.map_err(|error| fault(Box::new(error)))?;
-        let at_work = loaded.state.is_at_work() && loaded.state.fixed.as_ref().is_some_and(|fixed| fixed.site == head.site);
-        if !at_work {
-            return refused("transfer_recipient_not_at_work", "the recipient is no agent at work at this site");
-        }
-        let Some(expires) = self.rows.prekey_end(tenant, head.recipient, head.prekey).await? else {
-            return refused("prekey_unknown", "the recipient shows no such prekey, or no longer");
-        };
+        let expires = self.may_reach(tenant, head.site, head.recipient, head.prekey).await?;
         let waiting = Waiting { recipient: head.recipient, prekey: head.prekey, version: head.version };
         let (same, all) = self.rows.waits(tenant, waiting, head.sender).await?;
         if same {
@@ -197,9 +200,39 @@ impl Relay {
             Some(code) => Turned::Refused { code, detail: error.to_string() },
             None => fault(Box::new(error)),
         })?;
-        let material = Some((head.sender, head.version));
-        let relayed = Relayed { recipient: head.recipient, site: head.site, prekey: head.prekey, material, expires, bytes: bytes.clone() };
+        let what = What::Material(head.sender, head.version);
+        let relayed = Relayed { recipient: head.recipient, site: head.site, prekey: head.prekey, what, expires, bytes: bytes.clone() };
         Ok(self.rows.keep(tenant, &relayed, asker.now).await?)
+    }
+
+    /// Keeps a context key for its recipient. It is no key of the tenant's, and no destruction asks who has it: there is no event.
+    async fn context_key(&self, asker: &Asker<'_>, bytes: &Base64) -> Result<(), Turned> {
+        let head = asker.open::<ContextKeyTransfer>(bytes)?.head;
+        if head.sender != asker.identity.agent {
+            return refused("transfer_of_another_agent", "an agent sends what it sealed itself");
+        }
+        asker.is_here(head.tenant, head.site)?;
+        let tenant = asker.identity.tenant;
+        let expires = self.may_reach(tenant, head.site, head.recipient, head.prekey).await?;
+        if self.rows.context_keys_of(tenant, head.recipient, head.sender).await? >= MAX_CONTEXT_KEYS_WAITING {
+            return refused("relay_full", "too much waits for this recipient: it has to fetch some first");
+        }
+        let what = What::ContextKey(head.sender);
+        let relayed = Relayed { recipient: head.recipient, site: head.site, prekey: head.prekey, what, expires, bytes: bytes.clone() };
+        Ok(self.rows.keep(tenant, &relayed, asker.now).await?)
+    }
+
+    /// Until when something that is sealed to a prekey of this agent may wait for it.
+    async fn may_reach(&self, tenant: TenantId, site: SiteId, recipient: AgentId, prekey: PrekeyId) -> Result<Timestamp, Turned> {
+        let loaded = self.handler.load::<Agent>(tenant, recipient).await.map_err(|error| fault(Box::new(error)))?;
+        let at_work = loaded.state.is_at_work() && loaded.state.fixed.as_ref().is_some_and(|fixed| fixed.site == site);
+        if !at_work {
+            return refused("transfer_recipient_not_at_work", "the recipient is no agent at work at this site");
+        }
+        match self.rows.prekey_end(tenant, recipient, prekey).await? {
+            Some(expires) => Ok(expires),
+            None => refused("prekey_unknown", "the recipient shows no such prekey, or no longer"),
+        }
     }
 }
 
@@ -237,10 +270,10 @@ impl Asker<'_> {
             return refused("prekey_malformed", "the public key is none of MLKEM768-X25519");
         }
         let (recipient, site, expires) = (prekey.agent, prekey.site, prekey.not_after);
-        Ok(Relayed { recipient, site, prekey: prekey.id, material: None, expires, bytes: bytes.clone() })
+        Ok(Relayed { recipient, site, prekey: prekey.id, what: What::Prekey, expires, bytes: bytes.clone() })
     }
 
-    fn is_here(&self, tenant: schema::id::TenantId, site: schema::id::SiteId) -> Result<(), Turned> {
+    fn is_here(&self, tenant: TenantId, site: SiteId) -> Result<(), Turned> {
         if tenant == self.identity.tenant && site == self.identity.site {
             return Ok(());
         }

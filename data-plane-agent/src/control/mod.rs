@@ -8,6 +8,7 @@
 //! - [`lease`]: asks for leases of budgets.
 //! - [`vouch`]: says that a newcomer of the site is genuine.
 //! - [`certificate`]: renews the certificate in time.
+//! - [`contexts`]: the key of the site under which receipts hide encryption contexts.
 //! - [`prekeys`]: keys that others seal material for this agent to.
 //! - [`relay`]: the exchange of material with the other agents of the site.
 //! - [`report`]: says what the agent made, holds and enforces.
@@ -15,6 +16,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod contexts;
 pub mod directory;
 pub mod enrol;
 pub mod lease;

@@ -55,7 +55,7 @@ impl Movement {
         loop {
             let set = self.accepted.borrow_and_update().clone();
             if let Some(set) = &set
-                && tokio::time::Instant::now() >= next
+                && (tokio::time::Instant::now() >= next || self.mover.is_due())
             {
                 let outcome = tokio::select! {
                     () = stopping.cancelled() => return,

@@ -96,6 +96,7 @@ fn request(out: &mut Vec<u8>, intent: &Intent) {
         }
         out.push(b'}');
     }
+    optional_text(out, b",\"context_key\":", intent.context_key.as_deref());
     out.extend_from_slice(b",\"request\":");
     text(out, &intent.request);
     optional_text(out, b",\"trace\":", intent.trace.as_deref());
@@ -207,10 +208,29 @@ mod tests {
         let context = prop::collection::btree_map(text(), text(), 0..4);
         let version = prop::option::of((any::<u128>(), 1u32..).prop_map(|(bits, number)| KeyVersion::new(KeyId::from_bits(bits), number)));
         let first = (prop::option::of(text()), prop::sample::select(Operation::ALL), version, prop::option::of(text()));
-        let second = (any::<Option<u64>>(), context, text(), prop::option::of(text()), text(), prop::collection::vec(text(), 0..3));
-        (first, second).prop_map(|((caller, operation, key_version, algorithm), (size, context, request, trace, statements, policies))| {
-            Intent { caller, operation, key_version, algorithm, size, context, request, trace, statements, policies }
-        })
+        let second = (
+            any::<Option<u64>>(),
+            (context, prop::option::of(text())),
+            text(),
+            prop::option::of(text()),
+            text(),
+            prop::collection::vec(text(), 0..3),
+        );
+        (first, second).prop_map(
+            |((caller, operation, key_version, algorithm), (size, (context, context_key), request, trace, statements, policies))| Intent {
+                caller,
+                operation,
+                key_version,
+                algorithm,
+                size,
+                context,
+                context_key,
+                request,
+                trace,
+                statements,
+                policies,
+            },
+        )
     }
 
     fn check(receipt: &Receipt, write: impl FnOnce(&mut Vec<u8>)) {

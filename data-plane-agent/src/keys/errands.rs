@@ -264,6 +264,7 @@ impl Errands {
             algorithm: set.keys().get(&version.key).map(|key| key.algorithm.name().to_owned()),
             size: None,
             context: Default::default(),
+            context_key: None,
             request: format!("keys export --to {recipient}"),
             trace: None,
             statements: statements.clone(),

@@ -17,7 +17,7 @@ use schema::{
     clock::{Clock, Ids, Timestamp},
     encoding::{Base64, Digest},
     id::{AgentId, KeyVersion, PrekeyId},
-    wire::relay::{MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+    wire::relay::{MAX_CONTEXT_KEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
 };
 use tokio::sync::watch;
 use trust::{
@@ -31,6 +31,7 @@ use crate::{
     algorithm,
     control::{
         client::CallError,
+        contexts::{self, ContextKeys},
         prekeys::{Means, PrekeyError, Prekeys},
         time::AgentClock,
     },
@@ -47,6 +48,10 @@ const RECEIVING: &str = "receiving";
 const SENDING: &str = "sending";
 /// What was sent is sent again when nothing came of it for so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Context keys likewise: who has taken one does not say so.
+const CONTEXT_KEYS_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Whoever has nothing to do looks so often whether somebody has lost a context key that it once had.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Whoever carries documents between the agents of a site.
 #[async_trait]
@@ -138,6 +143,8 @@ pub struct MoverParts {
     pub ids: Arc<dyn Ids>,
     /// The prekeys of this agent.
     pub prekeys: Prekeys,
+    /// What hides encryption contexts, and moves with everything else.
+    pub context_keys: Option<Arc<ContextKeys>>,
     /// What it finds.
     pub findings: Arc<Findings>,
     /// Counts arrivals: what the vault holds is reported after each, also when nobody could be told that it was taken.
@@ -149,6 +156,11 @@ pub struct Mover {
     parts: MoverParts,
     /// When something was sent last.
     sent: BTreeMap<Waiting, Timestamp>,
+    /// Context keys that were sent: to which prekey, and which.
+    sent_contexts: BTreeMap<(PrekeyId, Digest), Timestamp>,
+    /// When the last round began, and when the relay was last asked.
+    began: Option<Timestamp>,
+    asked: Option<Timestamp>,
     /// What does not leave this vault; said once.
     stay: BTreeSet<KeyVersion>,
 }
@@ -156,7 +168,7 @@ pub struct Mover {
 impl Mover {
     /// Puts the parts together.
     pub fn new(parts: MoverParts) -> Self {
-        Self { parts, sent: BTreeMap::new(), stay: BTreeSet::new() }
+        Self { parts, sent: BTreeMap::new(), sent_contexts: BTreeMap::new(), began: None, asked: None, stay: BTreeSet::new() }
     }
 
     /// Randomness, for pauses.
@@ -166,33 +178,120 @@ impl Mover {
 
     /// One round: shows what this agent waits for, takes what came, sends what others lack.
     pub async fn round(&mut self, set: &AcceptedSet, relay: &dyn Relay) -> Result<Outcome, MoveError> {
+        self.began = Some(self.parts.clock.now());
+        self.make_context_keys().await;
         let missing = self.missing(set).await;
         let had = !self.parts.prekeys.shown().is_empty();
-        self.tend(!missing.is_empty()).await?;
+        let listening = self.listens(set);
+        // Who is alone has nobody to look after.
+        if recipients(set).is_empty() {
+            self.asked = Some(self.parts.clock.now());
+        }
+        self.tend(!missing.is_empty() || listening).await?;
         let wanted = self.wanted(set).await;
-        if missing.is_empty() && wanted.is_empty() && !had {
+        if missing.is_empty() && wanted.is_empty() && !had && !listening && !self.is_overdue() {
             return Ok(Outcome::default());
         }
         let answer = self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), ..RelayAsk::default() }).await?;
+        self.asked = Some(self.parts.clock.now());
         let (taken, mut done) = self.take_all(set, &answer.transfers).await;
+        done.extend(self.take_context_keys(set, &answer.context_keys).await);
         let missing = if taken > 0 { self.missing(set).await } else { missing };
-        if taken > 0 {
+        let listens = self.listens(set);
+        if taken > 0 || listens != listening {
             // What is of no use any more is erased here before it is withdrawn there.
-            self.tend(!missing.is_empty()).await?;
+            self.tend(!missing.is_empty() || listens).await?;
         }
         let prekeys = self.prekeys_of_others(set, &answer.prekeys);
         let transfers = self.seal_all(set, &prekeys, &wanted, &answer.waiting).await;
-        let sent = transfers.len();
-        let mut transfers = transfers.into_iter().peekable();
-        while transfers.peek().is_some() || !done.is_empty() {
+        let context_keys = self.seal_context_keys(set, &prekeys);
+        let sent = transfers.len() + context_keys.len();
+        let (mut transfers, mut context_keys) = (transfers.into_iter().peekable(), context_keys.into_iter().peekable());
+        while transfers.peek().is_some() || context_keys.peek().is_some() || !done.is_empty() {
             let (sending, transfers): (Vec<_>, Vec<_>) = transfers.by_ref().take(MAX_TRANSFERS).unzip();
+            let (sending_contexts, context_keys): (Vec<_>, Vec<_>) = context_keys.by_ref().take(MAX_CONTEXT_KEYS).unzip();
             let done = std::mem::take(&mut done);
-            self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, done }).await?;
+            self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, context_keys, done }).await?;
             // What was on its way when the relay went away is sent again at once.
             let now = self.parts.clock.now();
             self.sent.extend(sending.into_iter().map(|sending| (sending, now)));
+            self.sent_contexts.extend(sending_contexts.into_iter().map(|sending| (sending, now)));
         }
-        Ok(Outcome { taken, sent, waiting: !missing.is_empty() || !wanted.is_empty() })
+        Ok(Outcome { taken, sent, waiting: !missing.is_empty() || !wanted.is_empty() || listens })
+    }
+
+    /// Whether a round is due though no set has changed: a month has begun or is about to, or the relay was not asked for long.
+    pub fn is_due(&self) -> bool {
+        let now = self.parts.clock.now();
+        let rests = self.began.is_some_and(|at| now < at.plus(AGAIN_AFTER));
+        !rests && (self.is_overdue() || self.parts.context_keys.as_ref().is_some_and(|keys| keys.is_due(now)))
+    }
+
+    fn is_overdue(&self) -> bool {
+        let now = self.parts.clock.now();
+        self.parts.context_keys.is_some() && self.asked.is_none_or(|at| at.plus(LOOK_AGAIN_AFTER) <= now)
+    }
+
+    /// Makes the context keys that the time asks for.
+    async fn make_context_keys(&self) {
+        let Some(keys) = &self.parts.context_keys else { return };
+        if let Err(error) = keys.tend(&*self.parts.ids, self.parts.clock.now()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the key that hides encryption contexts in receipts was not made");
+        }
+    }
+
+    /// Whether those of other agents are waited for.
+    fn listens(&self, set: &AcceptedSet) -> bool {
+        self.parts.context_keys.as_ref().is_some_and(|keys| keys.is_waiting(set))
+    }
+
+    /// Takes context keys; gives what need not be kept for this agent any longer.
+    async fn take_context_keys(&mut self, set: &AcceptedSet, documents: &[Base64]) -> Vec<Digest> {
+        let MoverParts { context_keys, prekeys, ids, clock, .. } = &mut self.parts;
+        let Some(keys) = context_keys else { return Vec::new() };
+        let mut done = Vec::new();
+        for bytes in documents {
+            match keys.take(set, bytes.as_slice(), prekeys.own(), (&**ids, clock.now())).await {
+                Ok(contexts::Taken { adopted, shown, prekey }) => {
+                    prekeys.used(prekey);
+                    if adopted {
+                        tracing::info!(key = shown, "encryption contexts are hidden under the key of the site");
+                    }
+                }
+                Err(contexts::NotTaken::Refused(refusal)) => {
+                    metrics::counter!("freehold_transfers_refused_total", "code" => refusal.code()).increment(1);
+                    tracing::warn!(code = refusal.code(), %refusal, "a context key that was sent to this agent was not taken");
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a context key was not taken");
+                    continue;
+                }
+            }
+            done.push(Digest::of(bytes.as_slice()));
+        }
+        done
+    }
+
+    /// This agent's context keys for whoever shows a prekey.
+    fn seal_context_keys(&mut self, set: &AcceptedSet, prekeys: &[Prekey]) -> Vec<((PrekeyId, Digest), Base64)> {
+        let now = self.parts.clock.now();
+        self.sent_contexts.retain(|_, at| now < at.plus(CONTEXT_KEYS_AGAIN_AFTER));
+        let MoverParts { context_keys: Some(keys), pair, ids, .. } = &self.parts else { return Vec::new() };
+        let mut sealed = Vec::new();
+        for agent in recipients(set) {
+            // Of several, the one that lasts.
+            let Some(prekey) = prekeys.iter().filter(|prekey| prekey.agent == agent).max_by_key(|prekey| prekey.not_after) else {
+                continue;
+            };
+            let sent = |id: &Digest| self.sent_contexts.contains_key(&(prekey.id, *id));
+            match keys.seal(set, prekey, sent, (&**pair, &**ids, now)) {
+                Ok(all) => sealed.extend(all.into_iter().map(|(id, document)| ((prekey.id, id), document))),
+                Err(error) => {
+                    tracing::warn!(recipient = %agent, error = &error as &dyn std::error::Error, "a context key was not sent")
+                }
+            }
+        }
+        sealed
     }
 
     /// Takes transfers, from wherever they came; gives how many versions came in, and which transfers are of no further use.

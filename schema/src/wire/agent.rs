@@ -495,6 +495,9 @@ pub struct Intent {
     /// Encryption context: name -> HMAC-SHA-256 of the value under a key made on site, base64url of its first 16 bytes.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub context: std::collections::BTreeMap<String, String>,
+    /// Which key: its month, and what identifies it. Digests under one key compare, those under two do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_key: Option<String>,
     /// The request.
     pub request: String,
     /// W3C trace id, when the caller sent a traceparent.

@@ -13,6 +13,8 @@ use crate::{
 pub const MAX_PREKEYS: usize = 4;
 /// The most transfers of one request or answer: the rest follows in the next.
 pub const MAX_TRANSFERS: usize = 100;
+/// The most context keys of one request or answer.
+pub const MAX_CONTEXT_KEYS: usize = 100;
 /// The most transfers that are reported done at a time.
 pub const MAX_DONE: usize = 1_000;
 
@@ -25,7 +27,10 @@ pub struct RelayAsk {
     /// Material for others (`trust::document::Transfer`), exact bytes.
     #[serde(deserialize_with = "at_most::<MAX_TRANSFERS, _, _>")]
     pub transfers: Vec<Base64>,
-    /// Transfers that were for it and need not be kept: taken, or of no use. SHA-256 of their bytes.
+    /// Context keys for others (`trust::document::ContextKeyTransfer`), exact bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_CONTEXT_KEYS, _, _>")]
+    pub context_keys: Vec<Base64>,
+    /// What was for it and need not be kept: taken, or of no use. SHA-256 of the bytes.
     #[serde(deserialize_with = "at_most::<MAX_DONE, _, _>")]
     pub done: Vec<Digest>,
 }
@@ -37,9 +42,12 @@ pub struct RelayAnswer {
     pub prekeys: Vec<Base64>,
     /// Transfers that are for it, the oldest first.
     pub transfers: Vec<Base64>,
+    /// Context keys that are for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context_keys: Vec<Base64>,
     /// What waits for others already, whoever sent it: nobody needs to send it again.
     pub waiting: Vec<Waiting>,
-    /// Documents that were not taken: `prekeys` or `transfers`.
+    /// Documents that were not taken: `prekeys`, `transfers` or `context_keys`.
     pub refused: Vec<RefusedDocument>,
 }
 

@@ -30,16 +30,16 @@ use super::{outage::way, process::Process};
 const PLAIN: &str = "plain_http = true";
 
 /// A site of so many agents, all of which run and believe each other; and a caller with one token at all of them.
-struct Site {
-    world: World,
-    configs: Vec<Config>,
+pub(super) struct Site {
+    pub(super) world: World,
+    pub(super) configs: Vec<Config>,
     enrolled: Vec<Enrolled>,
     agents: Vec<Option<Running>>,
-    token: String,
+    pub(super) token: String,
 }
 
 impl Site {
-    async fn of(count: usize) -> Self {
+    pub(super) async fn of(count: usize) -> Self {
         Self::in_world(World::start().await, count).await
     }
 
@@ -64,7 +64,7 @@ impl Site {
     }
 
     /// One more agent joins and runs.
-    async fn join(&mut self) -> usize {
+    pub(super) async fn join(&mut self) -> usize {
         let config = self.config();
         self.enrolled.push(self.world.enrol_beside(&self.configs[0], &config, None).await);
         let entries = tokens::list(&self.configs[0].callers_file()).unwrap();
@@ -75,7 +75,7 @@ impl Site {
         self.agents.len() - 1
     }
 
-    fn agent(&self, which: usize) -> &Running {
+    pub(super) fn agent(&self, which: usize) -> &Running {
         self.agents[which].as_ref().unwrap()
     }
 
@@ -87,7 +87,7 @@ impl Site {
         self.agents[which].take().unwrap().stop().await.unwrap();
     }
 
-    async fn key(&self, name: &str, durability: &str, generator: Option<usize>) {
+    pub(super) async fn key(&self, name: &str, durability: &str, generator: Option<usize>) {
         let generators: Vec<String> = generator.into_iter().map(|which| self.id(which)).collect();
         let key = json!({
             "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT", "placement": ["fra"],

@@ -136,6 +136,7 @@ pub(super) fn intent(request: impl Into<String>) -> Intent {
         algorithm: Some("A256KW+A256GCM".to_owned()),
         size: Some(1024),
         context: BTreeMap::new(),
+        context_key: None,
         request: request.into(),
         trace: None,
         statements: "h1.s1.t1".to_owned(),

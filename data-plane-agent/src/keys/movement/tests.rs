@@ -1,5 +1,7 @@
 //! Two vaults of one site, and a relay between them that may be as bad as it likes.
 
+mod context_keys;
+
 use std::{collections::BTreeMap, sync::Mutex};
 
 use schema::{
@@ -8,7 +10,7 @@ use schema::{
 };
 use trust::{
     accept::{Confirmed, Identity, accept},
-    document::{HolderReport, Transfer, sign},
+    document::{ContextKeyTransfer, HolderReport, Transfer, sign},
     dsse::peek_document,
     statement::state::Vouch,
     testing::{AGENT, KEY, OTHER_AGENT, START, World},
@@ -30,6 +32,7 @@ struct Party {
     pair_seed: u64,
     wall: ManualClock,
     folder: tempfile::TempDir,
+    contexts: Option<Arc<ContextKeys>>,
 }
 
 fn pair(seed: u64) -> Arc<Pair> {
@@ -43,13 +46,16 @@ impl Party {
         let vault: Arc<dyn Vault> =
             Arc::new(FileVault::open_or_create(&folder.path().join("vault"), &unlock, Arc::new(SystemIds)).unwrap());
         let wall = ManualClock::at(START);
-        let mover = mover(&vault, &identity, pair_seed, &wall, folder.path()).await;
-        Self { mover, vault, identity, pair_seed, wall, folder }
+        let mover = mover(&vault, &identity, pair_seed, (&wall, None), folder.path()).await;
+        Self { mover, vault, identity, pair_seed, wall, folder, contexts: None }
     }
 
     /// As after a kill: what is on disk is all there is.
     async fn restart(&mut self) {
-        self.mover = mover(&self.vault, &self.identity, self.pair_seed, &self.wall, self.folder.path()).await;
+        if self.contexts.is_some() {
+            self.open_contexts().await;
+        }
+        self.mover = mover(&self.vault, &self.identity, self.pair_seed, (&self.wall, self.contexts.clone()), self.folder.path()).await;
     }
 
     fn prekeys_file(&self) -> std::path::PathBuf {
@@ -61,13 +67,19 @@ impl Party {
     }
 }
 
-async fn mover(vault: &Arc<dyn Vault>, identity: &Identity, seed: u64, wall: &ManualClock, folder: &std::path::Path) -> Mover {
+async fn mover(
+    vault: &Arc<dyn Vault>,
+    identity: &Identity,
+    seed: u64,
+    (wall, context_keys): (&ManualClock, Option<Arc<ContextKeys>>),
+    folder: &std::path::Path,
+) -> Mover {
     let directory = ControlDirectory::open(folder).unwrap();
     let prekeys = Prekeys::open(directory, identity.clone(), &**vault).await.unwrap();
     let clock = AgentClock::new(Arc::new(wall.clone()), Box::new(SystemBootClock::new(&SystemIds)), None);
     let findings = Arc::new(Findings::new(Arc::new(wall.clone()), Arc::default()));
     let (ids, arrived) = (Arc::new(SystemIds), watch::Sender::new(0));
-    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids, prekeys, findings, arrived })
+    Mover::new(MoverParts { vault: vault.clone(), pair: pair(seed), clock, ids, prekeys, context_keys, findings, arrived })
 }
 
 /// A site of two: one has version 1, the other lacks it.
@@ -130,6 +142,7 @@ struct Mailbox(Arc<Mutex<Carried>>);
 struct Carried {
     prekeys: BTreeMap<AgentId, Vec<Base64>>,
     transfers: BTreeMap<AgentId, Vec<Base64>>,
+    contexts: BTreeMap<AgentId, Vec<Base64>>,
     /// Every transfer ever carried.
     seen: Vec<Base64>,
     /// Calls that still fail: after the request was taken, or before.
@@ -168,6 +181,11 @@ impl Relay for At {
             carried.prekeys.insert(self.agent, ask.prekeys.clone());
             let mine = carried.transfers.entry(self.agent).or_default();
             mine.retain(|transfer| !ask.done.contains(&Digest::of(transfer.as_slice())));
+            carried.contexts.entry(self.agent).or_default().retain(|sent| !ask.done.contains(&Digest::of(sent.as_slice())));
+            for sent in &ask.context_keys {
+                let head = peek_document::<ContextKeyTransfer>(sent.as_slice()).unwrap().head;
+                carried.contexts.entry(head.recipient).or_default().push(sent.clone());
+            }
             for transfer in &ask.transfers {
                 carried.seen.push(transfer.clone());
                 let head = peek_document::<Transfer>(transfer.as_slice()).unwrap().head;
@@ -183,6 +201,7 @@ impl Relay for At {
                 carried.transfers.iter().filter(|(agent, _)| **agent != self.agent && !carried.hides_waiting).flat_map(|(_, all)| all);
             let waiting = waiting.map(|transfer| peek_document::<Transfer>(transfer.as_slice()).unwrap().head);
             Ok(RelayAnswer {
+                context_keys: carried.contexts.get(&self.agent).cloned().unwrap_or_default(),
                 prekeys: others.flat_map(|(_, prekeys)| prekeys.clone()).collect(),
                 transfers: carried.transfers.get(&self.agent).cloned().unwrap_or_default(),
                 waiting: waiting.map(|head| Waiting { recipient: head.recipient, prekey: head.prekey, version: head.version }).collect(),
