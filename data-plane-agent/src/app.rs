@@ -39,6 +39,7 @@ use crate::{
         vouch,
     },
     findings::Findings,
+    host::{self, Acts},
     journal::{
         Journal,
         durable::DurableJournal,
@@ -152,7 +153,7 @@ impl App {
         let vault = open_vault(&config, ids.clone()).await?;
         let vault_health = Arc::new(VaultHealth::default());
         let journal = Arc::new(DurableJournal::open_on(disk, &config.journal_directory(), &config.journal, clock.clone(), &*ids)?);
-        lock::record_noted(&config.data_dir, &*journal).await;
+        host::record_noted(&config.data_dir, &*journal).await;
 
         let directory = ControlDirectory::open(&config.data_dir)?;
         let membership = Membership::load(&directory, &*vault).await?;
@@ -185,6 +186,7 @@ impl App {
                 pair: member.pair(),
                 clock: clock.clone(),
                 ids: ids.clone(),
+                acts: Acts::Journal(journal.clone()),
                 writing: tokio::sync::Mutex::default(),
             })
         });
@@ -315,7 +317,7 @@ pub async fn run_locked(
 async fn record_lock(config: &Config, clock: Arc<dyn Clock>, ids: &dyn Ids) {
     match DurableJournal::open(&config.journal_directory(), &config.journal, clock, ids) {
         Ok(journal) => {
-            lock::record_noted(&config.data_dir, &journal).await;
+            host::record_noted(&config.data_dir, &journal).await;
             journal.close();
         }
         Err(error) => {

@@ -16,7 +16,7 @@
 //! - [`recovery`]: keys outlive their host: shares of a recovery key, sealed backups, restoring them.
 //! - [`findings`]: what keeps it from what its site asks; told to people with each report.
 //! - [`selftest`]: known answers at start.
-//! - [`lock`]: break-glass on the host.
+//! - [`lock`]: break-glass on the host; [`host`]: receipts of what is done there.
 //! - [`config`], [`app`]: settings; how the parts are put together. [`local`]: how commands on this host ask the running agent.
 
 pub mod algorithm;
@@ -25,6 +25,7 @@ pub mod budgets;
 pub mod config;
 pub mod control;
 pub mod findings;
+pub mod host;
 pub mod journal;
 pub mod keys;
 pub mod limits;

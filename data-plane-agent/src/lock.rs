@@ -25,14 +25,12 @@ use schema::{
 use serde::{Deserialize, Serialize};
 use service::files::{FileError, OWNER_ONLY, READABLE, sync_directory, write_atomic};
 
-use crate::journal::Journal;
+use crate::host::note;
 
 /// The lock, in the data directory.
 const FILE: &str = "locked.json";
 /// What the process says that obeys it.
 const OBEYED: &str = "locked.obeyed.json";
-/// How notes for the journal begin.
-const NOTED: &str = "noted.";
 /// How often a running agent looks for the lock, and a locked one for its end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a reason may be.
@@ -84,7 +82,7 @@ pub fn lock(data_dir: &Path, reason: Option<&str>, clock: &dyn Clock) -> Result<
     let locked = Locked { v: 1, at: clock.now(), user: rustix::process::getuid().as_raw(), reason };
     let bytes = serde_json::to_vec_pretty(&locked).unwrap_or_default();
     write_atomic(&data_dir.join(FILE), &bytes, READABLE)?;
-    let act = HostAct { act: HostActKind::Locked, done: locked.at, user: locked.user, reason: locked.reason.clone() };
+    let act = HostAct { act: HostActKind::Locked, done: locked.at, user: locked.user, what: None, reason: locked.reason.clone() };
     // Whether or not that can be noted, it is locked.
     if let Err(error) = note(data_dir, &act) {
         tracing::error!(error = &error as &dyn std::error::Error, "that the agent was locked will not stand in its journal");
@@ -92,42 +90,11 @@ pub fn lock(data_dir: &Path, reason: Option<&str>, clock: &dyn Clock) -> Result<
     Ok(locked)
 }
 
-/// Notes an act for the journal, which only the agent itself can open.
-fn note(data_dir: &Path, act: &HostAct) -> Result<PathBuf, FileError> {
-    let path = data_dir.join(format!("{NOTED}{:020}.{}.json", act.done.micros(), act.act.as_str()));
-    write_atomic(&path, &serde_json::to_vec(act).unwrap_or_default(), READABLE)?;
-    Ok(path)
-}
-
-/// Brings into the journal what was noted for it. What cannot be written stays noted, and is written another time.
-pub async fn record_noted(data_dir: &Path, journal: &dyn Journal) {
-    let Ok(entries) = std::fs::read_dir(data_dir) else { return };
-    let noted =
-        |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(NOTED) && name.ends_with(".json"));
-    let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).filter(noted).map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let read = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<HostAct>(&bytes).ok());
-        let Some(act) = read else {
-            tracing::error!(path = %path.display(), "a note of what was done on this host cannot be read: it does not stand in the journal");
-            continue;
-        };
-        if let Err(error) = journal.host(&act).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, act = act.act.as_str(), "what was done on this host cannot be written into the journal now");
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "a note of what was done on this host stands in the journal, and cannot be removed: remove it");
-        }
-    }
-}
-
 /// Takes the lock away. Whoever calls this has seen that the vault's secret is known.
 pub fn unlock(data_dir: &Path, clock: &dyn Clock) -> Result<Locked, LockError> {
     let locked = state(data_dir).ok_or(LockError::NotLocked)?;
     let path = data_dir.join(FILE);
-    let act = HostAct { act: HostActKind::Unlocked, done: clock.now(), user: rustix::process::getuid().as_raw(), reason: None };
+    let act = HostAct { act: HostActKind::Unlocked, done: clock.now(), user: rustix::process::getuid().as_raw(), what: None, reason: None };
     let noted = note(data_dir, &act);
     if let Err(source) = std::fs::remove_file(&path) {
         if let Ok(noted) = noted {

@@ -212,7 +212,8 @@ fn with_findings(session: &Session, mut agent: Value) -> Value {
 fn host_act(act: &Value) -> String {
     let text = |name: &str| output::cell(act.get(name));
     let reason = if act["reason"].is_null() { String::new() } else { format!(": {}", text("reason")) };
-    format!("{} at {} by user {}{reason}", text("act"), text("at"), text("user"))
+    let what = if act["what"].is_null() { String::new() } else { format!(" ({})", text("what")) };
+    format!("{} at {} by user {}{what}{reason}", text("act"), text("at"), text("user"))
 }
 
 /// Runs the agent's own program, from beside this one or from the path.

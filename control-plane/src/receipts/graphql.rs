@@ -188,6 +188,10 @@ pub enum HostActKind {
     Locked,
     /// It was unlocked.
     Unlocked,
+    /// Its vault, or a version in it, was backed up.
+    BackedUp,
+    /// Backups were to be restored into its vault; what it holds since tells whether they were.
+    Restored,
 }
 
 /// What somebody did on an agent's host, as its receipts tell.
@@ -199,6 +203,8 @@ pub struct HostAct {
     pub at: Timestamp,
     /// The user of the host, by number.
     pub user: UInt64,
+    /// To what, in words: a file, by its hash, and what is in it.
+    pub what: Option<String>,
     /// Why, in words.
     pub reason: Option<String>,
 }
@@ -208,8 +214,10 @@ impl From<agent::HostAct> for HostAct {
         let kind = match act.act {
             agent::HostActKind::Locked => HostActKind::Locked,
             agent::HostActKind::Unlocked => HostActKind::Unlocked,
+            agent::HostActKind::BackedUp => HostActKind::BackedUp,
+            agent::HostActKind::Restored => HostActKind::Restored,
         };
-        Self { act: kind, at: Timestamp(act.done), user: UInt64(act.user.into()), reason: act.reason }
+        Self { act: kind, at: Timestamp(act.done), user: UInt64(act.user.into()), what: act.what, reason: act.reason }
     }
 }
 

@@ -202,8 +202,9 @@ impl ReceiptRows {
         let kinds = HostActKind::ALL.iter().map(|kind| Value::from(keys.blind("receipts.operation", &[kind.as_str()])));
         let values = [tenant.to_string().into(), agent.to_string().into()].into_iter().chain(kinds).collect();
         let sql = format!(
-            "SELECT id, data_key, sealed FROM receipts WHERE tenant = $1 AND agent = $2 AND operation IN ($3, $4) AND outcome IS NULL \
-             ORDER BY time DESC, id DESC LIMIT {most}"
+            "SELECT id, data_key, sealed FROM receipts WHERE tenant = $1 AND agent = $2 AND operation IN ({}) AND outcome IS NULL \
+             ORDER BY time DESC, id DESC LIMIT {most}",
+            (3..3 + HostActKind::ALL.len()).map(|place| format!("${place}")).collect::<Vec<_>>().join(", ")
         );
         let failed = || RowsError::during("listing what was done on a host");
         let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(failed())?;

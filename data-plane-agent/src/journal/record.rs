@@ -61,6 +61,7 @@ pub(super) fn host(out: &mut Vec<u8>, time: Timestamp, act: &HostAct) {
     timestamp(out, act.done);
     // Writing to memory cannot fail.
     let _ = write!(out, "\",\"user\":{}", act.user);
+    optional_text(out, b",\"what\":", act.what.as_deref());
     optional_text(out, b",\"reason\":", act.reason.as_deref());
     out.push(b'}');
 }
@@ -254,7 +255,8 @@ mod tests {
             let body = ReceiptBody::Refusal { intent: wanted.clone(), code: code.clone(), count };
             check(&receipt(body), |out| refusal(out, time, &wanted, &code, count));
             for kind in HostActKind::ALL {
-                let act = HostAct { act: *kind, done: time, user: count as u32, reason: (count % 2 == 0).then(|| code.clone()) };
+                let (what, reason) = ((count % 3 == 0).then(|| code.clone()), (count % 2 == 0).then(|| code.clone()));
+                let act = HostAct { act: *kind, done: time, user: count as u32, what, reason };
                 check(&receipt(ReceiptBody::Host(act.clone())), |out| host(out, time, &act));
             }
         }

@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,7 +24,7 @@ use service::{
 };
 use trust::{accept::AcceptedSet, document::Prekey, movement::accept_prekey};
 
-use super::movement::Mover;
+use super::movement::{Mover, NotTaken};
 use crate::{journal::Journal, policy::current::Current};
 
 /// The format of files with prekeys and transfers.
@@ -203,8 +204,10 @@ impl Errands {
     /// Does what was asked since it last looked.
     pub async fn run(&self, set: Option<&AcceptedSet>, mover: &mut Mover) {
         for path in entries(&self.folder).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+            // Only the agent's user may write here; root may hand a file on.
+            let user = fs::metadata(&path).map_or(0, |file| file.uid());
             let answer = match read(&path) {
-                Some(errand) => self.run_one(errand, set, mover).await,
+                Some(errand) => self.run_one(errand, user, set, mover).await,
                 None => refused("errand_malformed", "the request cannot be read"),
             };
             if let Err(error) = write_atomic(&path.with_extension("answer"), &to_json(&answer), OWNER_ONLY) {
@@ -214,7 +217,7 @@ impl Errands {
         }
     }
 
-    async fn run_one(&self, errand: Errand, set: Option<&AcceptedSet>, mover: &mut Mover) -> Answer {
+    async fn run_one(&self, errand: Errand, user: u32, set: Option<&AcceptedSet>, mover: &mut Mover) -> Answer {
         let Some(set) = set else {
             return refused("no_statements", "this agent believes no statements yet: it does not know whom to believe");
         };
@@ -226,19 +229,16 @@ impl Errands {
             Errand::Seal { recipient, prekeys } => {
                 let prekey = super::movement::prekey_of(&prekeys, set, recipient, self.clock.now());
                 match prekey.and_then(|prekey| accept_prekey(set, prekey.as_slice(), self.clock.now())) {
-                    Ok(prekey) => self.seal(set, mover, &prekey).await,
+                    Ok(prekey) => self.seal(set, mover, &prekey, user).await,
                     Err(refusal) => refused(refusal.code(), &whole(&refusal)),
                 }
             }
             Errand::Take { transfers } => {
                 let (mut versions, mut not_taken) = (Vec::new(), Vec::new());
                 for bytes in &transfers {
-                    match mover.take(set, bytes.as_slice()).await {
-                        Ok(version) => {
-                            tracing::info!(%version, "a key version was received as a file");
-                            versions.push(version);
-                        }
-                        Err(error) => not_taken.push((error.code().to_owned(), whole(&error))),
+                    match self.take(set, mover, bytes, user).await {
+                        Ok(version) => versions.push(version),
+                        Err(why) => not_taken.push(why),
                     }
                 }
                 let missing = mover.missing(set).await;
@@ -252,24 +252,50 @@ impl Errands {
 }
 
 impl Errands {
-    /// Seals for a file. That material leaves this way stands in the journal before it does: a receipt for each version.
-    async fn seal(&self, set: &AcceptedSet, mover: &mut Mover, prekey: &Prekey) -> Answer {
-        let recipient = prekey.agent;
-        let versions = mover.given_to(set, recipient).await;
-        let statements = self.current.load().map_or_else(String::new, |in_force| in_force.serials.to_string());
-        let intent = |version: &KeyVersion| Intent {
+    /// Takes one transfer out of a file. That material comes in this way stands in the journal before it does.
+    async fn take(&self, set: &AcceptedSet, mover: &mut Mover, bytes: &Base64, user: u32) -> Result<KeyVersion, (String, String)> {
+        let why = |error: NotTaken| (error.code().to_owned(), whole(&error));
+        let judged = mover.judge(set, bytes.as_slice()).map_err(why)?;
+        let (version, sender) = (judged.head.version, judged.head.sender);
+        let request = format!("keys import --from {sender} by user {user}");
+        let intent = self.journal.intent(self.intent(set, Operation::Import, version, request)).await;
+        let ticket = intent.map_err(|error| (error.code().to_owned(), whole(&error)))?;
+        match mover.keep(judged).await {
+            Ok(version) => {
+                ticket.finish(OutcomeResult::Ok, None, None);
+                tracing::info!(%version, %sender, "a key version was received as a file");
+                Ok(version)
+            }
+            Err(error) => {
+                ticket.finish(OutcomeResult::Failed, Some(error.code()), None);
+                Err(why(error))
+            }
+        }
+    }
+
+    /// What a receipt says of material that comes or leaves as a file: no caller asked for it, but a user of the host.
+    fn intent(&self, set: &AcceptedSet, operation: Operation, version: KeyVersion, request: String) -> Intent {
+        Intent {
             caller: None,
-            operation: Operation::Export,
-            key_version: Some(*version),
+            operation,
+            key_version: Some(version),
             algorithm: set.keys().get(&version.key).map(|key| key.algorithm.name().to_owned()),
             size: None,
             context: Default::default(),
             context_key: None,
-            request: format!("keys export --to {recipient}"),
+            request,
             trace: None,
-            statements: statements.clone(),
+            statements: self.current.load().map_or_else(String::new, |in_force| in_force.serials.to_string()),
             policies: Vec::new(),
-        };
+        }
+    }
+
+    /// Seals for a file. That material leaves this way stands in the journal before it does: a receipt for each version.
+    async fn seal(&self, set: &AcceptedSet, mover: &mut Mover, prekey: &Prekey, user: u32) -> Answer {
+        let recipient = prekey.agent;
+        let versions = mover.given_to(set, recipient).await;
+        let request = format!("keys export --to {recipient} by user {user}");
+        let intent = |version: &KeyVersion| self.intent(set, Operation::Export, *version, request.clone());
         let tickets = match self.journal.intents(versions.iter().map(intent).collect()).await {
             Ok(tickets) => tickets,
             Err(error) => return refused(error.code(), &whole(&error)),

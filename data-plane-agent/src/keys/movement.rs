@@ -22,7 +22,7 @@ use schema::{
 use tokio::sync::watch;
 use trust::{
     accept::AcceptedSet,
-    document::Prekey,
+    document::{Prekey, TransferHead},
     movement::{MovementRefusal, Received, accept_prekey, accept_transfer, lacking, movable, recipients, seal_transfer},
     pair::Pair,
 };
@@ -37,7 +37,7 @@ use crate::{
     },
     findings::{Findings, Found},
     keys::reconcile::meets,
-    policy::movement::{StaysHere, hand_over},
+    policy::movement::{StaysHere, are_young_enough, hand_over},
     vault::{Exported, Vault, VaultError, secret::SecretBytes},
 };
 
@@ -129,6 +129,13 @@ pub struct Outcome {
     pub sent: usize,
     /// Whether this agent, or another one that this one can help, still waits for something.
     pub waiting: bool,
+}
+
+/// A transfer that was found to be what it says, before the vault has it.
+pub struct Judged {
+    /// What it is, and from whom.
+    pub head: TransferHead,
+    secret: SecretBytes,
 }
 
 /// What moving needs.
@@ -277,6 +284,9 @@ impl Mover {
         let now = self.parts.clock.now();
         self.sent_contexts.retain(|_, at| now < at.plus(CONTEXT_KEYS_AGAIN_AFTER));
         let MoverParts { context_keys: Some(keys), pair, ids, .. } = &self.parts else { return Vec::new() };
+        if !are_young_enough(set, self.parts.clock.moment()) {
+            return Vec::new();
+        }
         let mut sealed = Vec::new();
         for agent in recipients(set) {
             // Of several, the one that lasts.
@@ -322,6 +332,12 @@ impl Mover {
 
     /// Takes one transfer.
     pub async fn take(&mut self, set: &AcceptedSet, bytes: &[u8]) -> Result<KeyVersion, NotTaken> {
+        let judged = self.judge(set, bytes)?;
+        self.keep(judged).await
+    }
+
+    /// Judges one transfer: it is for this agent, from who may send it, and the material of the version's record.
+    pub fn judge(&self, set: &AcceptedSet, bytes: &[u8]) -> Result<Judged, NotTaken> {
         let received = accept_transfer(set, bytes, self.parts.prekeys.own(), self.parts.clock.now())?;
         let Received { head, material } = &received;
         self.guards(set, head.version)?;
@@ -329,6 +345,12 @@ impl Mover {
         let key = algorithm::serve(head.algorithm).load(head.algorithm, &secret).map_err(VaultError::from)?;
         // The material itself, not what is said of it.
         received.check(algorithm::fingerprint(head.algorithm, key.public_key(), &secret))?;
+        Ok(Judged { head: received.head, secret })
+    }
+
+    /// Keeps what was judged.
+    pub async fn keep(&mut self, judged: Judged) -> Result<KeyVersion, NotTaken> {
+        let Judged { head, secret } = judged;
         self.parts.vault.import(head.version, head.algorithm, secret).await?;
         self.parts.prekeys.used(head.prekey);
         self.parts.arrived.send_modify(|count| *count += 1);

@@ -408,6 +408,7 @@ mod tests {
                 pair: Arc::new(Pair::generate(&ManualIds::seeded(1))),
                 clock: Arc::new(ManualClock::at(NOW)),
                 ids: Arc::new(SystemIds),
+                acts: crate::host::Acts::Notes(directory.path().to_owned()),
                 writing: tokio::sync::Mutex::default(),
             };
             let findings = Findings::new(Arc::new(ManualClock::at(NOW)), Arc::default());

@@ -32,9 +32,14 @@ impl StaysHere {
     }
 }
 
+/// Whether the statements in force are young enough to send anything by: somebody may have been revoked since.
+pub fn are_young_enough(set: &AcceptedSet, now: Moment) -> bool {
+    matches!(Freshness::of(set.told(), now, &set.offline_rule()), Freshness::Fresh | Freshness::Stale)
+}
+
 /// Lets one version leave once, for the agent whose prekey this is. The prekey was accepted by the same set.
 pub fn hand_over(set: &AcceptedSet, version: KeyVersion, prekey: &Prekey, now: Moment) -> Result<(ExportPermit, Movable), StaysHere> {
-    if !matches!(Freshness::of(set.told(), now, &set.offline_rule()), Freshness::Fresh | Freshness::Stale) {
+    if !are_young_enough(set, now) {
         return Err(StaysHere::TooOld);
     }
     let movable = may_send(set, version, prekey, now.latest())?;

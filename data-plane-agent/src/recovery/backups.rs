@@ -12,13 +12,17 @@ use schema::{
     clock::{Clock, Ids, Timestamp},
     encoding::Digest,
     id::{AgentId, KeyVersion},
-    wire::recovery::{BackupAnswer, LeftOutOfBackup},
+    wire::{
+        agent::HostActKind,
+        recovery::{BackupAnswer, LeftOutOfBackup},
+    },
 };
 use service::files::{FileError, OWNER_ONLY, create_private_directory, write_atomic};
 use trust::{accept::Identity, pair::Pair};
 
 use super::file::{self, BackupError, BackupFile, Writer};
 use crate::{
+    host::Acts,
     policy::{backup::NotBackedUp, current::Current, in_force::InForce},
     vault::{Exported, Vault, VaultError},
 };
@@ -42,20 +46,23 @@ pub struct Backups {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub ids: Arc<dyn Ids>,
+    /// Where it is written down that material leaves the vault.
+    pub acts: Acts,
     /// One at a time.
     pub writing: tokio::sync::Mutex<()>,
 }
 
 impl Backups {
-    /// Backs up everything the vault holds.
-    pub async fn whole(&self) -> Result<BackupAnswer, BackupError> {
+    /// Backs up everything the vault holds, for this reason.
+    pub async fn whole(&self, why: &str) -> Result<BackupAnswer, BackupError> {
         let now = self.clock.now();
-        self.write(None, format!("{}.{}.{ENDING}", self.identity.agent, compact(now)), now).await
+        self.write((None, why), format!("{}.{}.{ENDING}", self.identity.agent, compact(now)), now).await
     }
 
     /// Backs up one version, in a file of its own.
     pub async fn version(&self, version: KeyVersion) -> Result<BackupAnswer, BackupError> {
-        self.write(Some(version), name_of(self.identity.agent, version), self.clock.now()).await
+        let why = format!("durability of {version}");
+        self.write((Some(version), &why), name_of(self.identity.agent, version), self.clock.now()).await
     }
 
     /// Removes the file of a version that was destroyed. (It stays in older backups of the whole vault until they are removed;
@@ -72,7 +79,7 @@ impl Backups {
         }
     }
 
-    async fn write(&self, only: Option<KeyVersion>, name: String, now: Timestamp) -> Result<BackupAnswer, BackupError> {
+    async fn write(&self, (only, why): (Option<KeyVersion>, &str), name: String, now: Timestamp) -> Result<BackupAnswer, BackupError> {
         let _one = self.writing.lock().await;
         let directory = self.directory.as_ref().ok_or(BackupError::NoDirectory)?;
         let in_force = self.current.load().ok_or(NotBackedUp::NoPolicy)?;
@@ -92,6 +99,15 @@ impl Backups {
 
         create_private_directory(directory)?;
         remove_leftovers(directory, agent)?;
+        // Before the file is there: a receipt may tell of one that was then not written, and never the other way.
+        let what = format!(
+            "{name}, SHA-256 {}: {} versions, {} tombstones, sealed to {}",
+            Digest::of(&sealed.bytes),
+            sealed.body.versions.len(),
+            sealed.body.tombstones.len(),
+            recovery.keyid(),
+        );
+        self.acts.write(HostActKind::BackedUp, now, what, Some(why)).await?;
         let path = directory.join(name);
         write_atomic(&path, &sealed.bytes, OWNER_ONLY)?;
         let read_back = BackupFile::read(&path).and_then(|file| file.verify_written(&sealed, self.pair.public()).map(|()| file));
@@ -241,6 +257,7 @@ pub(super) mod tests {
             pair,
             clock: Arc::new(clock.clone()),
             ids: Arc::new(SystemIds),
+            acts: Acts::Notes(directory.path().to_owned()),
             writing: tokio::sync::Mutex::default(),
         };
         Bench { secret, backups, clock, set, directory }
@@ -252,17 +269,56 @@ pub(super) mod tests {
         }
     }
 
+    /// A journal that takes nothing.
+    struct Full;
+
+    #[async_trait::async_trait]
+    impl crate::journal::Journal for Full {
+        async fn intent(&self, _: schema::wire::agent::Intent) -> Result<crate::journal::Ticket, crate::journal::JournalError> {
+            Err(crate::journal::JournalError::Closed)
+        }
+
+        async fn intents(&self, _: Vec<schema::wire::agent::Intent>) -> Result<Vec<crate::journal::Ticket>, crate::journal::JournalError> {
+            Err(crate::journal::JournalError::Closed)
+        }
+
+        fn refusal(&self, _: schema::wire::agent::Intent, _: &str) {}
+
+        async fn host(&self, _: &schema::wire::agent::HostAct) -> Result<(), crate::journal::JournalError> {
+            Err(crate::journal::JournalError::Closed)
+        }
+
+        fn status(&self) -> crate::journal::Status {
+            unreachable!("nobody asks")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_down_is_not_backed_up() {
+        let mut bench = bench().await;
+        bench.publish();
+        bench.backups.acts = Acts::Journal(Arc::new(Full));
+        for made in [bench.backups.whole("a test").await, bench.backups.version(version(1)).await] {
+            let error = made.err().unwrap();
+            assert_eq!(error.code(), crate::journal::JournalError::Closed.code());
+        }
+        bench.backups.acts = Acts::Notes(bench.directory.path().join("nowhere"));
+        assert_eq!(bench.backups.whole("a test").await.err().unwrap().code(), "host_act_not_noted");
+        let files = std::fs::read_dir(bench.backups.directory.as_ref().unwrap()).unwrap();
+        assert_eq!(files.count(), 0, "there is no file of which nobody knows");
+    }
+
     #[tokio::test]
     async fn a_backup_holds_what_the_site_knows_and_says_what_it_leaves_out() {
         let mut bench = bench().await;
-        assert_eq!(bench.backups.whole().await.err().unwrap().code(), "no_policy_yet");
+        assert_eq!(bench.backups.whole("a test").await.err().unwrap().code(), "no_policy_yet");
         let recovery = bench.set.recovery.take();
         bench.publish();
-        assert_eq!(bench.backups.whole().await.err().unwrap().code(), "no_recovery_key");
+        assert_eq!(bench.backups.whole("a test").await.err().unwrap().code(), "no_recovery_key");
         bench.set.recovery = recovery;
         bench.publish();
         // Version 3 was made, and the site does not speak of it.
-        let written = bench.backups.whole().await.unwrap();
+        let written = bench.backups.whole("a test").await.unwrap();
         assert_eq!((&written.versions[..], written.left_out.len()), (&[version(1), version(2)][..], 1));
         let file = BackupFile::read(Path::new(&written.file)).unwrap();
         let opened = file.open(&bench.secret).unwrap();
@@ -285,19 +341,19 @@ pub(super) mod tests {
         let mut bench = bench().await;
         bench.publish();
         let directory = bench.backups.directory.take();
-        assert_eq!(bench.backups.whole().await.err().unwrap().code(), "backup_directory_missing");
+        assert_eq!(bench.backups.whole("a test").await.err().unwrap().code(), "backup_directory_missing");
         // Something else is where the directory should be.
         let file = bench.directory.path().join("a-file");
         std::fs::write(&file, b"x").unwrap();
         bench.backups.directory = Some(file);
-        assert_eq!(bench.backups.whole().await.err().unwrap().code(), "backup_file");
+        assert_eq!(bench.backups.whole("a test").await.err().unwrap().code(), "backup_file");
         bench.backups.directory = directory.clone();
         let directory = directory.unwrap();
         create_private_directory(&directory).unwrap();
         let (mine, others) = (directory.join(format!("{AGENT}.x.fhb.17.new")), directory.join("agt_other.x.fhb.17.new"));
         std::fs::write(&mine, b"half").unwrap();
         std::fs::write(&others, b"half").unwrap();
-        bench.backups.whole().await.unwrap();
+        bench.backups.whole("a test").await.unwrap();
         assert!(!mine.exists() && others.exists());
         assert_eq!(list(&directory).unwrap().len(), 1, "what is not finished is no backup");
     }

@@ -11,10 +11,10 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use schema::{
-    clock::{SystemClock, SystemIds},
+    clock::{Clock, SystemClock, SystemIds},
     encoding::Digest,
     id::KeyVersion,
-    wire::{operation::path, recovery::BackupAnswer},
+    wire::{agent::HostActKind, operation::path, recovery::BackupAnswer},
 };
 use service::files::{DirectoryLock, FileError, create_private_directory, read_secret_line};
 use trust::{accept::RecoveryMemory, pair::Pair};
@@ -33,6 +33,7 @@ use crate::{
     app::open_vault,
     config::Config,
     control::directory::ControlDirectory,
+    host::Acts,
     local::ask_as_owner,
     policy::{
         current::Current,
@@ -263,9 +264,10 @@ async fn create(config: &Config) -> anyhow::Result<BackupAnswer> {
         pair: Arc::new(Pair::from_seeds(&keys.pair.to_seeds())),
         clock: Arc::new(SystemClock),
         ids: Arc::new(SystemIds),
+        acts: Acts::Notes(config.data_dir.clone()),
         writing: tokio::sync::Mutex::default(),
     };
-    Ok(backups.whole().await?)
+    Ok(backups.whole("asked for on the host").await?)
 }
 
 fn told(written: &BackupAnswer) -> String {
@@ -326,6 +328,8 @@ async fn restore_files(config: &Config, files: &[PathBuf], shares: &Shares) -> a
     let secret = shares.combine()?;
     let vault = open_vault(config, Arc::new(SystemIds)).await?;
     let vault: &dyn Vault = &*vault;
+    let hashes: Vec<String> = files.iter().map(|file| format!("SHA-256 {}", file.sha256)).collect();
+    Acts::Notes(config.data_dir.clone()).write(HostActKind::Restored, SystemClock.now(), hashes.join(", "), None).await?;
     let done = restore::restore(&files, &secret, &set, vault).await?;
     let mut text = format!("{} restored.\n", count(done.restored.len()));
     // Whoever has the shares has shown which recovery key is the right one.

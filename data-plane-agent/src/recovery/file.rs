@@ -53,6 +53,9 @@ pub enum BackupError {
     /// The vault.
     #[error("the vault failed")]
     Vault(#[from] VaultError),
+    /// Nobody would know of it afterwards.
+    #[error("no backup was made")]
+    NotWrittenDown(#[from] crate::host::NotWritten),
     /// Sealing failed.
     #[error("sealing the backup failed")]
     Sealing(#[source] AlgorithmError),
@@ -144,6 +147,7 @@ impl BackupError {
             Self::NotAllowed(not) => not.code(),
             Self::File(_) => "backup_file",
             Self::Vault(error) => error.code(),
+            Self::NotWrittenDown(error) => error.code(),
             Self::Sealing(_) => "backup_sealing_failed",
             Self::NotWritten { .. } => "backup_not_written",
             Self::Damaged { .. } => "backup_damaged",

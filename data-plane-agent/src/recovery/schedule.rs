@@ -179,7 +179,7 @@ impl Schedule {
             self.measure(&good);
             return Ok(waits);
         }
-        self.backups.whole().await?;
+        self.backups.whole("by schedule").await?;
         found.clear();
         let good = self.good(found).await?;
         // One that is not found again was not made.
@@ -301,6 +301,7 @@ mod tests {
                 pair: bench.backups.pair.clone(),
                 clock: bench.backups.clock.clone(),
                 ids: bench.backups.ids.clone(),
+                acts: bench.backups.acts.clone(),
                 writing: tokio::sync::Mutex::default(),
             };
             bench.backups.directory = directory;
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(scheduled.files().len(), 1);
         // One that somebody makes by hand counts; a backup of a single version does not, and is never removed.
         scheduled.clock.advance(DAY / 2);
-        scheduled.bench.backups.whole().await.unwrap();
+        scheduled.bench.backups.whole("a test").await.unwrap();
         let single = scheduled.bench.backups.version(schema::id::KeyVersion::new(crate::policy::testing::KEY, 1)).await.unwrap();
         assert_eq!(scheduled.schedule.once().await.unwrap(), began.plus(DAY / 2).plus(DAY));
         scheduled.clock.advance(DAY * 3);

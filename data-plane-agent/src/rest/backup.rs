@@ -25,7 +25,7 @@ pub async fn backup(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
         let detail = "this agent has not joined a site: run freehold-agent enrol first";
         return Err(Problem::new(409, "not_enrolled", "Nobody's agent", detail).into());
     };
-    match backups.whole().await {
+    match backups.whole("asked for on the host").await {
         Ok(written) => Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(written)),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a backup was not made");

@@ -433,6 +433,9 @@ pub struct HostAct {
     pub done: Timestamp,
     /// The user of the host, by number.
     pub user: u32,
+    /// To what, in words: a file, by its hash, and what is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
     /// Why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -446,17 +449,23 @@ pub enum HostActKind {
     Locked,
     /// It was unlocked.
     Unlocked,
+    /// Its vault, or a version in it, was backed up.
+    BackedUp,
+    /// Backups were to be restored into its vault; what it holds since tells whether they were.
+    Restored,
 }
 
 impl HostActKind {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Locked, Self::Unlocked];
+    pub const ALL: &[Self] = &[Self::Locked, Self::Unlocked, Self::BackedUp, Self::Restored];
 
     /// Its word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Locked => "locked",
             Self::Unlocked => "unlocked",
+            Self::BackedUp => "backed_up",
+            Self::Restored => "restored",
         }
     }
 }

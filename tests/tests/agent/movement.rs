@@ -423,20 +423,27 @@ async fn without_a_connection_material_goes_by_file_and_for_one_agent_alone() {
         panic!("no answer")
     };
     assert_eq!(refused[0].0, "prekey_unknown");
-    // What left by file left a receipt.
+    // What left and came by file left a receipt, and what was refused left none.
     open.send_replace(true);
-    let request = format!("keys export --to {recipient}");
-    until(|| async {
-        let query = "{ receipts(first: 10, operation: EXPORT) { nodes { agentId keyVersion outcome caller request } } }";
-        let receipts = site.world.query(query, json!({})).await["receipts"]["nodes"].clone();
-        let version = receipts[0]["keyVersion"].clone();
-        assert!(version.is_null() || version.as_str().unwrap().ends_with("/1"), "{receipts}");
-        let expected = json!([{
-            "agentId": site.id(1), "keyVersion": version, "outcome": "OK", "caller": null, "request": request,
-        }]);
-        if receipts == expected { Ok(()) } else { Err(receipts.to_string()) }
-    })
-    .await;
+    let sender = site.id(1);
+    let user = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&here.data_dir).unwrap());
+    for (operation, agent, request) in [
+        ("EXPORT", 1, format!("keys export --to {recipient} by user {user}")),
+        ("IMPORT", 0, format!("keys import --from {sender} by user {user}")),
+    ] {
+        until(|| async {
+            let query = "query($operation: Operation!) { receipts(first: 10, operation: $operation) { nodes { \
+                         agentId keyVersion outcome caller request } } }";
+            let receipts = site.world.query(query, json!({ "operation": operation })).await["receipts"]["nodes"].clone();
+            let version = receipts[0]["keyVersion"].clone();
+            assert!(version.is_null() || version.as_str().unwrap().ends_with("/1"), "{receipts}");
+            let expected = json!([{
+                "agentId": site.id(agent), "keyVersion": version, "outcome": "OK", "caller": null, "request": request,
+            }]);
+            if receipts == expected { Ok(()) } else { Err(receipts.to_string()) }
+        })
+        .await;
+    }
 
     // Nobody answers for an agent that does not run; what is no such file is not read.
     let data_dir = here.data_dir.clone();

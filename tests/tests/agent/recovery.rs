@@ -190,6 +190,15 @@ async fn a_wiped_host_gets_its_keys_back_from_a_backup_and_shares_when_the_passp
     let whole = files.iter().find(|file| !file.contains("key_")).unwrap();
     assert!(typed(&first, &with(&["backup", "verify"], &files)).await.unwrap().contains("is whole"));
 
+    // Each left a receipt, which names the file by its hash and what is in it, and nothing secret.
+    let acts = until_host_acts(&world, &founder.agent.to_string(), 2).await;
+    let sha256 = written.split("SHA-256 ").nth(1).unwrap().split(')').next().unwrap();
+    let what = acts[0]["what"].as_str().unwrap();
+    assert!(what.contains(&format!("SHA-256 {sha256}: 2 versions, 0 tombstones, sealed to {keyid}")), "{what}");
+    assert_eq!((&acts[0]["act"], &acts[0]["reason"]), (&json!("BACKED_UP"), &json!("asked for on the host")));
+    let reason = acts[1]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("durability of key_") && reason.ends_with("/1"), "{acts}");
+
     // The host is gone, and with it the vault and what opens it.
     agent.stop().await.unwrap();
     fs::remove_dir_all(world.path("first")).unwrap();
@@ -257,7 +266,21 @@ async fn a_wiped_host_gets_its_keys_back_from_a_backup_and_shares_when_the_passp
     world.mutate("createKey", new_key("later"), "key { id }").await;
     let later = until_version(&world, "later", "ACTIVE").await;
     assert_eq!(later["versions"][0]["backups"][0]["agentId"], newcomer.as_str());
+    // Attempts that came to nothing stand there too: a restore is written down before it begins.
+    let acts = until_host_acts(&world, &newcomer, 3).await;
+    let of_it = |act: &&Value| act["act"] == "RESTORED" && act["what"].as_str().is_some_and(|what| what.contains(sha256));
+    assert!(acts.as_array().unwrap().iter().filter(of_it).count() >= 2, "{acts}");
     agent.stop().await.unwrap();
+}
+
+/// What was done on an agent's host, as its receipts tell, once there are so many; newest first.
+async fn until_host_acts(world: &World, agent: &str, count: usize) -> Value {
+    until(|| async {
+        let query = "query($id: ID!) { agent(id: $id) { hostActs { act what reason user } } }";
+        let acts = world.query(query, json!({ "id": agent })).await["agent"]["hostActs"].clone();
+        if acts.as_array().unwrap().len() >= count { Ok(acts) } else { Err(acts.to_string()) }
+    })
+    .await
 }
 
 /// The statements of a moment ago still name the agent that was revoked: who comes too early is told to come again.
