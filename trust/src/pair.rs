@@ -96,6 +96,53 @@ impl fmt::Debug for Pair {
     }
 }
 
+/// The ML-DSA-65 key of a pair by itself, where another place has the Ed25519 key. Does not print; wiped on drop.
+pub struct PostQuantumHalf(Box<ml_dsa::SigningKey<MlDsa65>>);
+
+impl PostQuantumHalf {
+    /// Makes a new one.
+    pub fn generate(ids: &dyn Ids) -> Self {
+        let mut seed = Zeroizing::new([0; 32]);
+        ids.fill(&mut *seed);
+        Self::of(&seed)
+    }
+
+    /// The one of this seed; none when it is not 32 bytes.
+    pub fn from_seed(seed: &[u8]) -> Option<Self> {
+        <[u8; 32]>::try_from(seed).ok().map(|seed| Self::of(&Zeroizing::new(seed)))
+    }
+
+    fn of(seed: &Zeroizing<[u8; 32]>) -> Self {
+        let seed = Zeroizing::new(ml_dsa::Seed::from(**seed));
+        Self(Box::new(ml_dsa::SigningKey::<MlDsa65>::from_seed(&seed)))
+    }
+
+    /// Its seed, to be stored sealed.
+    pub fn to_seed(&self) -> Zeroizing<[u8; 32]> {
+        let mut seed = Zeroizing::new([0; 32]);
+        seed.copy_from_slice(self.0.as_seed());
+        seed
+    }
+
+    /// Its public key.
+    pub fn public_key(&self) -> Vec<u8> {
+        ml_dsa::Keypair::verifying_key(&*self.0).encode().to_vec()
+    }
+
+    /// Signs as a [`Pair`] does.
+    #[allow(clippy::expect_used, reason = "contexts are constants of this crate, all shorter than 255 bytes")]
+    pub fn sign(&self, context: &'static str, message: &[u8]) -> Vec<u8> {
+        let expanded: &ExpandedSigningKey<MlDsa65> = self.0.expanded_key();
+        expanded.sign_deterministic(message, context.as_bytes()).expect("a context is at most 255 bytes").encode().to_vec()
+    }
+}
+
+impl fmt::Debug for PostQuantumHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostQuantumHalf(hidden)")
+    }
+}
+
 /// Both public keys of a pair, checked.
 #[derive(Clone)]
 pub struct PublicPair {

@@ -13,6 +13,7 @@ use trust::{
 };
 use zeroize::Zeroizing;
 
+use super::token::TokenSigner;
 use crate::{
     error::{Error, Exit},
     secret,
@@ -27,6 +28,9 @@ pub struct PassphraseSource {
     /// File with the passphrase, which only you may read; '-' is standard input [default: asked for]
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// File with the PIN, of a signer on a PKCS#11 token; only you may read it
+    #[arg(long, value_name = "FILE", env = "FREEHOLD_PIN_FILE")]
+    pub pin_file: Option<PathBuf>,
 }
 
 impl PassphraseSource {
@@ -77,6 +81,11 @@ pub fn read(path: &Path) -> Result<SealedPair, Error> {
     SealedPair::parse(&bytes(path)?).map_err(|error| unreadable(path, &error))
 }
 
+/// Reads the file of a signer on a token; none when it is of another kind.
+pub fn token(path: &Path) -> Result<Option<TokenSigner>, Error> {
+    Ok(TokenSigner::parse(&bytes(path)?))
+}
+
 /// Opens the pair in it.
 pub fn open(path: &Path, sealed: &SealedPair, passphrase: &str) -> Result<Pair, Error> {
     sealed.open(passphrase).map_err(|error| unreadable(path, &error))
@@ -85,9 +94,10 @@ pub fn open(path: &Path, sealed: &SealedPair, passphrase: &str) -> Result<Pair, 
 /// The public half of a signer: from what `freehold signer public` printed, or from the signer's file itself.
 pub fn public(path: &Path) -> Result<PublicSigner, Error> {
     let bytes = bytes(path)?;
-    let public = match SealedPair::parse(&bytes) {
-        Ok(sealed) => sealed.public,
-        Err(_) => serde_json::from_slice(&bytes).map_err(|source| Error {
+    let public = match (SealedPair::parse(&bytes), TokenSigner::parse(&bytes)) {
+        (Ok(sealed), _) => sealed.public,
+        (Err(_), Some(signer)) => signer.public,
+        (Err(_), None) => serde_json::from_slice(&bytes).map_err(|source| Error {
             exit: Exit::Usage,
             ..Error::fault(&format!("{} is no signer's public half", path.display()), source)
         })?,

@@ -3,6 +3,7 @@
 //!
 //! - [`file`]: the signer's file, and what this signer remembers beside it.
 //! - [`desk`]: what waits, verified; the checks before a signature.
+//! - [`token`]: a signer whose pair is on a PKCS#11 token.
 //! - [`holder`]: whoever has the pair, ready to sign.
 //! - [`difference`]: what a statement changes, in words.
 
@@ -10,3 +11,4 @@ pub mod desk;
 pub mod difference;
 pub mod file;
 pub mod holder;
+pub mod token;
