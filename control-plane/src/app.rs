@@ -619,10 +619,11 @@ fn scheduled_backups(config: &Config, ground: &Ground) -> Result<Option<Schedule
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
     let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
-    let (faults, keyring) = (ground.faults.clone(), ground.keyring.clone());
+    let (faults, keyring, room) = (ground.faults.clone(), ground.keyring.clone(), ground.database.room().clone());
     let readiness = Readiness::new(stopping.clone())
         .note("reactors", move || faults.note())
         .note("statements", move || statements.ending().note())
+        .note("storage", move || room.note())
         .note("sealing", move || keyring.note());
     readiness.check_async("read model", move || {
         let (store, views) = (store.clone(), views.clone());

@@ -5,6 +5,7 @@
 //! [`roles`] when settings name some.
 
 pub mod roles;
+pub mod room;
 mod scoped;
 
 use std::{
@@ -181,6 +182,7 @@ pub struct Database {
     inner: Arc<Inner>,
     /// Whether changes are those of a projector.
     projecting: bool,
+    room: room::Room,
 }
 
 struct Inner {
@@ -221,7 +223,7 @@ impl Database {
             }
             (Location::Postgres(url), Some(roles)) => Self::open_as(url, roles, location, access).await?,
         };
-        Ok(Self { inner: Arc::new(inner), projecting: false })
+        Ok(Self { inner: Arc::new(inner), projecting: false, room: room::Room::default() })
     }
 
     /// As who the URL names; the schema is up to date then.
@@ -260,10 +262,15 @@ impl Database {
         Ok(Inner { write, read: project.clone(), reader: Some(reader), project, backend: DbBackend::Postgres, lock: None })
     }
 
+    /// Whether it has room.
+    pub fn room(&self) -> &room::Room {
+        &self.room
+    }
+
     /// For who writes read models: the same database, changed as the projector.
     #[must_use]
     pub fn projecting(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), projecting: true }
+        Self { inner: Arc::clone(&self.inner), projecting: true, room: self.room.clone() }
     }
 
     /// Opens it beside whoever serves it, for a few short changes: without the lock of a SQLite file, and without bringing the
@@ -277,7 +284,7 @@ impl Database {
             }
         };
         match migrations::is_current(&opened.write).await {
-            Ok(true) => Ok(Self { inner: Arc::new(opened), projecting: false }),
+            Ok(true) => Ok(Self { inner: Arc::new(opened), projecting: false, room: room::Room::default() }),
             Ok(false) => Err(OpenError::OtherVersion),
             Err(source) => Err(OpenError::Unreachable { location: location.clone(), source }),
         }

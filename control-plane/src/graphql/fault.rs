@@ -5,6 +5,7 @@ use async_graphql::{Error, ErrorExtensions, Response, ServerError};
 use schema::id::RequestId;
 
 use super::scalar::Timestamp;
+use crate::database::room;
 
 /// An error of a resolver.
 pub type Fault = Error;
@@ -42,6 +43,9 @@ pub fn fault(act: &'static str, error: &(dyn std::error::Error + 'static)) -> Fa
         next = cause.source();
     }
     tracing::error!(act, error = causes, "a request failed");
+    if room::is_full(error) {
+        return Error::new(room::ADVICE).extend_with(|_, extensions| extensions.set("code", "storage_full"));
+    }
     Error::new("something went wrong on our side; the request id finds it in the log")
         .extend_with(|_, extensions| extensions.set("code", "internal"))
 }

@@ -62,19 +62,20 @@ pub(crate) struct PlaneProcess {
     agents: Gate,
     /// How often it was brought back.
     pub(crate) deaths: usize,
-    /// The most KiB of a file it may write, once it is brought back.
-    pub(crate) file_limit_kib: Option<u64>,
+    /// Stands between it and its disk, which it can make full; none in most tests.
+    shim: Option<PathBuf>,
 }
 
 impl PlaneProcess {
-    /// A system over a control plane that goes by this clock.
-    pub(crate) async fn start(clock: &ShiftedClock) -> (Self, World) {
+    /// A system over a control plane that goes by this clock; where it is to be so, its disk is one that [`PlaneProcess::fill`] fills.
+    pub(crate) async fn start(clock: &ShiftedClock, fillable: bool) -> (Self, World) {
         let folder = tempfile::tempdir().unwrap();
         clock.share_with(folder.path());
         let (graphql, agents) = (Gate::open().await, Gate::open().await);
-        let (child, input, output) = spawn(folder.path(), agents.address, None);
+        let shim = fillable.then(|| shim(folder.path()));
+        let (child, input, output) = spawn(folder.path(), agents.address, shim.as_deref());
         let folder_of_it = folder.path().to_owned();
-        let mut process = Self { folder: folder_of_it, child, input, output, graphql, agents, deaths: 0, file_limit_kib: None };
+        let mut process = Self { folder: folder_of_it, child, input, output, graphql, agents, deaths: 0, shim };
         let token = process.arrive().unwrap();
         let graphql_url = format!("http://{}{}", process.graphql.address, control_plane::http::graphql::PATH);
         let plane = Plane::Elsewhere { graphql_url, agents: process.agents.address, operator_token_file: token.clone().into() };
@@ -129,6 +130,22 @@ impl PlaneProcess {
         }
     }
 
+    /// Where something of its public listener is.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.graphql.address)
+    }
+
+    /// From now on its disk has no room left.
+    pub(crate) fn fill(&self) {
+        assert!(self.shim.is_some(), "its disk cannot be filled");
+        std::fs::write(self.folder.join(FULL), b"").unwrap();
+    }
+
+    /// There is room again.
+    pub(crate) fn make_room(&self) {
+        std::fs::remove_file(self.folder.join(FULL)).unwrap();
+    }
+
     /// Kills it, as nothing can prevent.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -143,7 +160,7 @@ impl PlaneProcess {
         self.deaths += 1;
         self.graphql.to.send_replace(None);
         self.agents.to.send_replace(None);
-        (self.child, self.input, self.output) = spawn(&self.folder, self.agents.address, self.file_limit_kib);
+        (self.child, self.input, self.output) = spawn(&self.folder, self.agents.address, self.shim.as_deref());
         self.arrive();
         true
     }
@@ -156,10 +173,25 @@ impl Drop for PlaneProcess {
     }
 }
 
-fn spawn(folder: &Path, agents: SocketAddr, file_limit_kib: Option<u64>) -> (Child, ChildStdin, BufReader<ChildStdout>) {
-    let limit = file_limit_kib.map_or_else(String::new, |kib| format!("trap '' XFSZ; ulimit -f {}; ", kib * 2));
-    let mut child = Command::new("sh")
-        .args(["-c", &format!("{limit}ulimit -c 0; exec \"$0\" \"$@\"")])
+/// The file that makes its disk full as long as it is there.
+const FULL: &str = "full";
+
+/// What stands between it and its disk, made in this folder.
+fn shim(folder: &Path) -> PathBuf {
+    let library = folder.join("full.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agent/full.c");
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).args([source, "-ldl"]).status().unwrap();
+    assert!(made.success(), "cc did not compile {source}");
+    library
+}
+
+fn spawn(folder: &Path, agents: SocketAddr, shim: Option<&Path>) -> (Child, ChildStdin, BufReader<ChildStdout>) {
+    let mut command = Command::new("sh");
+    if let Some(shim) = shim {
+        command.env("LD_PRELOAD", shim).env("FREEHOLD_FULL_WHILE", folder.join(FULL));
+    }
+    let mut child = command
+        .args(["-c", "ulimit -c 0; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "plane_process", "--nocapture", "--test-threads", "1"])
         .env(DIRECTORY, folder)

@@ -1,5 +1,5 @@
 //! A control plane that is killed while keys are made, moved, brought, activated and destroyed, an agent that is killed while a key is
-//! brought to it: what was asked for happens once, and nobody has to help.
+//! brought to it, and a control plane whose disk is full: what was asked for happens once, and nobody has to help.
 //!
 //! The places of the kills are spread evenly over everything that happens between the command and its end (`freehold_tests::faults`).
 
@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use data_plane_agent::{app::Running, config::Config};
-use freehold_tests::world::{ShiftedClock, World};
-use schema::{encoding::Digest, id::KeyVersion};
+use data_plane_agent::{app::Running, config::Config, journal::Journal as _};
+use freehold_tests::world::{ShiftedClock, World, until};
+use schema::{
+    encoding::{Digest, base64url},
+    id::KeyVersion,
+};
 use serde_json::{Value, json};
 
 use super::{plane::PlaneProcess, process::Process};
@@ -43,8 +46,13 @@ struct Mortal {
 
 impl Mortal {
     async fn start() -> Self {
+        Self::start_on(false).await
+    }
+
+    /// Whether its disk can be filled.
+    async fn start_on(fillable: bool) -> Self {
         let clock = ShiftedClock::new();
-        let (plane, world) = PlaneProcess::start(&clock).await;
+        let (plane, world) = PlaneProcess::start(&clock, fillable).await;
         Self { plane, world, clock }
     }
 
@@ -289,4 +297,74 @@ async fn an_agent_killed_at_any_step_of_an_import_takes_what_was_brought_once() 
     let states = world.query("{ agents(first: 5) { nodes { state } } }", json!({})).await;
     assert_eq!(states["agents"]["nodes"], json!([{ "state": "ROSTERED" }]));
     process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_whose_disk_is_full_refuses_changes_by_name_and_goes_on_when_there_is_room() {
+    let mortal = Mortal::start_on(true).await;
+    let world = &mortal.world;
+    let config = world.agent_config("agent", PLAIN);
+    world.enrol(&config).await;
+    let agent = world.agent(&config).await;
+    let token = world.caller("app", &config).await;
+    world.publish("permit (principal, action, resource);").await;
+    world.encryption_key("cards").await;
+    let body = json!({ "key": "payments/cards", "plaintext": base64url(b"4111") });
+    world.until_allowed(&agent, "/v1/encrypt", &token, &body).await;
+    let note = async || reqwest::get(mortal.plane.url("/readyz")).await.unwrap().text().await.unwrap();
+    assert!(!note().await.contains("storage"), "{}", note().await);
+
+    // What the files of the database have can be written over, and then there is no more.
+    mortal.plane.fill();
+    let new = |number: usize| {
+        json!({
+            "project": "payments", "name": format!("full-{number}"), "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
+            "placement": ["fra"], "durability": "SINGLE_COPY", "idempotencyKey": Digest::of(&number.to_be_bytes()).to_string(),
+        })
+    };
+    let mut made = 0;
+    let failure = loop {
+        match world.try_mutate("createKey", &new(made), "key { id }").await {
+            Ok(_) => made += 1,
+            Err(failure) => break failure,
+        }
+        assert!(made < 2_000, "{made} keys were made");
+    };
+    // Every change is refused, by name; nothing of it is there, and what is there can be read.
+    assert!(failure.contains("storage_full") && failure.contains("make room"), "after {made}: {failure}");
+    for number in made..made + 3 {
+        let failure = world.try_mutate("createKey", &new(number), "key { id }").await.unwrap_err();
+        assert!(failure.contains("storage_full"), "{failure}");
+        let absent = world.try_query(KEY, json!({ "key": format!("payments/full-{number}") })).await;
+        assert!(absent.as_ref().is_ok_and(|found| found["key"].is_null()), "{absent:?}");
+    }
+    assert!(note().await.contains("the database has no room on its disk"), "{}", note().await);
+    // Whoever uses keys does not notice.
+    for _ in 0..3 {
+        let (status, answer) = world.call(&agent, "/v1/encrypt", &token, &body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    mortal.plane.make_room();
+    // The same requests are taken now, without a restart, and everything that was waiting goes on.
+    for number in made..made + 3 {
+        until(|| async { world.try_mutate("createKey", &new(number), "key { id }").await }).await;
+    }
+    let last = [made.saturating_sub(1), made, made + 2];
+    for number in last {
+        until(|| async {
+            let key = world.try_query(KEY, json!({ "key": format!("payments/full-{number}") })).await?["key"].clone();
+            if ready_everywhere(&key, 1) { Ok(()) } else { Err(key.to_string()) }
+        })
+        .await;
+    }
+    until(|| async {
+        let status = agent.journal().status();
+        if status.acknowledged == status.durable { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let after = note().await;
+    assert!(!after.contains("no room"), "{after}");
+    assert_eq!(mortal.plane.deaths, 0);
+    agent.stop().await.unwrap();
 }

@@ -23,7 +23,7 @@ use super::{
     super::store::{AppendError, Appended, Cursor},
     number,
 };
-use crate::database::Database;
+use crate::database::{Database, room::is_full};
 
 /// At most this many appends share a commit.
 const MAX_REQUESTS: usize = 512;
@@ -164,7 +164,7 @@ impl Writer {
                 self.forget();
                 tracing::warn!(error = %error, "appending a batch failed");
                 for kept in kept {
-                    refuse(kept.answer, false, &error);
+                    self.refuse(kept.answer, false, &error);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Writer {
             AtHead::Elsewhere => return Some(batch),
             AtHead::NotDone(error) => {
                 tracing::warn!(error = %error, "appending a batch failed");
-                batch.into_iter().for_each(|pending| refuse(pending.answer, false, &error));
+                batch.into_iter().for_each(|pending| self.refuse(pending.answer, false, &error));
             }
             AtHead::Unknown(error) => self.read_back(kept_from(batch, position - rows as u64), &error).await,
         }
@@ -291,7 +291,7 @@ impl Writer {
         let transaction = match prepared.await {
             Ok(transaction) => transaction,
             Err(error) => {
-                batch.into_iter().for_each(|pending| refuse(pending.answer, false, &error));
+                batch.into_iter().for_each(|pending| self.refuse(pending.answer, false, &error));
                 return Err(error);
             }
         };
@@ -359,7 +359,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Tells who waits that nothing was kept, or that nobody knows.
+    fn refuse(&self, answer: Answer, unknown: bool, error: &DbErr) {
+        if is_full(error) {
+            self.database.room().lost();
+        }
+        let _ = answer.send(Err(AppendError::Unavailable { unknown, source: error.to_string().into() }));
+    }
+
     fn acknowledge(&self, kept: Vec<Kept>) {
+        self.database.room().found();
         self.head.send_if_modified(|head| {
             *head = Cursor::at(self.position).max(*head);
             true
@@ -385,7 +394,7 @@ impl Writer {
                 for (kept, found) in waiting.drain(..).zip(found) {
                     match found {
                         Some(appended) => drop(kept.answer.send(Ok(appended))),
-                        None => refuse(kept.answer, false, error),
+                        None => self.refuse(kept.answer, false, error),
                     }
                 }
                 if let Ok(head) = self.head_position().await {
@@ -398,7 +407,7 @@ impl Writer {
             }
             tokio::time::sleep(READ_BACK_PAUSE).await;
         }
-        waiting.into_iter().for_each(|kept| refuse(kept.answer, true, error));
+        waiting.into_iter().for_each(|kept| self.refuse(kept.answer, true, error));
     }
 
     async fn find_all(&self, kept: &[Kept]) -> Result<Vec<Option<Appended>>, DbErr> {
@@ -464,10 +473,6 @@ impl Writer {
         }
         Ok(last)
     }
-}
-
-fn refuse(answer: Answer, unknown: bool, error: &DbErr) {
-    let _ = answer.send(Err(AppendError::Unavailable { unknown, source: error.to_string().into() }));
 }
 
 /// The batch as it was written behind this position.
