@@ -1,60 +1,54 @@
 //! `freehold-agent`: runs an agent, and the few things an operator does beside it on the same host.
 
+mod caller_command;
+mod keys_command;
+mod lock_command;
 mod vault_command;
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use data_plane_agent::{
     algorithm::serve as serve_algorithm,
     app::{App, open_vault, run_locked},
-    config::{Config, Flags, UnlockKind, VaultKind},
+    config::{Config, Flags},
     control::{
         directory::ControlDirectory,
         enrol::{self, EnrolParts, read_enrolment_file},
         vouch,
     },
-    keys::errands::{self, Answer, Errand, MovementFile},
     local, lock,
     membership::host_name,
     recovery::command::{BackupCommand, RecoveryCommand},
-    rest::{
-        openapi, self_test,
-        tokens::{self, CallerReference},
-    },
+    rest::{openapi, self_test},
     selftest::SelfTests,
-    vault::{
-        Vault,
-        file::{FileVault, Unlock},
-        secret::{SecretBytes, harden},
-    },
+    vault::secret::harden,
 };
 use reqwest::Method;
 use schema::{
     clock::{SystemClock, SystemIds},
     encoding::Digest,
     id::AgentId,
-    token::{Token, TokenKind},
     wire::{
         health::{SelfTestAnswer, SelfTestResult},
         operation::path,
     },
 };
 use serde::de::DeserializeOwned;
-use service::{
-    config::ConfigError,
-    files::{DirectoryLock, OWNER_ONLY},
-    telemetry::Service,
-};
+use service::{config::ConfigError, files::DirectoryLock, telemetry::Service};
 
-use crate::vault_command::VaultCommand;
+use crate::{
+    caller_command::{CallerCommand, caller},
+    keys_command::{KeysCommand, keys},
+    lock_command::{lock_agent, unlock_agent},
+    vault_command::VaultCommand,
+};
 
 /// Where settings are when nothing else is said.
 const DEFAULT_CONFIG: &str = "/etc/freehold/agent.toml";
@@ -152,67 +146,6 @@ enum Command {
     PrintConfigSchema,
 }
 
-#[derive(Subcommand)]
-enum CallerCommand {
-    /// Make a token for a caller that is registered at the control plane. A caller may have several.
-    Add {
-        /// The caller: `clr_…`, or `project/name`.
-        caller: CallerReference,
-        /// Where to write the token, readable by its owner only; the file must not be there yet.
-        #[arg(long, value_name = "FILE")]
-        token_file: PathBuf,
-    },
-    /// Let a caller use here the token that another agent of the site made for it, so that it may use either agent.
-    Accept {
-        /// The caller: `clr_…`, or `project/name`.
-        caller: CallerReference,
-        /// The file with the token, readable by its owner only.
-        #[arg(long, value_name = "FILE")]
-        token_file: PathBuf,
-    },
-    /// List the callers that have tokens here. Tokens themselves are not kept.
-    List,
-    /// Forget the tokens of a caller: they stop working within a second.
-    Remove(RemoveCaller),
-}
-
-/// All of these ask the agent that runs on this host.
-#[derive(Subcommand)]
-enum KeysCommand {
-    /// Write a prekey into a file: other agents of the site seal to it what this one lacks. It is good for a week.
-    Request {
-        /// The file to write; it holds nothing secret, but must reach the other agent unchanged (which it will check).
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-    /// Seal everything that another agent of the site lacks and this vault has, into a file for it alone.
-    Export {
-        /// The agent that the file is for: `agt_…`.
-        #[arg(long, value_name = "AGENT")]
-        to: AgentId,
-        /// The file that `freehold-agent keys request` wrote there.
-        #[arg(long, value_name = "FILE")]
-        prekey: PathBuf,
-        /// The file to write: nobody else can open it.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-    /// Take what another agent sealed for this one. What is not believed is refused, and said.
-    Import {
-        /// The file that `freehold-agent keys export` wrote.
-        file: PathBuf,
-    },
-}
-
-#[derive(Args)]
-struct RemoveCaller {
-    /// The caller, as it was added.
-    caller: CallerReference,
-    /// Only this token: the name that `caller list` shows.
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
-    token: Option<String>,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -308,85 +241,6 @@ fn serve(config: Config) -> anyhow::Result<()> {
     })
 }
 
-/// How long to wait until the running agent says that it obeys.
-const OBEY_LIMIT: Duration = Duration::from_secs(10);
-
-fn lock_agent(config: &Config, reason: Option<&str>) -> anyhow::Result<()> {
-    let began = Instant::now();
-    let locked = lock::lock(&config.data_dir, reason, &SystemClock)?;
-    loop {
-        if let Some(obeyed) = lock::obeyed(&config.data_dir, &locked) {
-            let took = began.elapsed().as_secs_f64();
-            return say(&format!(
-                "Locked. The agent (process {}) holds no key any more and refuses everything; it took {took:.2} s.\n{UNDO}",
-                obeyed.process
-            ));
-        }
-        // Between the old process and the fresh one nobody holds the directory for a moment.
-        let nobody = DirectoryLock::take(&config.data_dir).is_ok();
-        std::thread::sleep(Duration::from_millis(if nobody { 300 } else { 20 }));
-        if nobody && DirectoryLock::take(&config.data_dir).is_ok() && lock::obeyed(&config.data_dir, &locked).is_none() {
-            return say(&format!("Locked. No agent runs here; one that is started refuses everything.\n{UNDO}"));
-        }
-        if began.elapsed() > OBEY_LIMIT {
-            bail!(
-                "the lock is set, but the running agent has not said within {} s that it obeys: end it (systemctl kill freehold-agent); \
-                 started again it is locked",
-                OBEY_LIMIT.as_secs()
-            );
-        }
-    }
-}
-
-const UNDO: &str = "To undo it: freehold-agent unlock, with the vault's passphrase or key file.\n";
-
-fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Result<()> {
-    let locked = lock::state(&config.data_dir).ok_or(lock::LockError::NotLocked)?;
-    harden();
-    let stays = "the lock stays: what was given does not open the vault";
-    let elsewhere = match (config.vault.kind, config.vault.unlock) {
-        (VaultKind::File, unlock) => unlock,
-        (VaultKind::Pkcs11, _) => Some(UnlockKind::Pkcs11),
-        (VaultKind::Remote, _) => Some(UnlockKind::Remote),
-    };
-    match (elsewhere, secret_file) {
-        (Some(_), None) => bail!("name a file with the token's PIN, or the server's token, with --secret-file"),
-        (Some(kind), Some(file)) => drop(runtime()?.block_on(opened_with(config.clone(), kind, file)).context(stays)?),
-        (None, file) => {
-            let unlock = match (file, &config.vault.passphrase_file, &config.vault.key_file) {
-                (Some(file), _, Some(_)) => Unlock::KeyFile(file),
-                (Some(file), _, None) => Unlock::Passphrase(SecretBytes::new(service::files::read_secret_line(&file)?.to_vec())),
-                (None, Some(_), _) => Unlock::Passphrase(asked_for()?),
-                (None, None, _) => bail!("this vault is opened by a key file: name it with --secret-file"),
-            };
-            drop(FileVault::open(&config.vault_directory(), &unlock, Arc::new(SystemIds)).context(stays)?);
-        }
-    }
-    lock::unlock(&config.data_dir, &SystemClock)?;
-    say(&format!("Unlocked; it was locked since {}. A running agent serves again in a moment.\n", locked.at))
-}
-
-/// The vault, opened by a PIN or token from this file and not by the one that the settings name.
-async fn opened_with(mut config: Config, kind: UnlockKind, file: PathBuf) -> anyhow::Result<Arc<dyn Vault>> {
-    match kind {
-        UnlockKind::Pkcs11 => config.vault.pkcs11.as_mut().context("vault.pkcs11 is not set")?.pin_file = file,
-        UnlockKind::Remote => config.vault.remote.as_mut().context("vault.remote is not set")?.token_file = file,
-    }
-    Ok(open_vault(&config, Arc::new(SystemIds)).await?)
-}
-
-/// A passphrase from the terminal, or one line of standard input.
-fn asked_for() -> anyhow::Result<SecretBytes> {
-    let line = if std::io::stdin().is_terminal() {
-        rpassword::prompt_password("The vault's passphrase: ").context("the passphrase cannot be read")?
-    } else {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).context("the passphrase cannot be read")?;
-        line
-    };
-    Ok(SecretBytes::new(line.trim_end_matches(['\r', '\n']).as_bytes().to_vec()))
-}
-
 fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> {
     service::log::init(&config.log)?;
     service::tls::install_provider();
@@ -425,89 +279,6 @@ fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> 
         "Enrolled as {} at {}.\nKey id (join code): {}\nThe certificate is good until {}. {next}\nNow start it: freehold-agent run\n",
         enrolled.agent, enrolled.site, enrolled.keyid, enrolled.certificate_expires
     ))
-}
-
-fn caller(config: &Config, command: CallerCommand) -> anyhow::Result<()> {
-    service::files::create_private_directory(&config.data_dir)?;
-    let file = config.callers_file();
-    match command {
-        CallerCommand::Add { caller, token_file } => {
-            if token_file.exists() {
-                bail!("{} is there already: name a new file, or move the old one away", token_file.display());
-            }
-            let token = tokens::add(&file, caller.clone(), &SystemClock, &SystemIds)?;
-            if let Err(error) = service::files::write_atomic(&token_file, format!("{}\n", token.reveal()).as_bytes(), OWNER_ONLY) {
-                let short = token.digest().to_string().chars().take(12).collect::<String>();
-                tokens::remove(&file, &caller, Some(&short))?;
-                return Err(error.into());
-            }
-            say(&format!(
-                "The token of {caller} is in {}; hand it to the application. This agent keeps its digest only.\n",
-                token_file.display()
-            ))
-        }
-        CallerCommand::Accept { caller, token_file } => {
-            let text = service::files::read_secret_line(&token_file)?;
-            let token = std::str::from_utf8(&text).ok().and_then(|text| Token::parse(TokenKind::Caller, text).ok());
-            let Some(token) = token else {
-                bail!("{} holds no token of a caller: see freehold-agent caller add", token_file.display());
-            };
-            tokens::accept(&file, caller.clone(), &token, &SystemClock)?;
-            say(&format!("{caller} may use the same token here; this agent keeps its digest only.\n"))
-        }
-        CallerCommand::List => {
-            let entries = tokens::list(&file)?;
-            if entries.is_empty() && std::io::stdout().is_terminal() {
-                return say("No caller has a token here: freehold-agent caller add --help\n");
-            }
-            let line = |entry: &tokens::Entry| format!("{}\t{}\t{}\n", entry.caller, entry.short(), entry.added);
-            say(&entries.iter().map(line).collect::<String>())
-        }
-        CallerCommand::Remove(RemoveCaller { caller, token }) => match tokens::remove(&file, &caller, token.as_deref())? {
-            0 => bail!("{caller} has no such token here: see freehold-agent caller list"),
-            count => say(&format!("{count} token{} of {caller} forgotten.\n", if count == 1 { "" } else { "s" })),
-        },
-    }
-}
-
-fn keys(config: &Config, command: KeysCommand) -> anyhow::Result<()> {
-    let ask = |errand: &Errand| errands::ask(&config.data_dir, errand, &SystemIds);
-    let write = |out: &Path, errand: &Errand| -> anyhow::Result<MovementFile> {
-        if out.exists() {
-            bail!("{} is there already: name a new file, or move the old one away", out.display());
-        }
-        let Answer::File { file } = ask(errand)? else { bail!("the agent answered something else: is it of the same version?") };
-        service::files::write_atomic(out, &serde_json::to_vec_pretty(&file)?, OWNER_ONLY)?;
-        Ok(file)
-    };
-    match command {
-        KeysCommand::Request { out } => {
-            write(&out, &Errand::Prekey)?;
-            say(&format!("{} is good for a week: take it to an agent that has what is missing here.\n", out.display()))
-        }
-        KeysCommand::Export { to, prekey, out } => {
-            let prekeys = MovementFile::read(&prekey)?.prekeys;
-            let file = write(&out, &Errand::Seal { recipient: to, prekeys })?;
-            let count = file.transfers.len();
-            say(&format!(
-                "{count} key version{} for {to} in {}; nobody else can open it.\n",
-                if count == 1 { "" } else { "s" },
-                out.display()
-            ))
-        }
-        KeysCommand::Import { file } => {
-            let transfers = MovementFile::read(&file)?.transfers;
-            let Answer::Taken { versions, refused } = ask(&Errand::Take { transfers })? else {
-                bail!("the agent answered something else: is it of the same version?")
-            };
-            say(&versions.iter().map(|version| format!("taken    {version}\n")).collect::<String>())?;
-            say(&refused.iter().map(|(code, detail)| format!("REFUSED  {detail} ({code})\n")).collect::<String>())?;
-            match refused.len() {
-                0 => Ok(()),
-                count => bail!("{count} of {} were refused", count + versions.len()),
-            }
-        }
-    }
 }
 
 /// Says what self-tests found; an error when anything failed.
@@ -550,6 +321,7 @@ mod tests {
         io::{BufRead, BufReader, Read},
         os::unix::fs::{MetadataExt, PermissionsExt},
         process::{Command, Stdio},
+        time::Duration,
     };
 
     use rustix::{
