@@ -185,6 +185,11 @@ async fn every_table_is_given_or_kept_by_choice() {
     roles::every_table_is_given_or_kept_by_choice().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_read_model_can_be_split_by_tenant() {
+    roles::the_read_model_can_be_split_by_tenant().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn roles_that_may_too_much_are_refused() {
     roles::roles_that_may_too_much_are_refused().await;
