@@ -128,6 +128,9 @@ pub enum Command {
     /// The root: who signs what
     #[command(subcommand)]
     Root(commands::root::Root),
+    /// After the control plane was restored from an older backup
+    #[command(subcommand)]
+    Recovery(commands::recovery::Recovery),
     /// API tokens of the control plane
     #[command(subcommand)]
     Token(commands::token::Token),

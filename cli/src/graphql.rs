@@ -15,6 +15,8 @@ pub mod documents {
     pub const TENANT: &str = include_str!("queries/tenant.graphql");
     /// Projects.
     pub const PROJECT: &str = include_str!("queries/project.graphql");
+    /// Recovery.
+    pub const RECOVERY: &str = include_str!("queries/recovery.graphql");
     /// Sites.
     pub const SITE: &str = include_str!("queries/site.graphql");
     /// Agents.
@@ -41,7 +43,7 @@ pub mod documents {
     pub const CONTAINMENT: &str = include_str!("queries/containment.graphql");
     /// All of them.
     pub const ALL: &[&str] =
-        &[CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, ERASURE, AUDIT, AUTHORITY];
+        &[RECOVERY, CONTAINMENT, TENANT, PROJECT, SITE, AGENT, CALLER, KEY, COMPOSITE, POLICY, SIGNING, TOKEN, ERASURE, AUDIT, AUTHORITY];
 }
 
 /// A client of one control plane.

@@ -272,6 +272,7 @@ impl App {
         let statements = parts.statements.clone();
         let woken = move |tenant, site| statements.wake(tenant, site);
         work.push(tokio::spawn(waking::listen(ground.database.clone(), ground.sql.clone(), woken, working.clone())));
+        work.push(background(parts.statements.clone().watch_behind(), &working));
         let metrics = Metrics::install().map_err(failed("installing metrics"))?;
         let backups = scheduled_backups(&config, &ground)?;
         let backups_told = backups.as_ref().map(Schedule::told).unwrap_or_default();
@@ -618,11 +619,12 @@ fn scheduled_backups(config: &Config, ground: &Ground) -> Result<Option<Schedule
 }
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
-    let (store, views, statements) = (ground.store.clone(), ground.views.clone(), statements.clone());
+    let (store, views, statements, behind) = (ground.store.clone(), ground.views.clone(), statements.clone(), statements.clone());
     let (faults, keyring, room) = (ground.faults.clone(), ground.keyring.clone(), ground.database.room().clone());
     let readiness = Readiness::new(stopping.clone())
         .note("reactors", move || faults.note())
         .note("statements", move || statements.ending().note())
+        .note("recovery", move || behind.behind_note())
         .note("storage", move || room.note())
         .note("sealing", move || keyring.note());
     readiness.check_async("read model", move || {

@@ -3,6 +3,7 @@
 mod caller_command;
 mod keys_command;
 mod lock_command;
+mod statements_command;
 mod vault_command;
 
 use std::{
@@ -47,6 +48,7 @@ use crate::{
     caller_command::{CallerCommand, caller},
     keys_command::{KeysCommand, keys},
     lock_command::{lock_agent, unlock_agent},
+    statements_command::StatementsCommand,
     vault_command::VaultCommand,
 };
 
@@ -114,6 +116,9 @@ enum Command {
     /// Move key material between agents by hand, for sites that are connected to nothing; connected agents do it by themselves.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Show, export and import statements, and let an epoch begin.
+    #[command(subcommand)]
+    Statements(StatementsCommand),
     /// Make, keep and try the recovery key of this site.
     #[command(subcommand)]
     Recovery(RecoveryCommand),
@@ -173,6 +178,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Caller(command) => caller(&config()?, command),
         Command::Keys(command) => keys(&config()?, command),
+        Command::Statements(command) => say(&command.run(&config()?)?),
         Command::Recovery(command) => {
             harden();
             say(&command.run(&config()?)?)

@@ -25,6 +25,7 @@ use crate::{
     budgets::Budgets,
     config::Config,
     control::{
+        carried,
         certificate::{CertificateAdvice, Renewal},
         client::{Connection, ControlClient, Reach},
         contexts::ContextKeys,
@@ -154,6 +155,7 @@ impl Membership {
         let connection = Connection::new(client);
 
         let ratchet = RatchetKeeper::open(directory.clone(), ids.clone())?;
+        let ring = to_report.clone();
         let (in_force, noted, cut, clock_of_rejections) = (current.clone(), current.clone(), current.clone(), clock.clone());
         let sync = StatementSync::start(SyncParts {
             connection: connection.clone(),
@@ -167,9 +169,16 @@ impl Membership {
                     Err(Rejected { code: "policies_unusable".to_owned(), detail: error.to_string(), at: clock_of_rejections.now() })
                 }
             }),
-            note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
+            note_rejection: Box::new(move |rejected| {
+                // The control plane is told soon when it is another one.
+                if noted.rejection().is_none_or(|before| before.code != rejected.code) {
+                    ring.notify_one();
+                }
+                noted.reject(Some(rejected));
+            }),
             note_cut_off: Box::new(move |is| cut.cut_off(is)),
             ratchet: ratchet.clone(),
+            carried: carried::folder(&config.data_dir),
         })?;
 
         let pair = Arc::new(Pair::from_seeds(&keys.pair.to_seeds()));

@@ -17,6 +17,7 @@ mod m20261130_000200_wake;
 mod m20261130_000250_agent_ratchets;
 mod m20261130_000260_ledger_index;
 mod m20261130_000400_restore;
+mod m20261130_000401_recovery_evidence;
 mod m20261130_000500_sealing_keys;
 mod m20261130_000510_persons;
 
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000250_agent_ratchets::Migration),
             Box::new(m20261130_000260_ledger_index::Migration),
             Box::new(m20261130_000400_restore::Migration),
+            Box::new(m20261130_000401_recovery_evidence::Migration),
             Box::new(m20261130_000500_sealing_keys::Migration),
             Box::new(m20261130_000510_persons::Migration),
         ]

@@ -172,6 +172,7 @@ impl Agent {
             ratchet: None,
             host: None,
             started: None,
+            holds: None,
             findings: Vec::new(),
         }
     }

@@ -36,6 +36,8 @@ pub struct World {
     pub folder: tempfile::TempDir,
     http: reqwest::Client,
     admin: String,
+    /// The settings of a control plane that was started here.
+    config: Option<control_plane::config::Config>,
     /// The control plane.
     pub plane: Plane,
 }
@@ -115,16 +117,19 @@ impl World {
         let mut config = plane_config(folder.path());
         change(&mut config);
         crate::database::redirect(&mut config);
-        let plane = ControlPlane::start(config, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
+        let plane = ControlPlane::start(config.clone(), clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
         let token = plane.operator_token_file().to_owned();
-        Self::over(Plane::Here(plane), &token, folder, clock).await
+        // Where it is found again, when it was stopped.
+        config.server.listen = plane.graphql_address().to_string();
+        config.agents.listen = plane.agents_address().to_string();
+        Self { config: Some(config), ..Self::over(Plane::Here(plane), &token, folder, clock).await }
     }
 
     /// The same over a control plane that runs: by its operator token, in this file.
     pub async fn over(plane: Plane, operator_token: &Path, folder: tempfile::TempDir, clock: Arc<dyn Clock>) -> Self {
         log();
         let admin = std::fs::read_to_string(operator_token).expect("a token").trim().to_owned();
-        let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, plane };
+        let mut world = Self { clock, folder, http: reqwest::Client::new(), admin, config: None, plane };
         let made =
             world.mutate("createTenant", json!({ "name": "acme", "tokenLifetimeSeconds": (366 * 86_400).to_string() }), "adminToken").await;
         world.admin = made["adminToken"].as_str().expect("a token").to_owned();
@@ -132,6 +137,16 @@ impl World {
         world.mutate("createProject", json!({ "name": "payments" }), "project { id }").await;
         world.mutate("createSite", json!({ "name": "fra" }), "site { id }").await;
         world
+    }
+
+    /// Stops the control plane, does something with its data, and starts it again at the same addresses.
+    pub async fn between<T>(self, work: impl AsyncFnOnce(control_plane::config::Config) -> T) -> (Self, T) {
+        let Self { clock, folder, http, admin, config, plane } = self;
+        plane.stop().await;
+        let settings = config.clone().expect("a control plane that was started here");
+        let done = work(settings.clone()).await;
+        let plane = ControlPlane::start(settings, clock.clone(), Arc::new(SystemIds)).await.expect("a control plane");
+        (Self { clock, folder, http, admin, config, plane: Plane::Here(plane) }, done)
     }
 
     /// A path in the system's folder.

@@ -711,3 +711,52 @@ async fn the_listener_shows_its_own_certificate_and_the_next_one_without_a_resta
     agent.report(&agent.blank_report()).await.unwrap();
     world.running.stop().await;
 }
+
+/// An agent frees what was acknowledged: a control plane that was restored from an older backup asks for it in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_goes_on_where_a_restored_control_plane_has_lost_receipts() {
+    let world = World::start().await;
+    let agent = Applicant::new(world.invite(3600).await).enrol().await;
+    let incarnation: IncarnationId = new_id(&SystemIds, SystemClock.now());
+    let receipt = |seq| {
+        let intent = Intent {
+            caller: None,
+            operation: Operation::Encrypt,
+            key_version: None,
+            algorithm: None,
+            size: None,
+            context: Default::default(),
+            request: format!("req_{seq}"),
+            trace: None,
+            statements: "h1.s1.t1".to_owned(),
+            policies: Vec::new(),
+        };
+        Receipt { v: 1, seq, time: SystemClock.now(), body: ReceiptBody::Intent(intent) }
+    };
+    let taken = agent.ship(&agent.batch(incarnation, chain_start(incarnation), &[receipt(1), receipt(2)])).await.unwrap();
+    let freed = agent.batch(incarnation, taken.last, &[receipt(3), receipt(4)]);
+    let before = freed.entries.iter().fold(taken.last, |hash, entry| chain(&hash, entry.as_slice()));
+    refused(409, "receipts_missing", agent.ship(&agent.batch(incarnation, before, &[receipt(5)])).await);
+
+    // An agent of the site has shown that it knows better.
+    let url = format!("sqlite://{}", world.directory.path().join("data/freehold.db").display());
+    let database = sea_orm::Database::connect(url).await.unwrap();
+    let (tenant, site) = (agent.applicant.file.tenant, agent.applicant.file.site);
+    let sql = format!(
+        "INSERT INTO recovery_evidence (tenant, site, at, epoch, serial, data_key, sealed) VALUES ('{tenant}', '{site}', {}, 1, 900, 'dek', x'00')",
+        SystemClock.now().micros()
+    );
+    sea_orm::ConnectionTrait::execute_unprepared(&database, &sql).await.unwrap();
+    database.close().await.unwrap();
+    let fifth = agent.batch(incarnation, before, &[receipt(5)]);
+    let taken = agent.ship(&fifth).await.unwrap();
+    assert_eq!(taken.acknowledged, 5);
+    assert_eq!(agent.ship(&fifth).await.unwrap(), taken);
+    assert_eq!(agent.ship(&agent.batch(incarnation, taken.last, &[receipt(6)])).await.unwrap().acknowledged, 6);
+    // Once, and not for whatever is missing later.
+    refused(409, "receipts_missing", agent.ship(&agent.batch(incarnation, taken.last, &[receipt(9)])).await);
+    let events = world.query("{ events(first: 100) { nodes { type data } } }", json!({})).await;
+    let runs: Vec<_> = events["events"]["nodes"].as_array().unwrap().iter().filter(|event| event["type"] == "ReceiptsAccepted").collect();
+    assert_eq!(runs.len(), 3, "{runs:?}");
+    assert_eq!(runs[1]["data"]["first_seq"], "5", "{runs:?}");
+}

@@ -5,6 +5,7 @@ mod operations {
     mod connections;
     mod external;
     mod markers;
+    mod past;
     mod telemetry;
 }
 

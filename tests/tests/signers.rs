@@ -7,6 +7,7 @@ mod signers {
     mod ending;
     mod everyday;
     mod long_away;
+    mod recovery;
     mod tokens;
     mod way_back;
 }

@@ -14,6 +14,7 @@
 pub mod accept;
 pub mod document;
 pub mod dsse;
+pub mod evidence;
 mod json;
 pub mod movement;
 pub mod pair;

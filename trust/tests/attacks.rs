@@ -5,6 +5,7 @@ mod attacks {
     mod authorities;
     mod composite;
     mod context_key;
+    mod evidence;
     mod external;
     mod lease;
     mod movement;

@@ -34,6 +34,9 @@ pub enum Caller {
         /// Only those whose name contains this
         #[arg(long)]
         search: Option<String>,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
         #[command(flatten)]
         limit: Limit,
     },
@@ -41,6 +44,9 @@ pub enum Caller {
     Show {
         /// Id, or project/name
         caller: String,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
     },
     /// Register an application that comes with an agent-local token, or with a client certificate
     #[command(group(clap::ArgGroup::new("proof").required(true).args(["token_site", "certificate_authority"])))]
@@ -116,16 +122,17 @@ impl Caller {
         let watch = Stopwatch::start();
         let mut contained = None;
         let (operation, input) = match self {
-            Self::List { project, state, label, search, limit } => {
+            Self::List { project, state, label, search, as_of, limit } => {
                 let variables = json!({
-                    "project": project, "state": state.map(|state| super::word(&state)), "search": search,
+                    "project": project, "state": state.map(|state| super::word(&state)), "search": search, "asOf": as_of,
                     "label": label.map(|(name, value)| json!({ "name": name, "value": value })),
                 });
                 let rows = client.list(CALLER, "Callers", variables, limit.limit).await?;
                 return output::list(session.output, COLUMNS, &rows);
             }
-            Self::Show { caller } => {
-                let value = client.one(CALLER, "Caller", json!({ "reference": caller }), &format!("caller '{caller}'")).await?;
+            Self::Show { caller, as_of } => {
+                let value =
+                    client.one(CALLER, "Caller", json!({ "reference": caller, "asOf": as_of }), &format!("caller '{caller}'")).await?;
                 return output::object(session.output, COLUMNS, &value);
             }
             Self::Register { name, project, token_site, certificate_authority, subject, labels: pairs, idempotency } => {

@@ -18,6 +18,7 @@ pub mod messages;
 pub mod policy;
 pub mod profile;
 pub mod project;
+pub mod recovery;
 pub mod root;
 pub mod signer;
 pub mod site;
@@ -102,6 +103,7 @@ pub async fn run(cli: Cli) -> Result<(), Error> {
         Command::Composite(command) => command.run(&session).await,
         Command::Policy(command) => command.run(&session).await,
         Command::Root(command) => command.run(&session).await,
+        Command::Recovery(command) => command.run(&session).await,
         Command::Token(command) => command.run(&session).await,
         Command::Person(command) => command.run(&session).await,
         Command::Event(command) => command.run(&session).await,

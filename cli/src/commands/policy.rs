@@ -31,6 +31,9 @@ pub enum Policy {
         /// Only those whose name contains this
         #[arg(long)]
         search: Option<String>,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
         #[command(flatten)]
         limit: Limit,
     },
@@ -38,6 +41,9 @@ pub enum Policy {
     Show {
         /// Id, name, or project/name
         policy: String,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
     },
     /// Check a Cedar text against the schema, without saving it
     Check {
@@ -126,13 +132,15 @@ impl Policy {
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let client = session.control_plane()?;
         let (operation, input) = match self {
-            Self::List { project, search, limit } => {
-                let rows = client.list(POLICY, "Policies", json!({ "project": project, "search": search }), limit.limit).await?;
+            Self::List { project, search, as_of, limit } => {
+                let rows =
+                    client.list(POLICY, "Policies", json!({ "project": project, "search": search, "asOf": as_of }), limit.limit).await?;
                 return output::list(session.output, COLUMNS, &rows);
             }
-            Self::Show { policy } => {
-                let mut value =
-                    client.one(POLICY, "Policy", json!({ "id": id(&client, &policy).await? }), &format!("policy '{policy}'")).await?;
+            Self::Show { policy, as_of } => {
+                let mut value = client
+                    .one(POLICY, "Policy", json!({ "id": id(&client, &policy).await?, "asOf": as_of }), &format!("policy '{policy}'"))
+                    .await?;
                 let in_force = value.pointer("/versions").and_then(Value::as_array).and_then(|versions| versions.first()).cloned();
                 value["cedar"] = in_force.map_or(Value::Null, |version| version["content"]["cedar"].clone());
                 let columns = [COLUMNS, &[("draft text", "/draft/content/cedar"), ("text in force", "/cedar")]].concat();
@@ -144,7 +152,7 @@ impl Policy {
                 for scope in &scopes {
                     only.push(scope_id(&client, scope).await?);
                 }
-                return sign.run(session, Kind::Policy, &only).await;
+                return sign.run(session, Kind::Policy, &only, false).await;
             }
             Self::Check { file } => return check(session, &client, &file).await,
             Self::Diff { policy, from, to } => {

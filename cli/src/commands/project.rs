@@ -21,6 +21,9 @@ pub enum Project {
         /// Only those whose name contains this
         #[arg(long)]
         search: Option<String>,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
         #[command(flatten)]
         limit: Limit,
     },
@@ -28,6 +31,9 @@ pub enum Project {
     Show {
         /// Id or name
         project: String,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
     },
     /// Create a project
     Create {
@@ -67,12 +73,13 @@ impl Project {
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let client = session.control_plane()?;
         match self {
-            Self::List { search, limit } => {
-                let rows = client.list(PROJECT, "Projects", json!({ "search": search }), limit.limit).await?;
+            Self::List { search, as_of, limit } => {
+                let rows = client.list(PROJECT, "Projects", json!({ "search": search, "asOf": as_of }), limit.limit).await?;
                 output::list(session.output, COLUMNS, &rows)
             }
-            Self::Show { project } => {
-                let value = client.one(PROJECT, "Project", json!({ "reference": project }), &format!("project '{project}'")).await?;
+            Self::Show { project, as_of } => {
+                let value =
+                    client.one(PROJECT, "Project", json!({ "reference": project, "asOf": as_of }), &format!("project '{project}'")).await?;
                 output::object(session.output, COLUMNS, &value)
             }
             Self::Suspend { project, reason, contain } => {

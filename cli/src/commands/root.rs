@@ -73,6 +73,9 @@ pub enum Root {
     Sign {
         #[command(flatten)]
         sign: Signing,
+        /// The root begins the next epoch: the control plane was restored from an older backup, and you know of it
+        #[arg(long)]
+        recovery: bool,
     },
     /// Let a root that was proposed wait no more
     Withdraw {
@@ -137,7 +140,7 @@ impl Root {
                 output::object(session.output, WAITING, &with_progress(payload.get("proposal").unwrap_or(&Value::Null)))
             }
             Self::Pending => pending(session, Kind::Root).await,
-            Self::Sign { sign } => sign.run(session, Kind::Root, &[]).await,
+            Self::Sign { sign, recovery } => sign.run(session, Kind::Root, &[], recovery).await,
             Self::Withdraw { reason } => {
                 let desk = Desk::open(session.control_plane()?, &Memory::default(), None).await?;
                 let waits = desk.waiting(Kind::Root).next().map(|waiting| waiting.told["sha256"].clone());
@@ -225,9 +228,10 @@ pub async fn pending(session: &Session, kind: Kind) -> Result<(), Error> {
 
 impl Signing {
     /// Shows what waits, asks, signs and hands in, one after the other. `only`: ids of what to sign; empty means all.
-    pub async fn run(&self, session: &Session, kind: Kind, only: &[String]) -> Result<(), Error> {
+    pub async fn run(&self, session: &Session, kind: Kind, only: &[String], recovery: bool) -> Result<(), Error> {
         let mut memory = Memory::read(&self.signer)?;
-        let desk = Desk::open(session.control_plane()?, &memory, self.root).await?;
+        let mut desk = Desk::open(session.control_plane()?, &memory, self.root).await?;
+        desk.recovery = recovery;
         let waits: Vec<&Waiting> = desk.waiting(kind).filter(|waiting| only.is_empty() || only.contains(&waiting.scope)).collect();
         if waits.is_empty() {
             return Err(Error::new(Exit::NotFound, "proposal_not_found", format!("no {kind} waits for signatures here")));

@@ -7,7 +7,11 @@ use super::{
     Idempotency, Limit, Session,
     containment::{Contain, Stopwatch},
 };
-use crate::{error::Error, graphql::documents::SITE, output};
+use crate::{
+    error::{Error, Exit},
+    graphql::documents::{RECOVERY, SITE},
+    output,
+};
 
 /// Sites: groups of agents that share one set of statements.
 #[derive(Debug, Subcommand)]
@@ -17,6 +21,9 @@ pub enum Site {
         /// Only those whose name contains this
         #[arg(long)]
         search: Option<String>,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
         #[command(flatten)]
         limit: Limit,
     },
@@ -24,6 +31,9 @@ pub enum Site {
     Show {
         /// Id or name
         site: String,
+        /// As it was at this moment
+        #[arg(long, value_parser = super::moment, value_name = "TIME")]
+        as_of: Option<String>,
     },
     /// Create a site
     Create {
@@ -57,6 +67,9 @@ pub enum Site {
     Statements {
         /// Id or name
         site: String,
+        /// Write all of them into a file instead, to carry to agents that are connected to nothing
+        #[arg(long, value_name = "FILE")]
+        out: Option<std::path::PathBuf>,
     },
 }
 
@@ -87,12 +100,12 @@ impl Site {
     pub async fn run(self, session: &Session) -> Result<(), Error> {
         let client = session.control_plane()?;
         match self {
-            Self::List { search, limit } => {
-                let rows = client.list(SITE, "Sites", json!({ "search": search }), limit.limit).await?;
+            Self::List { search, as_of, limit } => {
+                let rows = client.list(SITE, "Sites", json!({ "search": search, "asOf": as_of }), limit.limit).await?;
                 output::list(session.output, COLUMNS, &rows)
             }
-            Self::Show { site } => {
-                let mut value = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
+            Self::Show { site, as_of } => {
+                let mut value = client.one(SITE, "Site", json!({ "reference": site, "asOf": as_of }), &format!("site '{site}'")).await?;
                 if session.output == output::Format::Table {
                     let lines: Vec<String> = value["agents"]["nodes"].as_array().into_iter().flatten().map(agent_lines).collect();
                     value["agentLines"] = json!(lines.join("\n"));
@@ -114,7 +127,16 @@ impl Site {
                 let payload = client.mutate(SITE, "ResumeSite", json!({ "site": site, "reason": reason })).await?;
                 output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
             }
-            Self::Statements { site } => {
+            Self::Statements { site, out: Some(out) } => {
+                let found = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
+                let what = format!("a set of statements of the site '{site}'");
+                let set = client.one(RECOVERY, "SiteStatementSet", json!({ "site": found["id"] }), &what).await?;
+                let failed = |error: std::io::Error| Error::new(Exit::Usage, "unwritable_file", format!("{}: {error}", out.display()));
+                std::fs::write(&out, set.as_str().unwrap_or_default()).map_err(failed)?;
+                output::note(&format!("beside each agent: freehold-agent statements import {}", out.display()));
+                Ok(())
+            }
+            Self::Statements { site, out: None } => {
                 let value = client.one(SITE, "SiteStatements", json!({ "reference": site }), &format!("site '{site}'")).await?;
                 let rows = value.get("statements").and_then(Value::as_array).cloned().unwrap_or_default();
                 let columns = [

@@ -63,6 +63,8 @@ pub struct Desk {
     pub authority: Authority,
     /// Whether the pinned root was never verified before, and a person must compare it.
     pub is_first: bool,
+    /// Whether the next root shall begin the next epoch: after a recovery, and never else.
+    pub recovery: bool,
     waiting: Vec<Waiting>,
 }
 
@@ -85,7 +87,7 @@ impl Desk {
         let pinned = named.or(remembered).unwrap_or(newest);
         let authority = Authority::verified(&roots, pinned).map_err(|rejection| untrusted(&rejection))?;
         let waiting = list(&data, "/statementProposals").iter().map(waiting).collect::<Result<_, _>>()?;
-        Ok(Self { client, is_first: named.is_none() && remembered.is_none(), authority, waiting })
+        Ok(Self { client, is_first: named.is_none() && remembered.is_none(), authority, recovery: false, waiting })
     }
 
     /// The tenant.
@@ -211,7 +213,17 @@ impl Desk {
                 &format!("it is for the tenant {}, and the root for {}", head.tenant, present.tenant),
             ));
         }
-        if head.epoch != present.epoch {
+        let begins = kind == Kind::Root && head.epoch == present.epoch + 1;
+        if begins && !self.recovery {
+            return Err(refused(
+                "statement_of_other_epoch",
+                &format!(
+                    "it begins the epoch {}, as only a recovery does: if the control plane was restored from an older backup, sign with --recovery",
+                    head.epoch
+                ),
+            ));
+        }
+        if head.epoch != present.epoch && !begins {
             return Err(refused("statement_of_other_epoch", &format!("it is of epoch {}, and the root of {}", head.epoch, present.epoch)));
         }
         if head.serial != serial {

@@ -374,9 +374,9 @@ pub struct AgentQuery;
 #[Object]
 impl AgentQuery {
     /// One agent.
-    async fn agent(&self, ctx: &Context<'_>, id: ID, position: Option<String>) -> Result<Option<AgentNode>> {
+    async fn agent(&self, ctx: &Context<'_>, id: ID, as_of: Option<Timestamp>, position: Option<String>) -> Result<Option<AgentNode>> {
         let api = Api::reading(ctx, position).await?;
-        api.view::<Agent>(id.parse().ok(), None).await
+        api.view::<Agent>(id.parse().ok(), as_of).await
     }
 
     /// The agents of the tenant, in the order of their ids.
@@ -391,6 +391,7 @@ impl AgentQuery {
         before: Option<String>,
         #[graphql(desc = "Id or name.")] site: Option<String>,
         state: Option<AgentState>,
+        as_of: Option<Timestamp>,
         position: Option<String>,
     ) -> Result<List<AgentNode>> {
         let api = Api::reading(ctx, position).await?;
@@ -400,7 +401,7 @@ impl AgentQuery {
             Some(Some(site)) => Filter::within(site),
             Some(None) => return Ok(empty()),
         };
-        api.list::<Agent>(filter.state(state.map(AgentState::word)), page, None).await
+        api.list::<Agent>(filter.state(state.map(AgentState::word)), page, as_of).await
     }
 }
 

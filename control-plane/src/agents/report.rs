@@ -433,6 +433,7 @@ fn in_bounds(report: &Report) -> Report {
         host: report.host.as_deref().map(short),
         started: report.started,
         findings: report.findings.iter().take(MAX_FINDINGS).map(finding_in_bounds).collect(),
+        holds: None,
     }
 }
 
@@ -493,6 +494,7 @@ mod tests {
             findings: (0..=MAX_FINDINGS as u32)
                 .map(|_| Finding { code: long.clone(), detail: long.clone(), since: Timestamp::default(), key_version: None })
                 .collect(),
+            holds: None,
         };
         let kept = in_bounds(&report);
         assert_eq!((kept.vault.as_str(), kept.enforced_heartbeat), ("file", Some(7)));

@@ -38,6 +38,8 @@ pub struct Content {
 /// What was published last, heads included.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Published {
+    /// The present epoch. What was lifted in an earlier one is not lifted again: the numbers it names are of that epoch.
+    pub epoch: u64,
     /// By scope.
     pub policies: BTreeMap<Scope, Policy>,
     /// By site.
@@ -257,7 +259,8 @@ fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
 /// What policy lifts: everything it lifted before, or will when what waits is signed, and whatever a published state restricted and the facts no longer do.
 fn resumptions(facts: &Facts, published: &Published, states: &BTreeMap<SiteId, State>) -> BTreeMap<Scope, Vec<Resumption>> {
     let mut lifted = BTreeMap::<Scope, BTreeMap<Subject, BTreeMap<SiteId, SerialText>>>::new();
-    for (scope, policy) in published.policies.iter().chain(&published.waiting) {
+    let present = |head: &Head| head.epoch == published.epoch;
+    for (scope, policy) in published.policies.iter().chain(&published.waiting).filter(|(_, policy)| present(&policy.head)) {
         for resumption in &policy.resumptions {
             let serials = lifted.entry(*scope).or_default().entry(resumption.subject).or_default();
             for (site, up_to) in &resumption.up_to_state_serial {
@@ -266,7 +269,7 @@ fn resumptions(facts: &Facts, published: &Published, states: &BTreeMap<SiteId, S
             }
         }
     }
-    for (site, last) in &published.states {
+    for (site, last) in published.states.iter().filter(|(_, last)| present(&last.head)) {
         let still: BTreeSet<_> = states.get(site).into_iter().flat_map(|state| &state.suspensions).collect();
         let revoked: BTreeSet<_> =
             states.get(site).into_iter().flat_map(|state| &state.revocations).map(|revoked| revoked.subject).collect();

@@ -208,8 +208,13 @@ impl Heartbeats {
         }
     }
 
+    /// The database.
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// From the connection that writes, so that what another replica has just kept is seen.
-    async fn latest(&self, tenant: TenantId, site: SiteId) -> Result<Option<Current>, HeartbeatError> {
+    pub(super) async fn latest(&self, tenant: TenantId, site: SiteId) -> Result<Option<Current>, HeartbeatError> {
         let sql = "SELECT epoch, serial, issued, envelope, members FROM heartbeats WHERE tenant = $1 AND site = $2";
         let values = vec![tenant.to_string().into(), site.to_string().into()];
         let row = self.database.write().query_one_raw(self.database.sql(sql, values)).await.map_err(failed("reading a heartbeat"))?;

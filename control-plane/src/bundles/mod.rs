@@ -7,6 +7,7 @@
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
 //! - `waiting` and `shelf`: what waits for a tenant's own signers; [`within`]: state under policies that wait; [`proposals`]:
 //!   what signers and administrators do about it.
+//! - [`recovery`]: after a restore from an older backup: what agents know better, and the next epoch.
 //! - [`ending`]: what ends soon and only people can renew.
 //! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people;
 //!   [`containment`]: how far a suspension has come.
@@ -23,6 +24,8 @@ pub mod proposal_graphql;
 pub mod proposals;
 pub mod reactor;
 pub mod read;
+pub mod recovery;
+pub mod recovery_graphql;
 pub mod service;
 mod shelf;
 pub mod signers;

@@ -18,7 +18,7 @@ use trust::{
 };
 
 use super::{
-    service::{FIRST_EPOCH, Statements, StatementsError, payload_of, scope_text},
+    service::{Statements, StatementsError, payload_of, scope_text},
     shelf::Waiting,
     signers::fill,
     stream::{Pending, Proposal, StatementCommand, Verdict, stream_id},
@@ -175,8 +175,8 @@ impl Statements {
 
     /// How to let this root wait, as the next one.
     pub(super) async fn propose(&self, tenant: TenantId, mut root: Root) -> Result<Result<Act, Rejection>, StatementsError> {
-        let serial = root.head.serial + 1;
-        fill(&mut root.head, Kind::Root, FIRST_EPOCH, serial, serial, self.now());
+        let (epoch, serial) = (root.head.epoch, root.head.serial + 1);
+        fill(&mut root.head, Kind::Root, epoch, serial, serial, self.now());
         let payload = payload_of(&root);
         if let Err(rejection) = Authority::of(&payload) {
             return Ok(Err(rejection));
@@ -184,7 +184,7 @@ impl Statements {
         let sha256 = Digest::of(&payload);
         let scope = scope_text(tenant, Scope::Tenant);
         let id = stream_id(&*self.handler().keys(tenant).await?, StatementKind::Root, &scope);
-        let proposal = Proposal { kind: StatementKind::Root, scope, epoch: FIRST_EPOCH, serial, root_serial: serial, sha256 };
+        let proposal = Proposal { kind: StatementKind::Root, scope, epoch, serial, root_serial: serial, sha256 };
         Ok(Ok((id, StatementCommand::Propose(proposal), vec![payload])))
     }
 }

@@ -63,6 +63,13 @@ impl FactsReader {
         Ok(facts(tenant, aggregates))
     }
 
+    /// Waits until the read model shows everything that is in the log now.
+    pub(super) async fn caught_up(&self) {
+        if let Err(error) = super::reactor::caught_up(&self.views, &*self.store).await {
+            tracing::warn!(error = &*error as &dyn std::error::Error, "what was just recorded is published later");
+        }
+    }
+
     /// Everything a policy may be for: the tenant, its projects, its sites.
     pub async fn scopes(&self, tenant: TenantId) -> Result<Vec<Scope>, FactsError> {
         let (projects, sites): (Vec<Project>, Vec<Site>) = (self.views.every(tenant).await?, self.views.every(tenant).await?);

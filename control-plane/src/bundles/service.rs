@@ -38,6 +38,7 @@ use super::{
     facts::Facts,
     heartbeat::{Current, HeartbeatError, Heartbeats, Member},
     read::{FactsError, FactsReader},
+    recovery::Behind,
     shelf::Shelf,
     signers::{InvalidSigners, TenantSigners, fill, renew_before},
     stream::{StatementCommand, StatementRefusal, StatementStream, stream_id},
@@ -56,7 +57,7 @@ use crate::{
 pub(crate) const SIGNERS_SECRET: &str = "statement-signers";
 /// The principal that publishes.
 const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
-/// Epochs begin by recovery only.
+/// The epoch of a tenant's first root. Others begin by recovery only.
 pub(super) const FIRST_EPOCH: u64 = 1;
 /// How often a compilation starts over when another replica was first.
 const ATTEMPTS: usize = 5;
@@ -74,6 +75,9 @@ pub enum StatementsError {
     /// Recording a statement failed.
     #[error("recording a statement failed")]
     Record(#[source] Box<CommandError<StatementRefusal>>),
+    /// A key did not come as far again as it was.
+    #[error("recovering a key failed")]
+    Recover(#[source] Box<CommandError<crate::keys::KeyRefusal>>),
     /// The tenant's pairs could not be read.
     #[error("the tenant's signing keys could not be used")]
     Sealing(#[from] SealingError),
@@ -135,6 +139,7 @@ struct Inner {
     served: Mutex<HashMap<(TenantId, SiteId), Served>>,
     envelopes: Mutex<EnvelopeCache>,
     ending: Ending,
+    behind: Behind,
 }
 
 /// The set an agent gets, and its entity tag.
@@ -149,6 +154,8 @@ pub struct Served {
 /// The tenant's current root, by what agents pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RootPin {
+    /// Its epoch.
+    pub epoch: u64,
     /// Its serial.
     pub serial: u64,
     /// SHA-256 of its payload.
@@ -188,6 +195,7 @@ impl Statements {
             served: Mutex::default(),
             envelopes: Mutex::default(),
             ending: Ending::default(),
+            behind: Behind::default(),
         }))
     }
 
@@ -199,7 +207,7 @@ impl Statements {
             match self.roots(tenant, &mut shelf).await {
                 Ok(roots) => {
                     let last = roots.last().ok_or(StatementsError::Missing)?;
-                    return Ok(RootPin { serial: last.serial, sha256: last.sha256 });
+                    return Ok(RootPin { epoch: last.epoch, serial: last.serial, sha256: last.sha256 });
                 }
                 Err(error) if error.is_race() => *shelf = None,
                 Err(error) => return Err(error),
@@ -224,6 +232,10 @@ impl Statements {
 
     /// Signs a new heartbeat of a site that pins what the last one did.
     pub async fn beat(&self, tenant: TenantId, site: SiteId) -> Result<(), StatementsError> {
+        let epoch = self.0.heartbeats.latest(tenant, site).await?.map_or(FIRST_EPOCH, |current| current.epoch);
+        if self.is_behind(tenant, epoch).await? {
+            return Ok(());
+        }
         self.issue(tenant, site, None).await
     }
 
@@ -349,10 +361,10 @@ impl Statements {
         let signers = self.signers(tenant).await?;
         let last = self.stream(tenant, StatementKind::Lease, &agent.to_string()).await?;
         let mut head = Head { site: Some(site), agent: Some(agent), ..blank_head(Kind::Lease, tenant) };
-        fill(&mut head, Kind::Lease, FIRST_EPOCH, last.serial + 1, root.serial, self.0.clock.now());
-        let serial = head.serial;
+        fill(&mut head, Kind::Lease, root.epoch, last.serial + 1, root.serial, self.0.clock.now());
+        let (epoch, serial) = (head.epoch, head.serial);
         let (bytes, sha256) = sign_statement(&lease(head), &[signers.pair(Kind::Lease)]);
-        let recorded = Recorded { kind: StatementKind::Lease, scope: agent.to_string(), serial, sha256 };
+        let recorded = Recorded { kind: StatementKind::Lease, scope: agent.to_string(), epoch, serial, sha256 };
         self.record(tenant, recorded, bytes.clone()).await?;
         Ok(bytes)
     }
@@ -409,6 +421,10 @@ impl Statements {
         self.refresh_waiting(tenant, shelf).await?;
         self.renew_own_root(tenant, shelf).await?;
         self.settle(tenant, shelf).await?;
+        if self.is_behind(tenant, shelf.epoch()).await? {
+            tracing::warn!(%tenant, "nothing is published: agents know newer statements than this control plane (freehold recovery status)");
+            return Ok(());
+        }
         let Content { policies, states } = compile(&facts, &shelf.as_published());
         // Agents judge the time of a version by policy and state: a policy is not older than what it was compiled from, and a
         // state not younger.
@@ -418,7 +434,9 @@ impl Statements {
         for (scope, content) in policies {
             if !shelf.is_tenant_held() {
                 let last = shelf.policies.get(&scope);
-                if let Some(next) = self.publish_changed(tenant, scope, content.clone(), last, shelf.newest_root(), compiled).await? {
+                if let Some(next) =
+                    self.publish_changed(tenant, scope, content.clone(), last, (shelf.epoch(), shelf.newest_root()), compiled).await?
+                {
                     shelf.policies.insert(scope, next);
                     count += 1;
                 }
@@ -437,7 +455,9 @@ impl Statements {
                 content
             };
             let last = shelf.states.get(&site);
-            if let Some(next) = self.publish_changed(tenant, Scope::Site(site), content, last, shelf.newest_root(), asked).await? {
+            if let Some(next) =
+                self.publish_changed(tenant, Scope::Site(site), content, last, (shelf.epoch(), shelf.newest_root()), asked).await?
+            {
                 shelf.states.insert(site, next);
                 count += 1;
             }
@@ -472,7 +492,7 @@ impl Statements {
         scope: Scope,
         content: S,
         last: Option<&(S, Member)>,
-        root_serial: u64,
+        (epoch, root_serial): (u64, u64),
         now: Timestamp,
     ) -> Result<Option<(S, Member)>, StatementsError> {
         if let Some((last, member)) = last
@@ -483,7 +503,7 @@ impl Statements {
             return Ok(None);
         }
         let serial = last.map_or(1, |(_, member)| member.serial + 1);
-        self.publish(tenant, scope, content, serial, root_serial, now).await.map(Some)
+        self.publish(tenant, scope, content, serial, (epoch, root_serial), now).await.map(Some)
     }
 
     /// Signs and records one statement.
@@ -493,7 +513,7 @@ impl Statements {
         scope: Scope,
         content: S,
         serial: u64,
-        root_serial: u64,
+        (epoch, root_serial): (u64, u64),
         now: Timestamp,
     ) -> Result<(S, Member), StatementsError> {
         let kind = recorded(S::KIND).ok_or(StatementsError::Missing)?;
@@ -503,22 +523,22 @@ impl Statements {
         }
         let mut statement = content;
         let now = now.max(statement.newest());
-        fill(statement.head_mut(), S::KIND, FIRST_EPOCH, serial, root_serial, now);
+        fill(statement.head_mut(), S::KIND, epoch, serial, root_serial, now);
         let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
-        let recorded = Recorded { kind, scope: scope_text(tenant, scope), serial, sha256 };
+        let recorded = Recorded { kind, scope: scope_text(tenant, scope), epoch, serial, sha256 };
         let envelope = self.record(tenant, recorded, bytes.clone()).await?;
         locked(&self.0.envelopes).put(envelope, bytes.into());
         let expires = statement.head().expires;
-        let member = Member { kind: S::KIND, scope, epoch: FIRST_EPOCH, serial, sha256, envelope, issued: now, expires, since: 0 };
+        let member = Member { kind: S::KIND, scope, epoch, serial, sha256, envelope, issued: now, expires, since: 0 };
         Ok((statement, member))
     }
 
     /// Records a statement that was signed, its envelope beside it; gives the envelope's digest.
     pub(super) async fn record(&self, tenant: TenantId, recorded: Recorded, envelope: Vec<u8>) -> Result<Digest, StatementsError> {
-        let Recorded { kind, scope, serial, sha256 } = recorded;
+        let Recorded { kind, scope, epoch, serial, sha256 } = recorded;
         let envelope_sha256 = Digest::of(&envelope);
         let id = stream_id(&*self.0.handler.keys(tenant).await?, kind, &scope);
-        let command = StatementCommand::Publish { kind, scope, epoch: FIRST_EPOCH, serial, sha256, envelope_sha256 };
+        let command = StatementCommand::Publish { kind, scope, epoch, serial, sha256, envelope_sha256 };
         let options = Options { blobs: vec![envelope], ..Options::default() };
         let question = Question::new("publishStatement", "Statements", id);
         let ctx = self.context(tenant);
@@ -545,7 +565,8 @@ impl Statements {
             Some(root) => root,
             None => {
                 let signers = self.signers(tenant).await?;
-                let (root, member) = self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, 1, self.0.clock.now()).await?;
+                let (root, member) =
+                    self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, (FIRST_EPOCH, 1), self.0.clock.now()).await?;
                 roots.push(member);
                 root
             }
@@ -641,6 +662,14 @@ impl Statements {
         self.0.clock.now()
     }
 
+    pub(super) fn heartbeats(&self) -> &Heartbeats {
+        &self.0.heartbeats
+    }
+
+    pub(super) fn behind(&self) -> &Behind {
+        &self.0.behind
+    }
+
     pub(super) fn facts(&self) -> &FactsReader {
         &self.0.facts
     }
@@ -663,6 +692,7 @@ pub(super) struct Recorded {
     pub(super) kind: StatementKind,
     /// What it is for: the id of a tenant, project, site or agent, as text.
     pub(super) scope: String,
+    pub(super) epoch: u64,
     pub(super) serial: u64,
     pub(super) sha256: Digest,
 }

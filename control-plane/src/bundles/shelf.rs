@@ -83,8 +83,14 @@ impl Shelf {
         self.authority.root().head.serial
     }
 
+    /// The present epoch.
+    pub(super) fn epoch(&self) -> u64 {
+        self.authority.root().head.epoch
+    }
+
     pub(super) fn as_published(&self) -> Published {
         Published {
+            epoch: self.epoch(),
             policies: self.policies.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),
             states: self.states.iter().map(|(site, (state, _))| (*site, state.clone())).collect(),
             waiting: self.waiting.iter().map(|(scope, (policy, _))| (*scope, policy.clone())).collect(),

@@ -103,6 +103,21 @@ pub enum StatementCommand {
         /// SHA-256 of its envelope.
         envelope_sha256: Digest,
     },
+    /// Record one again that agents hold and nobody here knows any more: numbers in between were lost.
+    TakeBack {
+        /// Its kind.
+        kind: StatementKind,
+        /// What it is for: the id of a tenant, project or site, as text.
+        scope: String,
+        /// Its epoch.
+        epoch: u64,
+        /// Its serial.
+        serial: u64,
+        /// SHA-256 of its payload.
+        sha256: Digest,
+        /// SHA-256 of its envelope.
+        envelope_sha256: Digest,
+    },
     /// Let one wait for signatures; what waits here already need not be signed any more.
     Propose(Proposal),
     /// Add a signer's signatures to what waits.
@@ -179,6 +194,14 @@ impl Aggregate for StatementStream {
             StatementCommand::Publish { kind, scope, epoch, serial, sha256, envelope_sha256 } => {
                 self.follows(epoch, serial)?;
                 Ok(vec![StatementPublished { kind, scope, epoch, serial, sha256, envelope_sha256 }.into()])
+            }
+            StatementCommand::TakeBack { kind, scope, epoch, serial, sha256, envelope_sha256 } => {
+                if epoch < self.epoch {
+                    return Err(StatementRefusal::OlderEpoch { epoch, present: self.epoch });
+                }
+                let is_new = serial > self.serial;
+                let event = StatementPublished { kind, scope, epoch, serial, sha256, envelope_sha256 };
+                Ok(is_new.then(|| event.into()).into_iter().collect())
             }
             StatementCommand::Propose(Proposal { kind, scope, epoch, serial, root_serial, sha256 }) => {
                 self.follows(epoch, serial)?;

@@ -20,7 +20,7 @@ use trust::{
 use super::{
     compile::Headed,
     heartbeat::Member,
-    service::{FIRST_EPOCH, Recorded, Statements, StatementsError, is_ending, payload_of, scope_text},
+    service::{Recorded, Statements, StatementsError, is_ending, payload_of, scope_text},
     shelf::{Shelf, Waiting},
     signers::fill,
     stream::{Pending, Proposal, StatementCommand, StatementStream, stream_id},
@@ -207,6 +207,7 @@ impl Statements {
         let recorded = Recorded {
             kind: if kind == Kind::Root { StatementKind::Root } else { StatementKind::Policy },
             scope: scope_text(tenant, scope),
+            epoch: waiting.pending.epoch,
             serial: waiting.pending.serial,
             sha256: waiting.pending.sha256,
         };
@@ -235,7 +236,7 @@ impl Statements {
                 (member.serial + 1, changed && shelf.is_tenant_held())
             }
         };
-        let mut root_serial = shelf.newest_root();
+        let (epoch, mut root_serial) = (shelf.epoch(), shelf.newest_root());
         let next = shelf.waiting_root.as_ref().map(|(next, _)| Arc::clone(next));
         let current = Arc::clone(&shelf.authority);
         if let (Some(next), Some((_, member))) = (next, &last)
@@ -275,11 +276,11 @@ impl Statements {
             return Ok(false);
         }
         let mut policy = content;
-        fill(policy.head_mut(), Kind::Policy, FIRST_EPOCH, serial, root_serial, now);
+        fill(policy.head_mut(), Kind::Policy, epoch, serial, root_serial, now);
         let payload = payload_of(&policy);
         let sha256 = Digest::of(&payload);
         let text = scope_text(tenant, scope);
-        let proposal = Proposal { kind: StatementKind::Policy, scope: text, epoch: FIRST_EPOCH, serial, root_serial, sha256 };
+        let proposal = Proposal { kind: StatementKind::Policy, scope: text, epoch, serial, root_serial, sha256 };
         let command = StatementCommand::Propose(proposal);
         let state = self.change(tenant, StatementKind::Policy, scope, "proposeStatement", command, vec![payload]).await?;
         self.take_waiting(tenant, scope, state.pending, shelf).await?;

@@ -169,9 +169,15 @@ pub struct CallerQuery;
 #[Object]
 impl CallerQuery {
     /// One caller, by id or `project/name`.
-    async fn caller(&self, ctx: &Context<'_>, reference: String, position: Option<String>) -> Result<Option<CallerNode>> {
+    async fn caller(
+        &self,
+        ctx: &Context<'_>,
+        reference: String,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<Option<CallerNode>> {
         let api = Api::reading(ctx, position).await?;
-        api.view::<Caller>(api.caller_reference(&reference).await?, None).await
+        api.view::<Caller>(api.caller_reference(&reference).await?, as_of).await
     }
 
     /// The callers of the tenant, in the order of their ids.
@@ -189,6 +195,7 @@ impl CallerQuery {
         kind: Option<CallerKind>,
         label: Option<LabelInput>,
         #[graphql(desc = "Part of a name.")] search: Option<String>,
+        as_of: Option<Timestamp>,
         position: Option<String>,
     ) -> Result<List<CallerNode>> {
         let api = Api::reading(ctx, position).await?;
@@ -199,7 +206,7 @@ impl CallerQuery {
             .term("kind", kind.map(|kind| schema::rule::CallerKind::from(kind).to_string()))
             .label(label)
             .search(search);
-        api.list::<Caller>(filter, page, None).await
+        api.list::<Caller>(filter, page, as_of).await
     }
 }
 

@@ -131,6 +131,7 @@ const TABLES: &[Table] = &[
     tenants("agent_ratchets", ALL, READ, false),
     tenants("receipts", ALL, READ, true),
     tenants("relay", ALL, READ, true),
+    tenants("recovery_evidence", ALL, READ, false),
     // Read models.
     tenants("views", NOTHING, ALL, true),
     tenants("view_terms", NOTHING, ALL, true),

@@ -19,6 +19,7 @@ use crate::{
     bundles::{
         containment::ContainmentQuery,
         proposal_graphql::{ProposalMutation, ProposalQuery},
+        recovery_graphql::{RecoveryMutation, RecoveryQuery},
     },
     callers::graphql::{CallerMutation, CallerQuery},
     composites::graphql::{CompositeMutation, CompositeQuery},
@@ -55,6 +56,7 @@ pub struct Query(
     ReceiptQuery,
     ContainmentQuery,
     ErasureQuery,
+    RecoveryQuery,
 );
 
 /// Every command there is. Expected outcomes are data: `userErrors` says why nothing was done.
@@ -71,6 +73,7 @@ pub struct Mutation(
     CompositeMutation,
     PolicyMutation,
     ProposalMutation,
+    RecoveryMutation,
     TokenMutation,
     ErasureMutation,
 );

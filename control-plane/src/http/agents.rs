@@ -235,6 +235,10 @@ async fn report(request: HttpRequest, shown: Shown, api: Data<AgentApi>, body: J
     let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
     let address = request.peer_addr().map(|address| address.ip());
     let taken = api.reports.take(&peer.identity, &agent, &body, address).await;
+    if let (Ok(_), Some(set)) = (&taken, &body.holds) {
+        let (tenant, site) = (peer.identity.tenant, peer.identity.site);
+        api.statements.learn(tenant, Some(site), Some(peer.identity.agent), set).await.map(drop).map_err(|error| fault(&error))?;
+    }
     Ok(Json(taken.map_err(|error| match &error {
         ReportError::RatchetMissing => refusal(400, "ratchet_missing", &error.to_string()),
         ReportError::Forked { .. } => refusal(403, "agent_quarantined", &error.to_string()),

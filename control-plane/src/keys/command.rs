@@ -11,6 +11,8 @@ use schema::{
 };
 use serde::Serialize;
 
+use super::RecoverKey;
+
 /// A parsed intent. What was looked up beforehand is left out of the request's hash.
 #[derive(Debug, Clone, Serialize)]
 pub enum KeyCommand {
@@ -23,6 +25,8 @@ pub enum KeyCommand {
         /// The public key as the algorithm's standard encodes it; the handler has read it.
         public_key: Base64,
     },
+    /// Come as far again as a signed state says it was, after the control plane was restored.
+    Recover(Box<RecoverKey>),
     /// Describe it otherwise.
     Describe {
         /// What it is for.

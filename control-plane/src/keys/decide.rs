@@ -19,7 +19,7 @@ use schema::{
 
 use super::{
     CreateKey, Fixed, Key, KeyCommand, KeyRefusal, RecordBackup, RecordReady, RecordSent, RecordVersion, Successor, Template, Version,
-    destruction, external,
+    destruction, external, recovery,
 };
 
 /// The most labels of one key.
@@ -32,11 +32,13 @@ pub(super) fn decide(key: &Key, command: &KeyCommand, now: Timestamp) -> Decisio
         return match command {
             KeyCommand::Create(create) => self::create(create),
             KeyCommand::RegisterExternal(register) => external::register(register),
+            KeyCommand::Recover(recover) => recovery::recover(key, recover, now),
             _ => Err(KeyRefusal::NotFound),
         };
     };
     match command {
         KeyCommand::Create(_) | KeyCommand::RegisterExternal(_) => Err(KeyRefusal::Exists),
+        KeyCommand::Recover(recover) => recovery::recover(key, recover, now),
         KeyCommand::RegisterExternalVersion { public_key } => external::register_version(key, fixed, public_key),
         KeyCommand::Describe { description } => {
             changed(*description != key.description, || KeyDescribed { description: description.clone() }.into())

@@ -18,6 +18,7 @@ mod external;
 pub mod graphql;
 pub mod mutations;
 pub mod placement;
+mod recovery;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -29,5 +30,6 @@ pub use command::{
     CreateKey, KeyCommand, RecordBackup, RecordDestroyed, RecordReady, RecordSent, RecordVersion, RegisterExternal, Successor, Template,
 };
 pub use destruction::{DEFAULT_WAIT, MAX_WAIT, MIN_WAIT};
+pub use recovery::RecoverKey;
 pub use refusal::KeyRefusal;
 pub use version::{Backup, Deactivation, Destruction, Gone, Holder, Made, Ready, Revoked, Version};

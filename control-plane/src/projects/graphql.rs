@@ -146,9 +146,15 @@ pub struct ProjectQuery;
 #[Object]
 impl ProjectQuery {
     /// One project, by id or name.
-    async fn project(&self, ctx: &Context<'_>, reference: String, position: Option<String>) -> Result<Option<ProjectNode>> {
+    async fn project(
+        &self,
+        ctx: &Context<'_>,
+        reference: String,
+        as_of: Option<Timestamp>,
+        position: Option<String>,
+    ) -> Result<Option<ProjectNode>> {
         let api = Api::reading(ctx, position).await?;
-        api.view::<Project>(api.project_reference(&reference), None).await
+        api.view::<Project>(api.project_reference(&reference), as_of).await
     }
 
     /// The projects of the tenant, in the order of their ids.
@@ -162,10 +168,11 @@ impl ProjectQuery {
         last: Option<i32>,
         before: Option<String>,
         #[graphql(desc = "Part of a name.")] search: Option<String>,
+        as_of: Option<Timestamp>,
         position: Option<String>,
     ) -> Result<List<ProjectNode>> {
         let filter = Filter::all().search(search);
-        Api::reading(ctx, position).await?.list::<Project>(filter, page(first, after, last, before)?, None).await
+        Api::reading(ctx, position).await?.list::<Project>(filter, page(first, after, last, before)?, as_of).await
     }
 }
 

@@ -34,6 +34,9 @@ pub enum JournalCommand {
         site: SiteId,
         /// The agent.
         agent: AgentId,
+        /// Those before this one are lost: this control plane was restored from an older backup, and the agent has freed them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lost_to: Option<u64>,
         /// The last receipt of the batch.
         last_seq: u64,
         /// The chain hash after it.
@@ -80,8 +83,9 @@ impl Aggregate for JournalStream {
         Ok(match command.clone() {
             // A batch that came twice.
             JournalCommand::Accept { last_seq, .. } if last_seq <= self.last_seq => Vec::new(),
-            JournalCommand::Accept { site, agent, last_seq, chain, head_sha256 } => {
-                vec![ReceiptsAccepted { site, agent, first_seq: self.last_seq + 1, last_seq, chain, head_sha256 }.into()]
+            JournalCommand::Accept { site, agent, lost_to, last_seq, chain, head_sha256 } => {
+                let first_seq = lost_to.unwrap_or(0).max(self.last_seq) + 1;
+                vec![ReceiptsAccepted { site, agent, first_seq, last_seq, chain, head_sha256 }.into()]
             }
             JournalCommand::Fork { head_sha256, .. } if self.forks.contains(&head_sha256) => Vec::new(),
             JournalCommand::Fork { site, agent, first_seq, expected, found, head_sha256 } => {
@@ -118,7 +122,7 @@ mod tests {
     const SITE: SiteId = SiteId::from_bits(2);
 
     fn accept(agent: AgentId, last_seq: u64) -> JournalCommand {
-        JournalCommand::Accept { site: SITE, agent, last_seq, chain: Digest([1; 32]), head_sha256: Digest([2; 32]) }
+        JournalCommand::Accept { site: SITE, agent, lost_to: None, last_seq, chain: Digest([1; 32]), head_sha256: Digest([2; 32]) }
     }
 
     fn accepted(first_seq: u64, last_seq: u64) -> ReceiptEvent {
@@ -136,6 +140,19 @@ mod tests {
             .then([accepted(5, 9)])
             .when(&accept(AgentId::from_bits(9), 12))
             .then_refused("journal_of_another_agent");
+    }
+
+    #[test]
+    fn what_was_lost_is_no_part_of_a_run() {
+        let after = JournalCommand::Accept {
+            site: SITE,
+            agent: AGENT,
+            lost_to: Some(7),
+            last_seq: 9,
+            chain: Digest([1; 32]),
+            head_sha256: Digest([2; 32]),
+        };
+        Scenario::<JournalStream>::of(IncarnationId::from_bits(1)).given([accepted(1, 4)]).when(&after).then([accepted(8, 9)]);
     }
 
     #[test]

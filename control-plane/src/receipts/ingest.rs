@@ -10,7 +10,7 @@ use trust::pair::PublicPair;
 
 use super::{
     aggregate::{JournalCommand, JournalRefusal, JournalStream},
-    check::{BatchRefusal, check},
+    check::{BatchRefusal, Stored, check},
     rows::{ReceiptRows, RowsError},
 };
 use crate::{
@@ -68,7 +68,8 @@ impl Ingest {
         if journal.agent.is_some_and(|owner| owner != from.agent) {
             return Err(CommandError::Refused(JournalRefusal::OtherAgent).into());
         }
-        let stored = self.rows.stored(from, batch).await?;
+        let mut stored = self.rows.stored(from, batch).await?;
+        let lost_to = self.lost(from, batch, &mut stored).await?;
         let checked = match check(batch, from, pair, &stored) {
             Ok(checked) => checked,
             Err(refusal) => {
@@ -90,8 +91,28 @@ impl Ingest {
         if journal.last_seq >= last_seq {
             return Ok(ReceiptAnswer { acknowledged: last_seq, last: chain });
         }
-        self.record(from, batch, JournalCommand::Accept { site: from.site, agent: from.agent, last_seq, chain, head_sha256 }).await?;
+        self.record(from, batch, JournalCommand::Accept { site: from.site, agent: from.agent, lost_to, last_seq, chain, head_sha256 })
+            .await?;
         Ok(ReceiptAnswer { acknowledged: last_seq, last: chain })
+    }
+
+    /// An agent frees what was acknowledged; a control plane that was restored from an older backup asks for it in vain. Then the
+    /// journal goes on from where the agent has it, and what is between is lost, and told.
+    async fn lost(&self, from: &AgentIdentity, batch: &ReceiptBatch, stored: &mut Stored) -> Result<Option<u64>, IngestError> {
+        let before = batch.first_seq.saturating_sub(1);
+        if before > 0 && stored.last_seq > before && stored.before_batch.is_none() {
+            // The first batch after what was lost, once more: whether it is the same shows where both end.
+            stored.before_batch = Some(batch.previous);
+        }
+        if stored.last_seq >= before || !self.rows.was_recovered(from, batch.incarnation).await? {
+            return Ok(None);
+        }
+        tracing::warn!(
+            tenant = %from.tenant, agent = %from.agent, after = stored.last_seq, to = before,
+            "receipts are lost: this control plane was restored, and the agent has freed them"
+        );
+        (stored.last_seq, stored.last, stored.before_batch) = (before, Some(batch.previous), Some(batch.previous));
+        Ok(Some(before))
     }
 
     async fn record(&self, from: &AgentIdentity, batch: &ReceiptBatch, command: JournalCommand) -> Result<(), IngestError> {

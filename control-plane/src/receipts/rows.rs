@@ -108,6 +108,16 @@ impl ReceiptRows {
         Ok(stored)
     }
 
+    /// Whether the agents of a site showed that they know better than this control plane, and nothing of this journal has come since.
+    pub async fn was_recovered(&self, from: &AgentIdentity, incarnation: IncarnationId) -> Result<bool, RowsError> {
+        let sql = "SELECT 1 FROM recovery_evidence e WHERE e.tenant = $1 AND e.site = $2 AND NOT EXISTS (SELECT 1 FROM receipts r \
+                   WHERE r.tenant = $1 AND r.agent = $3 AND r.incarnation = $4 AND r.time > e.at)";
+        let values = [from.tenant.to_string(), from.site.to_string(), from.agent.to_string(), incarnation.to_string()];
+        let values = values.into_iter().map(Value::from).collect();
+        let row = self.database.write().query_one_raw(self.database.sql(sql, values)).await;
+        Ok(row.map_err(RowsError::during("asking whether this control plane was restored"))?.is_some())
+    }
+
     /// Stores the new receipts of a batch: all of them, or none.
     pub async fn insert(&self, from: &AgentIdentity, batch: &CheckedBatch) -> Result<(), RowsError> {
         let keys = self.keyring.tenant(from.tenant).await?;

@@ -19,7 +19,8 @@ use super::{Keyring, SealingError, keyring::DESTROYED};
 use crate::{access::context::DEPLOYMENT, database::Database};
 
 /// What belongs to a tenant beside its log and the bodies that it names: of no use without its keys.
-pub const OF_A_TENANT: [&str; 7] = ["heartbeats", "agent_reports", "agent_ratchets", "receipts", "relay", "secrets", "person_keys"];
+pub const OF_A_TENANT: [&str; 8] =
+    ["heartbeats", "agent_reports", "agent_ratchets", "receipts", "relay", "recovery_evidence", "secrets", "person_keys"];
 /// Its read model: a rebuild would not make it again.
 pub const READ_MODEL: [&str; 3] = ["views", "view_terms", "view_handles"];
 

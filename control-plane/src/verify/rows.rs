@@ -30,7 +30,15 @@ struct Table {
 }
 
 const GOES_AWAY: &str = "remove the row: what is in it is sent again";
-const TABLES: [Table; 4] = [
+const TABLES: [Table; 5] = [
+    Table {
+        name: "recovery_evidence",
+        key: &["tenant", "site"],
+        number: 0,
+        columns: "tenant, site, data_key, sealed",
+        named_by: &[1],
+        advice: GOES_AWAY,
+    },
     Table {
         name: "agent_reports",
         key: &["tenant", "agent"],

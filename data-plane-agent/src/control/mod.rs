@@ -14,6 +14,7 @@
 //! - [`report`]: says what the agent made, holds and enforces.
 //! - [`ratchet`]: proves that every report is of the same agent as the last.
 
+pub mod carried;
 pub mod certificate;
 pub mod client;
 pub mod contexts;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use schema::{
     clock::{Ids, Timestamp},
     encoding::Base64,
-    wire::agent::{Finding, RatchetClaim, Rejected, Report, ReportAnswer},
+    wire::agent::{Finding, KNOWS_LESS, RatchetClaim, Rejected, Report, ReportAnswer},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -171,7 +171,10 @@ impl<W: Work> Reporter<W> {
 
     fn report(&self, documents: Documents, claim: RatchetClaim) -> Report {
         let accepted = self.accepted.borrow().clone();
-        let enforced = (self.enforced)();
+        let (enforced, rejection) = ((self.enforced)(), (self.rejection)());
+        // The control plane knows less than this agent: it is shown what it has forgotten.
+        let knows_less = rejection.as_ref().is_some_and(|rejected| KNOWS_LESS.contains(&rejected.code.as_str()));
+        let holds = accepted.as_ref().filter(|_| knows_less).map(|set| set.statements());
         Report {
             version_records: documents.version_records,
             holder_reports: documents.holder_reports,
@@ -181,7 +184,7 @@ impl<W: Work> Reporter<W> {
             enforced_heartbeat: enforced.map(|(heartbeat, _)| heartbeat),
             enforced_state: enforced.map(|(_, state)| state),
             epoch: accepted.as_ref().map(|set| set.root().head.epoch),
-            rejection: (self.rejection)(),
+            rejection,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             vault: self.vault.clone(),
             self_tests: documents.self_tests,
@@ -189,6 +192,7 @@ impl<W: Work> Reporter<W> {
             host: Some(self.host.clone()),
             started: Some(self.started),
             findings: documents.findings,
+            holds,
         }
     }
 }

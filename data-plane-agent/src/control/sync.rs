@@ -1,11 +1,15 @@
 //! Statements: fetched by long poll, judged by `accept`, kept as the exact bytes, and only then put in force, whole. Verified
 //! again at every start.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use schema::{
     clock::{Clock, Ids},
-    wire::agent::Rejected,
+    wire::agent::{KNOWS_LESS, Rejected},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +17,7 @@ use trust::accept::{AcceptedSet, Identity, Rejection, accept, restore};
 
 use super::{
     Backoff,
+    carried::{self, Taken},
     client::{CallError, Connection, Served},
     directory::{ControlDirectory, KeepError},
     ratchet::RatchetKeeper,
@@ -25,6 +30,8 @@ const WAIT: Duration = Duration::from_secs(50);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// How often the time is kept on disk.
 const KEEP_TIME_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether a person here confirmed something.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The least time between two polls, when the control plane answers at once with nothing.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +64,8 @@ pub struct SyncParts {
     pub note_cut_off: NoteCutOff,
     /// Where the agent's ratchet is.
     pub ratchet: Arc<RatchetKeeper>,
+    /// Where sets are left that are carried by hand.
+    pub carried: PathBuf,
 }
 
 /// Why a poll changed nothing.
@@ -136,8 +145,13 @@ impl StatementSync {
         let mut backoff = Backoff::new(first, longest);
         let mut last_failure = None::<String>;
         while !stopping.is_cancelled() {
+            let folder = self.parts.carried.clone();
             let outcome = tokio::select! {
                 () = stopping.cancelled() => break,
+                path = carried::next(folder.clone()) => {
+                    self.carry(&path);
+                    continue;
+                }
                 outcome = self.once(WAIT) => outcome,
             };
             let pause = match outcome {
@@ -171,6 +185,9 @@ impl StatementSync {
             };
             tokio::select! {
                 () = stopping.cancelled() => break,
+                path = carried::next(folder) => self.carry(&path),
+                // What was refused may be believed now.
+                () = confirmed_anew(self.parts.directory.clone()) => backoff.reset(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -178,6 +195,25 @@ impl StatementSync {
         if let Err(error) = self.parts.directory.keep_time(&self.parts.clock.stored()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the time could not be kept");
         }
+    }
+
+    /// Takes a set that was carried by hand, and says what came of it.
+    fn carry(&mut self, path: &Path) {
+        let taken = match carried::read(path) {
+            None => Taken::Refused(Rejected {
+                code: "unreadable".to_owned(),
+                detail: "it cannot be read".to_owned(),
+                at: self.parts.clock.now(),
+            }),
+            // What is served next is compared with this by its content.
+            Some(set) => match self.take(Served { etag: None, set }) {
+                Ok(new) => Taken::InForce { new },
+                Err(SyncError::Rejected(rejection)) => Taken::Refused(self.rejected(&rejection)),
+                Err(SyncError::Unusable(rejected)) => Taken::Refused(rejected),
+                Err(error) => Taken::Failed { detail: whole(&error) },
+            },
+        };
+        carried::answer(path, &taken);
     }
 
     /// Polls once. Gives whether another set is in force now.
@@ -274,7 +310,22 @@ impl StatementSync {
     }
 
     fn rejected(&self, rejection: &Rejection) -> Rejected {
-        Rejected { code: rejection.code().to_owned(), detail: whole(rejection), at: self.parts.clock.now() }
+        let code = rejection.code();
+        let advice = if KNOWS_LESS.contains(&code) {
+            "; this agent knows more than the control plane, which may have been restored from an older backup: it has been told (docs/control-plane-recovery.md)"
+        } else if let Rejection::EpochNotConfirmed(epoch) = rejection {
+            return Rejected {
+                code: code.to_owned(),
+                detail: format!(
+                    "{}; when whoever runs the control plane says so: freehold-agent statements confirm-epoch {epoch}",
+                    whole(rejection)
+                ),
+                at: self.parts.clock.now(),
+            };
+        } else {
+            ""
+        };
+        Rejected { code: code.to_owned(), detail: format!("{}{advice}", whole(rejection)), at: self.parts.clock.now() }
     }
 }
 
@@ -283,6 +334,14 @@ fn whole(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", whole(source)),
         None => error.to_string(),
+    }
+}
+
+/// Waits until a person here confirmed something.
+async fn confirmed_anew(directory: ControlDirectory) {
+    let known = directory.told_at();
+    while directory.told_at() == known {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -344,6 +403,7 @@ mod tests {
             note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
             note_cut_off: Box::new(move |is| cut.cut_off(is)),
             ratchet: RatchetKeeper::open(ControlDirectory::open(directory).unwrap(), Arc::new(ManualIds::seeded(2))).unwrap(),
+            carried: directory.join("carried"),
         };
         (StatementSync::start(parts).unwrap(), current)
     }

@@ -233,6 +233,9 @@ pub struct Report {
     /// What keeps it from what its site asks of it. For people: nothing is decided by it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_FINDINGS, _, _>")]
     pub findings: Vec<Finding>,
+    /// The set that it holds, when the newest one knows less: a control plane that was restored learns from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<StatementSet>,
 }
 
 /// Something that keeps an agent from what its site asks of it, as long as it does.
@@ -248,6 +251,10 @@ pub struct Finding {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_version: Option<KeyVersion>,
 }
+
+/// Codes of rejections that say that the control plane knows less than the agent.
+pub const KNOWS_LESS: [&str; 6] =
+    ["older", "equivocation", "policy_forgotten", "versions_missing", "primary_went_back", "version_went_back"];
 
 /// Proves the report before this one: `trust::ratchet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

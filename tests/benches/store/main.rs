@@ -153,7 +153,7 @@ async fn command(engine: Engine) -> anyhow::Result<serde_json::Value> {
     let accept = async |handler: &Handler, last_seq: u64| {
         let hash = Digest::of(&last_seq.to_be_bytes());
         let (site, agent) = (SiteId::from_bits(1), AgentId::from_bits(1));
-        let command = JournalCommand::Accept { site, agent, last_seq, chain: hash, head_sha256: hash };
+        let command = JournalCommand::Accept { site, agent, lost_to: None, last_seq, chain: hash, head_sha256: hash };
         let question = Question::new("shipReceipts", "Receipts", journal);
         let start = Instant::now();
         handler.handle::<JournalStream>(&ctx, question, journal, Options::default(), command).await?;

@@ -204,6 +204,7 @@ const NOT_PLANTED: &[(&str, &str)] = &[
     ("signStatement.signature", "a signature"),
     ("withdrawRootProposal.sha256", "a hash"),
     ("withdrawRootProposal.reason", "needs signers; the same type as other reasons"),
+    ("showStatements.set", "signed statements, kept sealed: only genuine ones are taken"),
     ("attestHolderLost.attestation", "needs an agent; the same type as other reasons"),
     ("suspendAgent.reason", "needs an agent; the same type as other reasons"),
     ("resumeAgent.reason", "needs an agent; the same type as other reasons"),

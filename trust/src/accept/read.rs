@@ -55,11 +55,11 @@ impl<T: Statement> Read<T> {
 
 /// Every statement of a set, read.
 #[derive(Debug, Clone)]
-pub(super) struct ReadSet {
-    pub(super) roots: Vec<Read<Root>>,
-    pub(super) policies: Vec<Read<Policy>>,
-    pub(super) state: Option<Read<State>>,
-    pub(super) heartbeat: Option<Read<Heartbeat>>,
+pub(crate) struct ReadSet {
+    pub(crate) roots: Vec<Read<Root>>,
+    pub(crate) policies: Vec<Read<Policy>>,
+    pub(crate) state: Option<Read<State>>,
+    pub(crate) heartbeat: Option<Read<Heartbeat>>,
 }
 
 /// Check 1, of one statement.
@@ -69,7 +69,7 @@ pub(super) fn size<T: Statement>(bytes: &Base64) -> Result<(), Rejection> {
 }
 
 /// Check 1, of the whole set.
-pub(super) fn sizes(set: &StatementSet) -> Result<(), Rejection> {
+pub(crate) fn sizes(set: &StatementSet) -> Result<(), Rejection> {
     let count = set.roots.len() + set.policies.len();
     if count > MAX_STATEMENTS {
         return Err(Rejection::TooMany(count));
@@ -81,7 +81,7 @@ pub(super) fn sizes(set: &StatementSet) -> Result<(), Rejection> {
 }
 
 /// Check 2, of the whole set.
-pub(super) fn formats(set: &StatementSet) -> Result<ReadSet, Rejection> {
+pub(crate) fn formats(set: &StatementSet) -> Result<ReadSet, Rejection> {
     Ok(ReadSet {
         roots: set.roots.iter().map(Read::new).collect::<Result<_, _>>()?,
         policies: set.policies.iter().map(Read::new).collect::<Result<_, _>>()?,
