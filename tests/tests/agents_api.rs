@@ -726,6 +726,7 @@ async fn a_journal_goes_on_where_a_restored_control_plane_has_lost_receipts() {
             algorithm: None,
             size: None,
             context: Default::default(),
+            context_key: None,
             request: format!("req_{seq}"),
             trace: None,
             statements: "h1.s1.t1".to_owned(),
