@@ -101,7 +101,13 @@ impl Rebuild {
         if self.output == Output::Json {
             print_json(&rebuilt)?;
         } else {
-            println!("{} rows written anew, up to position {}", rebuilt.rows, rebuilt.position);
+            println!(
+                "{} rows written anew, up to position {}, in {:.1} s; compared in {:.1} s",
+                rebuilt.rows,
+                rebuilt.position,
+                rebuilt.written_ms as f64 / 1000.0,
+                rebuilt.compared_ms as f64 / 1000.0
+            );
             for differs in &rebuilt.told {
                 println!("  {:<8} {} {}", differs.how, differs.table, differs.row);
             }

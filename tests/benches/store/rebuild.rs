@@ -27,7 +27,7 @@ const BATCH: usize = 500;
 /// What happens to each key.
 const EVENTS: usize = 4;
 
-/// Rows a second, by projecting and by inserting the same rows; and how long a rebuild takes that compares both copies as well.
+/// Rows a second, by projecting beside the copy that is served and by inserting the same rows; and how long it takes until both are compared and exchanged.
 pub async fn measure(engine: Engine) -> anyhow::Result<serde_json::Value> {
     let files = TestDatabase::new(engine)?;
     let (database, keyring, store) = open(&files.location).await?;
@@ -42,7 +42,7 @@ pub async fn measure(engine: Engine) -> anyhow::Result<serde_json::Value> {
     let (rows, terms) = (rows(&database, VIEWS, 12).await?, rows(&database, TERMS, 5).await?);
     let count = rows.len() + terms.len();
     tables(&database, engine).await?;
-    let mut rounds = Vec::new();
+    let (mut rounds, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         for table in ["bare_views", "bare_view_terms"] {
             database.write().execute_unprepared(&format!("DELETE FROM {table}")).await?;
@@ -52,22 +52,21 @@ pub async fn measure(engine: Engine) -> anyhow::Result<serde_json::Value> {
         insert(&database, "bare_view_terms", TERMS, &terms).await?;
         let bare = count as f64 / start.elapsed().as_secs_f64();
         let start = Instant::now();
-        projector.rebuild().await?;
-        rounds.push((count as f64 / start.elapsed().as_secs_f64(), bare));
+        let rebuilt = rebuild(&mut projector, false).await?;
+        beside.push(start.elapsed().as_secs_f64());
+        anyhow::ensure!(rebuilt.switched && rebuilt.differences == 0, "{rebuilt:?}");
+        rounds.push((count as f64 / (rebuilt.written_ms as f64 / 1000.0), bare));
     }
+    beside.sort_by(f64::total_cmp);
     rounds.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
     let ratios: Vec<_> = rounds.iter().map(|(ours, bare)| (ours / bare * 100.0).round() / 100.0).collect();
     let (ours, bare) = rounds[ROUNDS / 2];
-    let start = Instant::now();
-    let rebuilt = rebuild(&mut projector, false).await?;
-    anyhow::ensure!(rebuilt.switched && rebuilt.differences == 0, "{rebuilt:?}");
-    let beside = start.elapsed().as_secs_f64();
     store.close().await;
     Ok(json!({
         "keys": keys, "records": keys * EVENTS, "rows": count,
         "projected_rows_per_s": ours.round(), "bare_rows_per_s": bare.round(), "ratio": ratios[ROUNDS / 2], "ratios": ratios,
         "records_per_s": (ours / count as f64 * (keys * EVENTS) as f64).round(),
-        "beside_the_served_one_s": (beside * 100.0).round() / 100.0,
+        "beside_the_served_one_s": (beside[ROUNDS / 2] * 100.0).round() / 100.0,
     }))
 }
 

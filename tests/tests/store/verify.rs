@@ -249,7 +249,7 @@ pub(crate) async fn a_planted_difference_is_shown_and_nothing_is_changed(engine:
         assert!(!refused.switched && refused.differences > 0, "{sql}: {refused:?}");
         assert!(refused.told.iter().any(|told| told.table == table && told.how == how && told.row.contains(&third)), "{sql}: {refused:?}");
         let again = rebuild(&mut projector, false).await.unwrap();
-        assert_eq!(again, refused, "what was refused changed nothing");
+        assert_eq!((again.rows, again.told), (refused.rows, refused.told), "what was refused changed nothing");
         let accepted = rebuild(&mut projector, true).await.unwrap();
         assert!(accepted.switched && accepted.differences == refused.differences);
         assert_eq!(rebuild(&mut projector, false).await.unwrap().differences, 0, "{sql}");
@@ -262,7 +262,7 @@ pub(crate) async fn a_planted_difference_is_shown_and_nothing_is_changed(engine:
 }
 
 /// Where those who serve are roles, the read model is written anew as who owns it.
-async fn as_owner(files: &TestDatabase, engine: Engine) -> Option<World> {
+pub(crate) async fn as_owner(files: &TestDatabase, engine: Engine) -> Option<World> {
     if engine == Engine::PostgresRoles { Some(World::at(&files.location, None).await) } else { None }
 }
 

@@ -4,7 +4,7 @@
 //! is served. Where the served one stands, both are compared; for the last stretch the checkpoint of the served one is held, so
 //! that it stands still. Then the tables change their names in one transaction: whoever asks finds the one or the other, whole.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use schema::{
     event::StreamId,
@@ -13,7 +13,10 @@ use schema::{
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 use serde::Serialize;
 
-use super::projector::{COPIES, ProjectError, Projector, SERVED, Tables, number};
+use super::{
+    projector::{ProjectError, Projector},
+    writing::{COPIES, SERVED, Tables, number},
+};
 use crate::{
     database::Database,
     eventing::store::Cursor,
@@ -73,6 +76,10 @@ pub struct Rebuilt {
     pub rows: u64,
     /// How far into the log both were compared.
     pub position: u64,
+    /// Milliseconds in which the new copy was written, until it stood where the served one did.
+    pub written_ms: u64,
+    /// Milliseconds of everything after that: comparing both, and putting the new copy in place.
+    pub compared_ms: u64,
     /// Whether the new copy is the one that is served now.
     pub switched: bool,
     /// How many rows differed.
@@ -132,6 +139,7 @@ async fn build(served: &mut Projector, accept: bool) -> Result<Rebuilt, RebuildE
     remove(&database).await?;
     create(&database).await?;
     let mut anew = served.of_copy(ANEW);
+    let started = Instant::now();
     // The served one goes on meanwhile: follow it until it is close.
     let mut reached = Cursor::START;
     loop {
@@ -146,6 +154,9 @@ async fn build(served: &mut Projector, accept: bool) -> Result<Rebuilt, RebuildE
             break;
         }
     }
+    let written_ms = millis(started);
+    let started = Instant::now();
+    gather_statistics(&database).await?;
     let mut look = Look { served, erased: erased(served).await? };
     let early = look.differences(&Among::UpTo(reached)).await?;
     let certain = early.len() > SUSPECTS;
@@ -159,7 +170,7 @@ async fn build(served: &mut Projector, accept: bool) -> Result<Rebuilt, RebuildE
         None
     };
     let stands = match &transaction {
-        Some(transaction) => served.lock_checkpoint(transaction).await.map_err(failed("holding the checkpoint"))?,
+        Some(transaction) => served.target().lock_checkpoint(transaction).await.map_err(failed("holding the checkpoint"))?,
         None => reached,
     };
     anew.catch_up_to(stands).await?;
@@ -191,7 +202,11 @@ async fn build(served: &mut Projector, accept: bool) -> Result<Rebuilt, RebuildE
         (None, true) => copy_over(&database).await?,
         (None, false) => {}
     }
-    Ok(Rebuilt { rows, position: stands.position(), switched, differences, told })
+    Ok(Rebuilt { rows, position: stands.position(), written_ms, compared_ms: millis(started), switched, differences, told })
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Which rows are compared.
@@ -365,6 +380,17 @@ fn key(row: &QueryResult) -> Result<Key, DbErr> {
 async fn keep_open(transaction: &DatabaseTransaction) -> Result<(), RebuildError> {
     let sql = "SET LOCAL idle_in_transaction_session_timeout = 0";
     transaction.execute_unprepared(sql).await.map(drop).map_err(failed("beginning"))
+}
+
+/// On PostgreSQL: tables that were just filled have no statistics, and without them both copies are compared row by row, each time
+/// through the other one whole. The served one's questions need them as well from the exchange on.
+async fn gather_statistics(database: &Database) -> Result<(), RebuildError> {
+    if database.backend() == DbBackend::Postgres {
+        for table in pairs().into_iter().flat_map(|(served, anew)| [served, anew]) {
+            database.write().execute_unprepared(&format!("ANALYZE {table}")).await.map_err(failed("gathering statistics"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes rows of erased tenants out of the new copy, which were written before they were erased.

@@ -13,7 +13,10 @@ use schema::{
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
-use super::projector::{Kinds, SERVED, number};
+use super::{
+    projector::Kinds,
+    writing::{SERVED, number},
+};
 use crate::{
     database::Database,
     eventing::{aggregate::Index, store::Cursor},

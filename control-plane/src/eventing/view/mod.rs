@@ -10,6 +10,7 @@ mod every;
 mod personal;
 mod projector;
 mod query;
+mod writing;
 
 pub(crate) use anew::WORK_TABLES;
 pub use anew::{RebuildError, Rebuilt, rebuild};

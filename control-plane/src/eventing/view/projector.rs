@@ -14,12 +14,13 @@ use schema::{
     event::{Record, StreamId, UnknownEvent, lift},
     id::{DataKeyId, Id, TenantId},
 };
-use sea_orm::{ConnectionTrait, DbErr, Value};
+use sea_orm::{ConnectionTrait, DbErr};
 use service::telemetry::TARGET;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument as _;
 
+use super::writing::{Ended, Rows, SERVED, Tables, Target, number};
 use crate::{
     database::Database,
     eventing::{
@@ -31,23 +32,8 @@ use crate::{
     sealing::{Keyring, Place, SealingError},
 };
 
-/// The tables of one copy of the read model, and the name of its checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tables {
-    pub(super) views: &'static str,
-    pub(super) terms: &'static str,
-    pub(super) handles: &'static str,
-    pub(super) checkpoint: &'static str,
-}
-
-/// The row of checkpoints that counts how often the served copy was replaced: whoever remembers rows of a former one forgets them.
-pub(super) const COPIES: &str = "views_copies";
-/// The copy that questions are answered from.
-pub(super) const SERVED: Tables = Tables { views: "views", terms: "view_terms", handles: "view_handles", checkpoint: "views" };
-
 const BATCH: usize = 500;
 const MAX_REMEMBERED: usize = 10_000;
-const INSERT_ROWS: usize = 64;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
 
 /// The kinds of aggregates that have a read model, by the prefix of their ids.
@@ -163,10 +149,15 @@ struct NewRow {
     state: Vec<u8>,
 }
 
+/// A batch on its way to the database, and where the copy stands after it.
+struct Writing {
+    task: AbortOnDropHandle<Result<bool, ProjectError>>,
+    upto: Cursor,
+}
+
 /// Writes the read model. One per process.
 pub struct Projector {
-    tables: Tables,
-    database: Database,
+    target: Target,
     keyring: Arc<Keyring>,
     store: Arc<dyn EventStore>,
     kinds: Kinds,
@@ -176,6 +167,8 @@ pub struct Projector {
     /// Which copy those rows are of.
     copy: Option<i64>,
     latest: HashMap<(TenantId, StreamId), Latest>,
+    /// The batch on its way to the database.
+    writing: Option<Writing>,
     /// The head of the log, as it was known when we last had to wait.
     head: Cursor,
 }
@@ -189,8 +182,7 @@ impl Projector {
         reached: watch::Sender<Cursor>,
     ) -> Self {
         Self {
-            tables: SERVED,
-            database,
+            target: Target { database, tables: SERVED },
             keyring,
             store,
             kinds,
@@ -198,19 +190,26 @@ impl Projector {
             position: None,
             copy: None,
             latest: HashMap::new(),
+            writing: None,
             head: Cursor::START,
         }
     }
 
     /// One that writes another copy, of which nobody is told.
     pub(super) fn of_copy(&self, tables: Tables) -> Self {
-        let Self { database, keyring, store, kinds, .. } = self;
+        let Self { target: Target { database, .. }, keyring, store, kinds, .. } = self;
         let reached = watch::Sender::new(Cursor::START);
-        Self { tables, ..Self::new(database.clone(), keyring.clone(), store.clone(), kinds.clone(), reached) }
+        let mut copy = Self::new(database.clone(), keyring.clone(), store.clone(), kinds.clone(), reached);
+        copy.target.tables = tables;
+        copy
     }
 
     pub(super) fn database(&self) -> &Database {
-        &self.database
+        &self.target.database
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     /// The kind whose streams begin with this prefix.
@@ -265,31 +264,18 @@ impl Projector {
         }
     }
 
-    /// Drops the read model and writes it again.
-    pub async fn rebuild(&mut self) -> Result<Cursor, ProjectError> {
-        let transaction = self.database.begin().await?;
-        self.lock_checkpoint(&transaction).await?;
-        for table in [self.tables.terms, self.tables.handles, self.tables.views] {
-            transaction.execute_raw(self.database.sql(format!("DELETE FROM {table}"), vec![])).await?;
-        }
-        self.move_checkpoint(&transaction, Cursor::START).await?;
-        transaction.commit().await?;
-        self.forget();
-        self.catch_up().await
-    }
-
     /// Rows were replaced: what is remembered of them is of no use.
     pub(super) fn forget(&mut self) {
-        (self.position, self.copy) = (None, None);
+        (self.position, self.copy, self.writing) = (None, None, None);
         self.latest.clear();
     }
 
-    /// One batch; the checkpoint, when there is nothing beyond it, or nothing before the end.
+    /// One batch, which is written while the next one is computed; the checkpoint, when there is nothing beyond it, or nothing before the end.
     async fn step(&mut self, end: Option<Cursor>) -> Result<Option<Cursor>, ProjectError> {
         let position = match self.position {
             Some(position) => position,
             None => {
-                self.copy = Some(self.copies(self.database.read()).await?);
+                self.copy = Some(self.target.copies(self.target.database.read()).await?);
                 self.checkpoint().await?
             }
         };
@@ -299,6 +285,9 @@ impl Projector {
             batch.upto = end.max(position);
         }
         if batch.upto == position {
+            if !self.settle().await? {
+                return Ok(None);
+            }
             // Another replica may have come further.
             let reached = self.checkpoint().await?;
             self.announce(reached);
@@ -309,33 +298,49 @@ impl Projector {
             return Ok(Some(position));
         }
         if self.latest.len() > MAX_REMEMBERED {
+            if !self.settle().await? {
+                return Ok(None);
+            }
             self.latest.clear();
         }
         let span = tracing::info_span!(
             target: TARGET, "project", otel.name = "project read_model", otel.kind = "consumer",
             messaging.batch.message_count = batch.records.len()
         );
-        let outcome = self.project(position, &batch.records, batch.upto).instrument(span).await;
-        match outcome {
-            Ok(true) => {
-                behind("read_model", self.head, batch.upto);
-                self.position = Some(batch.upto);
-                self.announce(batch.upto);
-            }
-            Ok(false) => self.forget(),
-            Err(error) => {
-                self.forget();
-                return Err(error);
-            }
+        let rows = self.rows(&batch.records).instrument(span.clone()).await;
+        if !self.settle().await? {
+            return Ok(None);
         }
+        let rows = rows.inspect_err(|_| self.forget())?;
+        let write = self.target.clone().write((position, self.copy), rows, batch.upto).instrument(span);
+        self.writing = Some(Writing { task: AbortOnDropHandle::new(tokio::spawn(write)), upto: batch.upto });
+        self.position = Some(batch.upto);
         Ok(None)
     }
 
-    /// Computes the rows of a batch and writes them; false when another replica was first.
-    async fn project(&mut self, position: Cursor, records: &[Stored], upto: Cursor) -> Result<bool, ProjectError> {
-        let mut rows: Vec<NewRow> = Vec::with_capacity(records.len());
-        // Rows that were there before this batch, and when they end.
-        let mut ended: Vec<(TenantId, &'static str, StreamId, u64, Timestamp)> = Vec::new();
+    /// Waits for the batch that is being written. False when another replica was first: what is remembered was forgotten.
+    async fn settle(&mut self) -> Result<bool, ProjectError> {
+        let Some(Writing { task, upto }) = self.writing.take() else { return Ok(true) };
+        let written = match task.await {
+            Ok(written) => written,
+            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
+            // The process ends.
+            Err(_) => Ok(false),
+        };
+        if let Ok(true) = written {
+            behind("read_model", self.head, upto);
+            self.announce(upto);
+        } else {
+            self.forget();
+        }
+        written
+    }
+
+    /// Computes the rows of a batch. What is asked of the database is of streams that no batch on its way to it has changed: those are
+    /// remembered.
+    async fn rows(&mut self, records: &[Stored]) -> Result<Rows, ProjectError> {
+        let mut new: Vec<NewRow> = Vec::with_capacity(records.len());
+        let mut ended = Vec::new();
         let mut newest: HashMap<(TenantId, StreamId), usize> = HashMap::new();
         for stored in records {
             let envelope = stored.record.envelope();
@@ -343,6 +348,8 @@ impl Projector {
             let key = (envelope.tenant, envelope.stream.clone());
             let before = match self.latest.get(&key) {
                 Some(latest) => Some(latest.clone()),
+                // A stream begins: there is nothing to ask the database for.
+                None if envelope.revision == 1 => None,
                 None => self.load(envelope.tenant, kind.name(), &envelope.stream).await?,
             };
             let has = before.as_ref().map_or(0, |latest| latest.revision);
@@ -351,14 +358,17 @@ impl Projector {
             }
             let valid_from = before.as_ref().map_or(envelope.time, |latest| latest.valid_from.max(envelope.time));
             match newest.get(&key) {
-                Some(row) => rows[*row].valid_to = Some(valid_from),
-                None if has > 0 => ended.push((envelope.tenant, kind.name(), envelope.stream.clone(), has, valid_from)),
+                Some(row) => new[*row].valid_to = Some(valid_from),
+                None if has > 0 => {
+                    let (tenant, kind, stream) = (envelope.tenant, kind.name(), envelope.stream.clone());
+                    ended.push(Ended { tenant, kind, stream, revision: has, at: valid_from });
+                }
                 None => {}
             }
             let (state, index) = kind.evolve(before.as_ref().map(|latest| latest.state.as_slice()), &stored.record)?;
             self.latest.insert(key.clone(), Latest { state: state.clone(), revision: envelope.revision, valid_from });
-            newest.insert(key, rows.len());
-            rows.push(NewRow {
+            newest.insert(key, new.len());
+            new.push(NewRow {
                 tenant: envelope.tenant,
                 kind: kind.name(),
                 stream: envelope.stream.clone(),
@@ -370,48 +380,22 @@ impl Projector {
                 state,
             });
         }
-        let (mut views, mut terms, mut handles) = (Vec::new(), Vec::new(), Vec::new());
-        for row in rows {
-            self.columns(row, &mut views, &mut terms, &mut handles).await?;
+        let mut rows = Rows { ended, ..Rows::default() };
+        for row in new {
+            self.columns(row, &mut rows).await?;
         }
-
-        let transaction = self.database.begin().await?;
-        let here = self.lock_checkpoint(&transaction).await? == position;
-        if !here || Some(self.copies(&transaction).await?) != self.copy {
-            transaction.rollback().await?;
-            return Ok(false);
-        }
-        for (tenant, kind, stream, revision, end) in ended {
-            let views = self.tables.views;
-            let sql = format!("UPDATE {views} SET valid_to = $1 WHERE tenant = $2 AND kind = $3 AND id = $4 AND revision = $5");
-            let values = vec![end.micros().into(), tenant.to_string().into(), kind.into(), stream.as_str().into(), number(revision).into()];
-            transaction.execute_raw(self.database.sql(sql, values)).await?;
-        }
-        let columns = "tenant, kind, id, revision, position, valid_from, valid_to, parent, name, state, data_key, sealed";
-        self.insert(&transaction, self.tables.views, columns, "", views).await?;
-        self.insert(&transaction, self.tables.terms, "tenant, kind, term, id, revision", "", terms).await?;
-        let (table, columns) = (self.tables.handles, "handle, tenant, kind, id");
-        self.insert(&transaction, table, columns, " ON CONFLICT (handle) DO NOTHING", handles).await?;
-        self.move_checkpoint(&transaction, upto).await?;
-        transaction.commit().await?;
-        Ok(true)
+        Ok(rows)
     }
 
     /// A row as columns.
-    async fn columns(
-        &self,
-        row: NewRow,
-        views: &mut Vec<Vec<Value>>,
-        terms: &mut Vec<Vec<Value>>,
-        handles: &mut Vec<Vec<Value>>,
-    ) -> Result<(), ProjectError> {
+    async fn columns(&self, row: NewRow, rows: &mut Rows) -> Result<(), ProjectError> {
         let keys = self.keyring.tenant(row.tenant).await?;
         let (tenant, id) = (row.tenant.to_string(), row.stream.as_str().to_owned());
         let state = super::personal::sealed(&self.keyring, row.tenant, row.kind, row.state).await?;
         let sealed = keys.seal(Place::View { kind: row.kind, id: &id, revision: row.revision }, &state)?;
         let parent = row.index.parent.as_deref().map(|parent| keys.blind("views.parent", &[row.kind, parent]));
         let name = row.index.name.as_deref().map(|name| keys.blind("views.name", &[row.kind, name]));
-        views.push(vec![
+        rows.views.push(vec![
             tenant.clone().into(),
             row.kind.into(),
             id.clone().into(),
@@ -428,48 +412,22 @@ impl Projector {
         let blinded: BTreeSet<_> =
             row.index.terms.iter().map(|(term, value)| keys.blind("view_terms.term", &[row.kind, term, value])).collect();
         for term in blinded {
-            terms.push(vec![tenant.clone().into(), row.kind.into(), term.into(), id.clone().into(), number(row.revision).into()]);
+            rows.terms.push(vec![tenant.clone().into(), row.kind.into(), term.into(), id.clone().into(), number(row.revision).into()]);
         }
         for handle in row.index.handles {
-            handles.push(vec![handle.to_string().into(), tenant.clone().into(), row.kind.into(), id.clone().into()]);
-        }
-        Ok(())
-    }
-
-    async fn insert(
-        &self,
-        connection: &impl ConnectionTrait,
-        table: &str,
-        columns: &str,
-        on_conflict: &str,
-        rows: Vec<Vec<Value>>,
-    ) -> Result<(), DbErr> {
-        for rows in rows.chunks(INSERT_ROWS) {
-            let mut n = 0;
-            let mut places = Vec::with_capacity(rows.len());
-            for row in rows {
-                let row: Vec<_> = row
-                    .iter()
-                    .map(|_| {
-                        n += 1;
-                        format!("${n}")
-                    })
-                    .collect();
-                places.push(format!("({})", row.join(", ")));
-            }
-            let sql = format!("INSERT INTO {table} ({columns}) VALUES {}{on_conflict}", places.join(", "));
-            connection.execute_raw(self.database.sql(sql, rows.iter().flatten().cloned().collect())).await?;
+            rows.handles.push(vec![handle.to_string().into(), tenant.clone().into(), row.kind.into(), id.clone().into()]);
         }
         Ok(())
     }
 
     async fn load(&self, tenant: TenantId, kind: &'static str, stream: &StreamId) -> Result<Option<Latest>, ProjectError> {
-        let views = self.tables.views;
+        let Target { database, tables } = &self.target;
+        let views = tables.views;
         let sql = format!(
             "SELECT revision, valid_from, data_key, sealed FROM {views} WHERE tenant = $1 AND kind = $2 AND id = $3 AND valid_to IS NULL"
         );
         let values = vec![tenant.to_string().into(), kind.into(), stream.as_str().into()];
-        let Some(row) = self.database.read().query_one_raw(self.database.sql(sql, values)).await? else { return Ok(None) };
+        let Some(row) = database.read().query_one_raw(database.sql(sql, values)).await? else { return Ok(None) };
         let (revision, valid_from): (i64, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let data_key: String = row.try_get_by_index(2)?;
         let data_key: DataKeyId = data_key.parse().map_err(|_| SealingError::DoesNotOpen)?;
@@ -491,31 +449,6 @@ impl Projector {
     }
 
     pub(super) async fn checkpoint(&self) -> Result<Cursor, DbErr> {
-        super::query::checkpoint(&self.database, self.tables.checkpoint).await
+        super::query::checkpoint(&self.target.database, self.target.tables.checkpoint).await
     }
-
-    async fn copies(&self, connection: &impl ConnectionTrait) -> Result<i64, DbErr> {
-        let sql = "SELECT position FROM checkpoints WHERE name = $1";
-        let row = connection.query_one_raw(self.database.sql(sql, vec![COPIES.into()])).await?;
-        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
-    }
-
-    pub(super) async fn lock_checkpoint(&self, connection: &impl ConnectionTrait) -> Result<Cursor, DbErr> {
-        let sql = "INSERT INTO checkpoints (name, position) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING";
-        connection.execute_raw(self.database.sql(sql, vec![self.tables.checkpoint.into()])).await?;
-        let sql = format!("SELECT position FROM checkpoints WHERE name = $1{}", self.database.for_update());
-        let row = connection.query_one_raw(self.database.sql(sql, vec![self.tables.checkpoint.into()])).await?;
-        let position: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
-        Ok(Cursor::at(position.unwrap_or(0).unsigned_abs()))
-    }
-
-    async fn move_checkpoint(&self, connection: &impl ConnectionTrait, to: Cursor) -> Result<(), DbErr> {
-        let sql = "UPDATE checkpoints SET position = $1 WHERE name = $2";
-        connection.execute_raw(self.database.sql(sql, vec![number(to.position()).into(), self.tables.checkpoint.into()])).await.map(drop)
-    }
-}
-
-/// As SQL has it: signed.
-pub(super) fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -10,7 +10,10 @@ use schema::{
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
 use tokio::{sync::watch, time::Instant};
 
-use super::projector::{Kinds, Projector, SERVED};
+use super::{
+    projector::{Kinds, Projector},
+    writing::SERVED,
+};
 use crate::{
     database::Database,
     eventing::{
