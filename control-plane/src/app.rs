@@ -280,7 +280,7 @@ impl App {
         work.push(background(metrics.clone().keep_folding(), &working));
 
         let request_ids = web::Data::new(RequestIds::new(ground.clock.clone(), ground.ids.clone()));
-        let agent_api = web::Data::new(parts.agent_api(&ground, listener.agents.clone(), &stopping));
+        let agent_api = web::Data::new(parts.agent_api(&ground, &config, listener.agents.clone(), &stopping));
         let in_flight = [InFlight::default(), InFlight::default()];
         let agent_server = listener
             .server(agents_socket, agent_api, request_ids.clone(), in_flight[1].clone(), &config)
@@ -678,7 +678,7 @@ impl Parts {
         all.into_iter().map(run).collect()
     }
 
-    fn agent_api(&self, ground: &Ground, roots: Arc<AgentRoots>, stopping: &CancellationToken) -> AgentApi {
+    fn agent_api(&self, ground: &Ground, config: &Config, roots: Arc<AgentRoots>, stopping: &CancellationToken) -> AgentApi {
         let Ground { handler, clock, ids, .. } = ground;
         let parts = agents::Parts {
             handler: handler.clone(),
@@ -689,6 +689,7 @@ impl Parts {
             relay: Relay::new(handler.clone(), self.relay.clone(), clock.clone(), ids.clone()),
             ingest: Ingest::new(handler.clone(), self.receipts.clone(), clock.clone(), ids.clone()),
             roots,
+            enrolments_per_minute: config.limits.enrolments_per_minute,
         };
         AgentApi::new(parts, clock.clone(), stopping.clone())
     }

@@ -250,6 +250,8 @@ pub struct LimitsConfig {
     pub token_per_minute: u32,
     /// Requests a minute of one address, also without a valid token.
     pub address_per_minute: u32,
+    /// Enrolments a minute of one address; more where many agents come from behind one.
+    pub enrolments_per_minute: u32,
     /// How long a mutation waits until what it did can be read.
     pub read_your_writes: Period,
     /// How many records or rows a query opens at most for one page, when it filters by what only stands inside.
@@ -266,6 +268,7 @@ impl Default for LimitsConfig {
             tenant_per_minute: 6_000,
             token_per_minute: 3_000,
             address_per_minute: 6_000,
+            enrolments_per_minute: 60,
             read_your_writes: Period(std::time::Duration::from_secs(2)),
             scan: 10_000,
             followers: 1_000,
@@ -299,7 +302,9 @@ impl Config {
         if self.deployment.is_empty() || self.deployment.len() > 100 || !self.deployment.chars().all(origin) {
             problems.push("setting deployment: 1 to 100 characters of A-Z, a-z, 0-9, '-', '.' and '/'".to_owned());
         }
-        let numbers = [self.limits.scan, self.limits.tenant_per_minute, self.limits.token_per_minute, self.limits.address_per_minute];
+        let limits = &self.limits;
+        let numbers =
+            [limits.scan, limits.tenant_per_minute, limits.token_per_minute, limits.address_per_minute, limits.enrolments_per_minute];
         if numbers.contains(&0) || self.limits.body.0 == 0 {
             problems.push("settings of [limits] are at least 1".to_owned());
         }

@@ -70,8 +70,6 @@ const SMALL_BODY_BYTES: usize = 256 << 10;
 const LARGE_BODY_BYTES: usize = 32 << 20;
 /// Requests a minute of one agent; a minute's worth may come at once.
 const AGENT_PER_MINUTE: u32 = 1200;
-/// Enrolments a minute of one address.
-const ENROLMENTS_PER_MINUTE: u32 = 60;
 /// After so many checks, entries that are full again are forgotten.
 const SWEEP_EVERY: u32 = 10_000;
 
@@ -93,6 +91,8 @@ pub struct Parts {
     pub ingest: Ingest,
     /// Whose certificates are taken.
     pub roots: Arc<AgentRoots>,
+    /// Enrolments a minute of one address.
+    pub enrolments_per_minute: u32,
 }
 
 /// What the agents' listener serves. One for all its workers.
@@ -116,7 +116,7 @@ pub struct AgentApi {
 impl AgentApi {
     /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
     pub fn new(parts: Parts, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
-        let Parts { handler, statements, enrolment, reports, leases, relay, ingest, roots } = parts;
+        let Parts { handler, statements, enrolment, reports, leases, relay, ingest, roots, enrolments_per_minute } = parts;
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
             handler,
@@ -129,7 +129,7 @@ impl AgentApi {
             roots,
             clock,
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
-            addresses: RateLimiter::keyed(per_minute(ENROLMENTS_PER_MINUTE)),
+            addresses: RateLimiter::keyed(per_minute(enrolments_per_minute)),
             checks: AtomicU32::new(0),
             polls: Polls::default(),
             stopping,

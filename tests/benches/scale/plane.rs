@@ -63,7 +63,7 @@ impl Plane {
             format!(
                 "data_dir = {data:?}\ndevelopment = true\n[store]\nurl = {url:?}\n\
                  [server]\nlisten = \"127.0.0.1:{port}\"\nplain_http = true\n[agents]\nlisten = \"127.0.0.1:{agents}\"\n\
-                 [limits]\ntenant_per_minute = 100000000\ntoken_per_minute = 100000000\naddress_per_minute = 100000000\n"
+                 [limits]\ntenant_per_minute = 100000000\ntoken_per_minute = 100000000\naddress_per_minute = 100000000\nenrolments_per_minute = 100000000\n"
             ),
         )?;
         let child = spawn(&config, &folder.path().join("log"))?;
