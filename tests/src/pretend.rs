@@ -228,6 +228,7 @@ impl Agent {
         let mut head = TransferHead {
             tenant,
             site,
+            recipient_site: None,
             version,
             algorithm: "A256KW+A256GCM".parse().unwrap(),
             origin: Origin::Generated,

@@ -5,7 +5,7 @@ use schema::{
     catalogue::Algorithm,
     clock::Timestamp,
     encoding::Digest,
-    id::{AgentId, KeyVersion, PrekeyId},
+    id::{AgentId, KeyId, KeyVersion, PrekeyId, SiteId},
     key::{Origin, VersionState},
 };
 use zeroize::Zeroizing;
@@ -28,8 +28,8 @@ pub enum MovementRefusal {
     /// Not a document of its kind, or not signed by whom it names.
     #[error("it is not signed by the agent it names")]
     NotGenuine(#[source] EnvelopeError),
-    /// The other agent is none of the site, or nobody has vouched for it.
-    #[error("{0} is no agent of this site that is believed")]
+    /// The other agent is none of the site nor of a neighbour, or nobody has vouched for it.
+    #[error("{0} is no agent of this site, or of one that shares a key with it, that is believed")]
     NotBelieved(AgentId),
     /// The other agent is suspended or revoked.
     #[error("{0} is suspended or revoked")]
@@ -40,6 +40,14 @@ pub enum MovementRefusal {
     /// It names another tenant or site.
     #[error("it is of another tenant or site")]
     OtherSite,
+    /// Policy places the key at one of the two sites only: its material stays where it is.
+    #[error("policy does not place the key of {version} at {site}: its material stays where it is")]
+    NotPlacedThere {
+        /// The version.
+        version: KeyVersion,
+        /// The other agent's site.
+        site: SiteId,
+    },
     /// It is for somebody else.
     #[error("it is for {0}")]
     OtherRecipient(AgentId),
@@ -111,6 +119,7 @@ impl MovementRefusal {
             Self::HeldBack(_) => "transfer_agent_held_back",
             Self::Myself(_) => "transfer_to_itself",
             Self::OtherSite => "transfer_of_another_site",
+            Self::NotPlacedThere { .. } => "transfer_not_placed_there",
             Self::OtherRecipient(_) => "transfer_for_another_agent",
             Self::PrekeyUnknown(_) => "prekey_unknown",
             Self::PrekeyEnded { .. } => "prekey_ended",
@@ -180,9 +189,12 @@ pub fn movable(set: &AcceptedSet, version: KeyVersion) -> Result<Movable, Moveme
     Ok(Movable { algorithm: definition.algorithm, origin: definition.origin, fingerprint })
 }
 
-/// The versions that an agent of the site should have and has not reported ready.
+/// The versions that an agent should have and has not reported ready: of every key that is placed here, and at its site too when it
+/// is of another one.
 pub fn lacking(set: &AcceptedSet, agent: AgentId) -> Vec<KeyVersion> {
-    let versions = set.state().keys.iter().flat_map(|(key, state)| {
+    let elsewhere = set.neighbours().get(&agent).map(|(site, _)| *site);
+    let shared = |key: KeyId| elsewhere.is_none_or(|site| is_placed(set, key, site));
+    let versions = set.state().keys.iter().filter(|(key, _)| shared(**key)).flat_map(|(key, state)| {
         let missing = state.versions.iter().filter(move |(_, entry)| !entry.ready.contains_key(&agent));
         missing.map(|(number, _)| KeyVersion::new(*key, *number))
     });
@@ -194,13 +206,25 @@ pub fn recipients(set: &AcceptedSet) -> Vec<AgentId> {
     set.agents().keys().copied().filter(|agent| believed(set, *agent).is_ok()).collect()
 }
 
+/// The agents of other sites that may be sent material of keys that are placed there too.
+pub fn recipients_elsewhere(set: &AcceptedSet) -> Vec<AgentId> {
+    set.neighbours().keys().copied().filter(|agent| peer(set, *agent).is_ok()).collect()
+}
+
 /// Whether this agent may send a version to another one, by what it believes itself.
 pub fn may_send(set: &AcceptedSet, version: KeyVersion, prekey: &Prekey, now: Timestamp) -> Result<Movable, MovementRefusal> {
-    believed(set, prekey.agent)?;
+    let (site, _) = peer(set, prekey.agent)?;
     if prekey.not_after < now {
         return Err(MovementRefusal::PrekeyEnded { id: prekey.id, not_after: prekey.not_after });
     }
+    if prekey.site != site {
+        return Err(MovementRefusal::OtherSite);
+    }
     let movable = movable(set, version)?;
+    // Where a key is placed is where its material may be: that is asked of policy here, whatever the one who carries it says.
+    if !is_placed(set, version.key, site) {
+        return Err(MovementRefusal::NotPlacedThere { version, site });
+    }
     let ready = set.key(version.key).and_then(|(_, key)| key.versions.get(&version.number)?.ready.get(&prekey.agent));
     if ready.is_some() {
         return Err(MovementRefusal::AlreadyThere { version, holder: prekey.agent });
@@ -211,9 +235,9 @@ pub fn may_send(set: &AcceptedSet, version: KeyVersion, prekey: &Prekey, now: Ti
 /// Reads a prekey, whoever carried it: it counts when the pair signed it that this agent believes to be its owner's.
 pub fn accept_prekey(set: &AcceptedSet, bytes: &[u8], now: Timestamp) -> Result<Prekey, MovementRefusal> {
     let claimed: Prekey = dsse::peek_document(bytes).map_err(MovementRefusal::NotGenuine)?;
-    let prekey: Prekey = signed_by(bytes, believed(set, claimed.agent)?)?;
-    let identity = set.identity();
-    if (prekey.tenant, prekey.site) != (identity.tenant, identity.site) {
+    let (site, pair) = peer(set, claimed.agent)?;
+    let prekey: Prekey = signed_by(bytes, pair)?;
+    if (prekey.tenant, prekey.site) != (set.identity().tenant, site) {
         return Err(MovementRefusal::OtherSite);
     }
     if prekey.not_after < now {
@@ -234,6 +258,7 @@ pub fn seal_transfer(
     let head = TransferHead {
         tenant: identity.tenant,
         site: identity.site,
+        recipient_site: Some(prekey.site).filter(|site| *site != identity.site),
         version,
         algorithm: movable.algorithm,
         origin: movable.origin,
@@ -248,8 +273,8 @@ pub fn seal_transfer(
     Ok(dsse::sign_document(&transfer, &[pair]))
 }
 
-/// Judges a transfer and opens it. In this order: who signed it and whether that agent is believed, the tenant and site, for
-/// whom it is, what it is, whether it is the material of the record, and whether it opens under a live prekey.
+/// Judges a transfer and opens it. In this order: who signed it and whether that agent is believed, the tenant and both sites, for
+/// whom it is, what it is, whether policy places it at both, whether it is the material of the record, and whether it opens under a live prekey.
 pub fn accept_transfer<'a>(
     set: &AcceptedSet,
     bytes: &[u8],
@@ -257,15 +282,19 @@ pub fn accept_transfer<'a>(
     now: Timestamp,
 ) -> Result<Received, MovementRefusal> {
     let claimed: Transfer = dsse::peek_document(bytes).map_err(MovementRefusal::NotGenuine)?;
-    let Transfer { head, encapsulated, ciphertext } = signed_by(bytes, believed(set, claimed.head.sender)?)?;
+    let (site, pair) = peer(set, claimed.head.sender)?;
+    let Transfer { head, encapsulated, ciphertext } = signed_by(bytes, pair)?;
     let identity = set.identity();
-    if (head.tenant, head.site) != (identity.tenant, identity.site) {
+    if (head.tenant, head.site, head.destination()) != (identity.tenant, site, identity.site) {
         return Err(MovementRefusal::OtherSite);
     }
     if head.recipient != identity.agent {
         return Err(MovementRefusal::OtherRecipient(head.recipient));
     }
     let movable = movable(set, head.version)?;
+    if !is_placed(set, head.version.key, site) {
+        return Err(MovementRefusal::NotPlacedThere { version: head.version, site });
+    }
     if (head.algorithm, head.origin) != (movable.algorithm, movable.origin) {
         return Err(MovementRefusal::OtherKind { algorithm: head.algorithm, origin: head.origin });
     }
@@ -340,7 +369,19 @@ fn own_prekey<'a>(own: impl IntoIterator<Item = &'a OwnPrekey>, id: PrekeyId, no
     Ok(prekey)
 }
 
-/// The current pair of another agent that is believed and that nothing holds back.
+/// Whether policy places a key at a site.
+fn is_placed(set: &AcceptedSet, key: KeyId, site: SiteId) -> bool {
+    set.keys().get(&key).is_some_and(|definition| definition.placement.contains(&site))
+}
+
+/// The site and the current pair of another agent, of this site or of a neighbour, that is believed and that nothing holds back.
+fn peer(set: &AcceptedSet, agent: AgentId) -> Result<(SiteId, &PublicPair), MovementRefusal> {
+    let Some((site, pair)) = set.neighbours().get(&agent) else { return Ok((set.identity().site, believed(set, agent)?)) };
+    let held = [Subject::Agent(agent), Subject::Site(*site)].into_iter().any(|subject| set.held(subject).is_some());
+    if held { Err(MovementRefusal::HeldBack(agent)) } else { Ok((*site, pair)) }
+}
+
+/// The current pair of another agent of this site that is believed and that nothing holds back.
 fn believed(set: &AcceptedSet, agent: AgentId) -> Result<&PublicPair, MovementRefusal> {
     if agent == set.identity().agent {
         return Err(MovementRefusal::Myself(agent));

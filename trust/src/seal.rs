@@ -130,8 +130,8 @@ impl Head for TransferHead {
     const LABEL: &'static str = "freehold-transfer-v1";
 
     fn parts(&self) -> Vec<String> {
-        let Self { tenant, site, version, algorithm, origin, fingerprint, sender, recipient, prekey, issued } = self;
-        vec![
+        let Self { tenant, site, recipient_site, version, algorithm, origin, fingerprint, sender, recipient, prekey, issued } = self;
+        let mut parts = vec![
             tenant.to_string(),
             site.to_string(),
             version.to_string(),
@@ -142,7 +142,10 @@ impl Head for TransferHead {
             recipient.to_string(),
             prekey.to_string(),
             issued.to_string(),
-        ]
+        ];
+        // Within one site it is what it always was.
+        parts.extend(recipient_site.map(|site| site.to_string()));
+        parts
     }
 }
 
@@ -201,6 +204,7 @@ mod tests {
         TransferHead {
             tenant: TenantId::from_bits(1),
             site: SiteId::from_bits(2),
+            recipient_site: None,
             version: KeyVersion::new(KeyId::from_bits(3), 4),
             algorithm: "A256KW+A256GCM".parse().unwrap(),
             origin: Origin::Generated,

@@ -27,7 +27,7 @@ use crate::{
         lease::Lease,
         policy::{CallerDefinition, CallerKind, KeyDefinition, KeyTemplate, Policy, VouchingRule},
         root::{LedgerRule, Role, Root},
-        state::{KeyState, RosterSlot, State, VersionEntry, Vouch},
+        state::{KeyState, NEIGHBOUR_SITES, Neighbour, RosterSlot, State, VersionEntry, Vouch},
     },
     time::Moment,
 };
@@ -42,6 +42,10 @@ pub const PROJECT: ProjectId = ProjectId::from_bits(3);
 pub const AGENT: AgentId = AgentId::from_bits(4);
 /// Another agent, that may join.
 pub const OTHER_AGENT: AgentId = AgentId::from_bits(5);
+/// Another site of the tenant.
+pub const OTHER_SITE: SiteId = SiteId::from_bits(8);
+/// An agent of the other site.
+pub const NEIGHBOUR: AgentId = AgentId::from_bits(9);
 /// The key `payments/card-data`.
 pub const KEY: KeyId = KeyId::from_bits(6);
 /// The caller `payments/billing`.
@@ -64,6 +68,8 @@ pub struct World {
     pub agent: Pair,
     /// The other agent's pair.
     pub other_agent: Pair,
+    /// The pair of the agent of the other site.
+    pub neighbour: Pair,
     /// Every root, signed.
     pub roots: Vec<Base64>,
     /// The newest root.
@@ -111,6 +117,7 @@ impl World {
             heartbeat_pairs: pairs(4),
             agent,
             other_agent,
+            neighbour: pair(102),
         };
         world.name_signers(tenant_held);
         let (bytes, pinned) = dsse::sign_statement(&world.root, &refs(&world.root_pairs));
@@ -265,6 +272,27 @@ impl World {
     /// What somebody says who vouches for the other agent.
     pub fn vouch(&self) -> AgentVouch {
         AgentVouch { tenant: TENANT, site: SITE, agent: OTHER_AGENT, keyid: self.other_agent.keyid(), issued: START }
+    }
+
+    /// The key is placed at the other site too, whose agent stands in the state with these vouches.
+    pub fn adjoin(&mut self, vouches: Vec<Vouch>) {
+        let entry = document::sign_roster_entry(&self.neighbour, TENANT, OTHER_SITE, NEIGHBOUR, self.pinned, START);
+        let roster = BTreeMap::from([(NEIGHBOUR, RosterSlot { entry, vouches })]);
+        self.state.neighbours.insert(OTHER_SITE, Neighbour { roster });
+        self.state.head.requires = vec![NEIGHBOUR_SITES.to_owned()];
+        if let Some(definition) = self.project_policy().keys.get_mut(&KEY) {
+            definition.placement = vec![SITE, OTHER_SITE];
+        }
+    }
+
+    /// What somebody says who vouches for the agent of the other site.
+    pub fn bridge(&self) -> AgentVouch {
+        AgentVouch { tenant: TENANT, site: OTHER_SITE, agent: NEIGHBOUR, keyid: self.neighbour.keyid(), issued: START }
+    }
+
+    /// A vouch by the agent of this site for the one of the other.
+    pub fn bridged(&self) -> Vouch {
+        Vouch::Agent { agent: AGENT, vouch: document::sign(&self.bridge(), &self.agent) }
     }
 
     /// A lease for the agent, number `serial`, signed; what it gives, `change` fills in.
@@ -424,6 +452,7 @@ fn empty_state() -> State {
         templated: BTreeMap::new(),
         keys: BTreeMap::new(),
         roster: BTreeMap::new(),
+        neighbours: BTreeMap::new(),
         slots_used: 0,
         revocations: Vec::new(),
         suspensions: Vec::new(),

@@ -9,6 +9,7 @@ mod attacks {
     mod external;
     mod lease;
     mod movement;
+    mod neighbours;
     mod recovery;
     mod rotation;
     mod signers;

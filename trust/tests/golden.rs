@@ -10,7 +10,7 @@ use schema::{
     clock::{ManualIds, Timestamp},
     composite::VerificationRule,
     encoding::{Base64, Digest},
-    id::{CompositeId, IncarnationId, KeyId, KeyVersion, PrekeyId},
+    id::{CompositeId, IncarnationId, KeyId, KeyVersion, PrekeyId, VaultId},
     key::{Durability, Origin, Purpose},
     ranges::Ranges,
     wire::agent::{ReceiptBatchHead, StatementSet},
@@ -31,9 +31,9 @@ use trust::{
         lease::{Lease, Leased, Share},
         policy::{COMPOSITE_KEYS, CompositeDefinition, EXTERNAL_KEYS, ExternalVersion, KeyDefinition, Policy},
         root::Root,
-        state::State,
+        state::{State, Vouch},
     },
-    testing::{AGENT, KEY, OTHER_AGENT, PROJECT, SITE, START, TENANT, World, definition, fingerprint, policy},
+    testing::{AGENT, KEY, NEIGHBOUR, OTHER_AGENT, OTHER_SITE, PROJECT, SITE, START, TENANT, World, definition, fingerprint, policy},
 };
 
 fn directory() -> PathBuf {
@@ -72,6 +72,8 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("policy-external.v1.json", with_a_partners_key()),
         ("policy-composite.v1.json", with_a_composite()),
         ("state.v1.json", document(set.state.clone().unwrap())),
+        ("state-neighbours.v1.json", beside_another_site()),
+        ("transfer-sites.v1.json", document(document::sign(&between_sites(), &world.agent))),
         ("heartbeat.v1.json", document(set.heartbeat.clone().unwrap())),
         ("roster-entry.v1.json", document(world.state.roster[&AGENT].entry.clone())),
         ("agent-vouch.v1.json", document(document::sign(&world.vouch(), &world.agent))),
@@ -91,6 +93,25 @@ fn present() -> BTreeMap<&'static str, Vec<u8>> {
         ("backup-head.v1.json", document(document::sign(&example_backup_head(), &world.agent))),
         ("policy-site.v1.json", with_a_recovery_key()),
     ])
+}
+
+/// The state of a site that shares its key with another one, whose agent has a copy.
+fn beside_another_site() -> Vec<u8> {
+    let mut world = World::new();
+    world.adjoin(vec![Vouch::Enrolment, world.bridged()]);
+    let ready = HolderReport { site: OTHER_SITE, holder: NEIGHBOUR, vault: VaultId::from_bits(2), ..world.report(1, fingerprint(1)) };
+    let report = document::sign(&ready, &world.neighbour);
+    world.key().versions.get_mut(&1).unwrap().ready.insert(NEIGHBOUR, report);
+    accept(None, &world.set(), &world.identity(), &Confirmed::default(), world.now()).unwrap();
+    world.set().state.unwrap().0
+}
+
+/// Material on its way from one site to another.
+fn between_sites() -> Transfer {
+    let head = TransferHead { recipient_site: Some(OTHER_SITE), sender: AGENT, recipient: NEIGHBOUR, ..example_transfer().head };
+    let public_key = example_prekey().0.public_key;
+    let (encapsulated, ciphertext) = seal::seal(&head, public_key.as_slice(), b"material", &ManualIds::seeded(34)).unwrap();
+    Transfer { head, encapsulated: encapsulated.into(), ciphertext: ciphertext.into() }
 }
 
 /// A heartbeat that names two certificate authorities.
@@ -199,6 +220,7 @@ fn example_transfer() -> Transfer {
     let head = TransferHead {
         tenant: TENANT,
         site: SITE,
+        recipient_site: None,
         version: KeyVersion::new(KEY, 1),
         algorithm: definition().algorithm,
         origin: Origin::Generated,
@@ -215,10 +237,12 @@ fn example_transfer() -> Transfer {
 
 #[test]
 fn what_was_sealed_once_opens_for_ever() {
-    let bytes = std::fs::read(directory().join("transfer.v1.json")).unwrap();
-    let transfer: Transfer = dsse::peek_document(&bytes).unwrap();
-    let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
-    assert_eq!(*opened.unwrap(), b"material");
+    for name in ["transfer.v1.json", "transfer-sites.v1.json"] {
+        let bytes = std::fs::read(directory().join(name)).unwrap();
+        let transfer: Transfer = dsse::peek_document(&bytes).unwrap();
+        let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
+        assert_eq!(*opened.unwrap(), b"material");
+    }
     let bytes = std::fs::read(directory().join("context-key.v1.json")).unwrap();
     let transfer: ContextKeyTransfer = dsse::peek_document(&bytes).unwrap();
     let opened = seal::open(&transfer.head, &example_prekey().1, transfer.encapsulated.as_slice(), transfer.ciphertext.as_slice());
@@ -297,7 +321,7 @@ fn every_file_is_read_and_none_is_missing() {
             "policy-tenant.v1.json" | "policy-project.v1.json" | "policy-external.v1.json" | "policy-composite.v1.json" => {
                 statement::<Policy>(&bytes, &world.policy_pairs)
             }
-            "state.v1.json" => statement::<State>(&bytes, &world.state_pairs),
+            "state.v1.json" | "state-neighbours.v1.json" => statement::<State>(&bytes, &world.state_pairs),
             "heartbeat.v1.json" | "heartbeat-authorities.v1.json" => statement::<Heartbeat>(&bytes, &world.heartbeat_pairs),
             "roster-entry.v1.json" => signed::<RosterEntry>(&bytes, &world.agent),
             "agent-vouch.v1.json" => signed::<AgentVouch>(&bytes, &world.agent),
@@ -306,6 +330,7 @@ fn every_file_is_read_and_none_is_missing() {
             "certificate-ask.v1.json" => signed::<CertificateAsk>(&bytes, &world.agent),
             "prekey.v1.json" => signed::<Prekey>(&bytes, &world.agent),
             "transfer.v1.json" => signed::<Transfer>(&bytes, &world.other_agent),
+            "transfer-sites.v1.json" => signed::<Transfer>(&bytes, &world.agent),
             "context-key.v1.json" => signed::<ContextKeyTransfer>(&bytes, &world.other_agent),
             "lease.v1.json" => statement::<Lease>(&bytes, &world.state_pairs),
             "lease-request.v1.json" => signed::<LeaseRequest>(&bytes, &world.agent),

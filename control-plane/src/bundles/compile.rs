@@ -203,6 +203,7 @@ fn state(
             .iter()
             .map(|(id, agent)| (**id, RosterSlot { entry: agent.roster_entry.clone(), vouches: agent.vouches.clone() }))
             .collect(),
+        neighbours: BTreeMap::new(),
         slots_used: u32::try_from(agents.len()).unwrap_or(u32::MAX),
         revocations: revocations.into_values().collect(),
         suspensions: suspensions.into_iter().collect(),

@@ -102,6 +102,7 @@ impl SetBuilder {
             templated: BTreeMap::new(),
             keys: [(KEY, KeyState { primary: 2, versions })].into(),
             roster: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
             slots_used: 1,
             revocations: vec![],
             suspensions: vec![],

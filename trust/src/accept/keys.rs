@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::{
     clock::Timestamp,
     encoding::Digest,
-    id::{KeyId, KeyVersion},
+    id::{AgentId, KeyId, KeyVersion, SiteId},
     key::{Durability, VersionState},
 };
 
@@ -13,12 +13,14 @@ use super::{
     AcceptedSet, Identity, Rejection,
     definitions::{self, Rotation},
     memory::{Memory, VersionMemory},
+    neighbours::Neighbours,
     pins,
     roster::Roster,
 };
 use crate::{
     document::{self, Document, HolderReport, HolderStatus, VersionRecord},
     dsse,
+    pair::PublicPair,
     recovery::BackupReport,
     statement::{
         Scope,
@@ -37,6 +39,8 @@ pub(super) struct KeyRules<'a> {
     pub(super) tenant_held: bool,
     pub(super) definitions: &'a BTreeMap<KeyId, KeyDefinition>,
     pub(super) roster: &'a Roster,
+    /// Agents of other sites, for keys that policy places there too.
+    pub(super) neighbours: &'a Neighbours,
     /// Versions whose compromise or destruction policy has confirmed.
     pub(super) confirmed: &'a Confirmations,
     /// Whether nothing was ever accepted before: then versions made before this agent came cannot be held to rules of
@@ -51,6 +55,20 @@ pub(super) struct KeyRules<'a> {
 pub(super) struct Confirmations {
     pub(super) compromises: BTreeSet<KeyVersion>,
     pub(super) destructions: BTreeSet<KeyVersion>,
+}
+
+impl KeyRules<'_> {
+    /// The site for which an agent may speak of a key: this one, or a neighbour at which policy places the key too.
+    fn site_of(&self, agent: AgentId, definition: &KeyDefinition) -> Option<SiteId> {
+        let elsewhere = if self.roster.pairs_of(agent).next().is_some() { None } else { self.neighbours.site_of(agent) };
+        let site = elsewhere.unwrap_or(self.identity.site);
+        definition.placement.contains(&site).then_some(site)
+    }
+}
+
+/// How many vaults must have a version before it is used.
+pub(super) fn homes_needed(definition: &KeyDefinition) -> usize {
+    if definition.durability == Durability::TwoHolders { 2 } else { 1 }
 }
 
 /// Judges every key of a state, and remembers what must not be forgotten.
@@ -148,7 +166,8 @@ fn interval(
     if entry.created < before.created.plus(least) { Err(Rejection::TooSoon(version)) } else { Ok(()) }
 }
 
-/// A version that is yet to be made, or that others made since, is made by an eligible agent of the site.
+/// A version that is yet to be made, or that others made since, is made by an eligible agent of the site; one that was made, also by
+/// one of a neighbour.
 fn generator(
     version: KeyVersion,
     entry: &VersionEntry,
@@ -166,6 +185,10 @@ fn generator(
         return Ok(());
     }
     let eligible = definition.eligible_generators.is_empty() || definition.eligible_generators.contains(&agent);
+    // Whether what agents of neighbours made is believed was asked before ([`Neighbours::hide`]).
+    if entry.record.is_some() && rules.neighbours.believed.contains_key(&agent) {
+        return if eligible { Ok(()) } else { Err(Rejection::IneligibleGenerator { version, agent }) };
+    }
     let rostered = rules.roster.believed.contains_key(&agent);
     // What an agent made before it was restricted stays, also for who hears of both at once: versions do not go away.
     let restrictions = match rules.previous {
@@ -208,8 +231,9 @@ fn proofs(
     let what = "version record";
     let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
     let agent = entry.generator.ok_or_else(|| refused("the state names no generator"))?;
+    let site = rules.site_of(agent, definition).ok_or(Rejection::IneligibleGenerator { version, agent })?;
     let record: VersionRecord = by_agent(record.as_slice(), what, version, agent, rules)?;
-    if (record.tenant, record.site, record.version, record.generator) != (rules.identity.tenant, rules.identity.site, version, agent) {
+    if (record.tenant, record.site, record.version, record.generator) != (rules.identity.tenant, site, version, agent) {
         return Err(refused("it is of another tenant, site, version or generator"));
     }
     if record.algorithm != definition.algorithm || record.origin != definition.origin {
@@ -220,10 +244,11 @@ fn proofs(
     }
     let what = "ready report";
     let refused = |detail: &str| Rejection::DocumentRefused { what, version, detail: detail.to_owned() };
-    let mut homes = BTreeSet::new();
+    let (mut homes, mut is_here) = (BTreeSet::new(), false);
     for (agent, report) in &entry.ready {
+        let site = rules.site_of(*agent, definition).ok_or_else(|| refused("the key is not placed at its holder's site"))?;
         let report: HolderReport = by_agent(report.as_slice(), what, version, *agent, rules)?;
-        if (report.tenant, report.site, report.version, report.holder) != (rules.identity.tenant, rules.identity.site, version, *agent) {
+        if (report.tenant, report.site, report.version, report.holder) != (rules.identity.tenant, site, version, *agent) {
             return Err(refused("it is of another tenant, site, version or holder"));
         }
         if report.status != HolderStatus::Ready {
@@ -233,9 +258,11 @@ fn proofs(
             return Err(Rejection::SecondFingerprint { version, held: record.fingerprint, found: report.fingerprint });
         }
         homes.insert(report.vault);
+        is_here |= site == rules.identity.site;
     }
-    let needed = if definition.durability == Durability::TwoHolders { 2 } else { 1 };
-    if entry.state == VersionState::Active && homes.len() < needed {
+    // Copies elsewhere are homes; but what is in use here is here.
+    let needed = homes_needed(definition);
+    if entry.state == VersionState::Active && (homes.len() < needed || !is_here) {
         return Err(Rejection::NotReady { version, ready: homes.len(), needed });
     }
     backup(version, entry, definition, record.fingerprint, rules)?;
@@ -257,6 +284,10 @@ fn backup(
         return if needed { Err(Rejection::NotBackedUp(version)) } else { Ok(()) };
     };
     let claimed: BackupReport = dsse::peek_document(bytes.as_slice()).map_err(|error| refused(&with_source(&error)))?;
+    // Where its holder is, so is the backup.
+    if rules.roster.pairs_of(claimed.holder).next().is_none() {
+        return Err(Rejection::NotRostered { what, version, agent: claimed.holder });
+    }
     let report: BackupReport = by_agent(bytes.as_slice(), what, version, claimed.holder, rules)?;
     if (report.tenant, report.site, report.version) != (rules.identity.tenant, rules.identity.site, version) {
         return Err(refused("it is of another tenant, site or version"));
@@ -267,16 +298,18 @@ fn backup(
     Ok(())
 }
 
-/// A document that any pair believed to be this agent's, now or earlier, signed.
+/// A document that any pair believed to be this agent's, now or earlier, signed: of this site, or of a neighbour.
 fn by_agent<D: Document>(
     bytes: &[u8],
     what: &'static str,
     version: KeyVersion,
-    agent: schema::id::AgentId,
+    agent: AgentId,
     rules: &KeyRules<'_>,
 ) -> Result<D, Rejection> {
     let mut failure = None;
-    for pair in rules.roster.pairs_of(agent) {
+    let pairs: Vec<&PublicPair> = rules.roster.pairs_of(agent).collect();
+    let pairs = if pairs.is_empty() { rules.neighbours.pairs_of(agent).collect() } else { pairs };
+    for pair in pairs {
         match document::open::<D>(bytes, pair) {
             Ok(signed) => return Ok(signed.payload),
             Err(error) => failure = Some(error),

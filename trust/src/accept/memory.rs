@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schema::{
     catalogue::Algorithm,
     encoding::{Base64, Digest, u64_string},
-    id::{AgentId, CompositeId, KeyId, KeyVersion},
+    id::{AgentId, CompositeId, KeyId, KeyVersion, SiteId},
     key::{Origin, Purpose, RevocationReason, VersionState},
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,10 @@ pub struct Memory {
     /// Pairs of agents that had left before this one came, by key id: believed only as to what they signed.
     #[serde(default, with = "list", skip_serializing_if = "BTreeMap::is_empty")]
     pub former: BTreeMap<Digest, PairMemory>,
+    /// Every pair ever believed to be that of an agent of a neighbour, by key id. Apart from those of this site: it is never one of
+    /// them. Absent in what was stored before there were any.
+    #[serde(default, with = "list", skip_serializing_if = "BTreeMap::is_empty")]
+    pub neighbours: BTreeMap<Digest, NeighbourMemory>,
     /// How many roster slots were ever used.
     pub slots_used: u32,
     /// The recovery key that backups are sealed to: replaced only by one that a person here confirmed.
@@ -214,6 +218,16 @@ pub struct PairMemory {
     pub ed25519: Base64,
     /// ML-DSA-65 public key.
     pub ml_dsa_65: Base64,
+}
+
+/// A pair that was believed to be that of an agent of another site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourMemory {
+    /// Of which site.
+    pub site: SiteId,
+    /// Whose.
+    #[serde(flatten)]
+    pub pair: PairMemory,
 }
 
 /// Maps whose keys are not text, as lists of pairs.

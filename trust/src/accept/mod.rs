@@ -21,6 +21,7 @@ mod definitions;
 mod keys;
 mod lease;
 mod memory;
+mod neighbours;
 pub(crate) mod read;
 mod recovery;
 mod rejection;
@@ -42,13 +43,17 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     authorities::authorities,
     lease::{AcceptedLease, LeaseMemory, accept_lease},
-    memory::{Asked, CompositeMemory, KeyMemory, Memory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot, VersionMemory},
+    memory::{
+        Asked, CompositeMemory, KeyMemory, Memory, NeighbourMemory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot,
+        VersionMemory,
+    },
     rejection::Rejection,
     view::Held,
 };
 use self::{
     keys::Confirmations,
     memory::scope_name,
+    neighbours::Neighbours,
     read::{Read, ReadSet},
     roots::Chain,
     roster::Roster,
@@ -86,6 +91,9 @@ pub struct Identity {
 pub struct Confirmed {
     /// Agents whose join code was compared, and the key id of the pair it stands for.
     pub agents: BTreeMap<AgentId, Digest>,
+    /// Agents of other sites of the tenant whose join code was compared here: they never count as agents of this one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub neighbours: BTreeMap<AgentId, Digest>,
     /// Agents that were revoked before this one came, and the key ids of their pairs, as its invitation named them: what they
     /// signed of versions and backups goes on counting, and nothing else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -110,6 +118,7 @@ pub struct AcceptedSet {
     definitions: BTreeMap<KeyId, KeyDefinition>,
     confirmations: Confirmations,
     roster: Roster,
+    neighbours: Neighbours,
     /// The recovery key that the site tells of; what is believed stands in the memory.
     recovery_told: Option<RecoveryMemory>,
     memory: Memory,
@@ -178,7 +187,7 @@ fn judge(
     read::sizes(candidate)?; // 1
     let offered = read::formats(candidate)?; // 2
     let whole = offered.heartbeat.is_some() && offered.state.is_some();
-    let candidate = Candidate::of(offered, current, &mut ahead)?;
+    let mut candidate = Candidate::of(offered, current, &mut ahead)?;
 
     // 3
     let held = current.map(|current| current.roots.clone()).unwrap_or_default();
@@ -278,6 +287,7 @@ fn judge(
     let rules =
         roster::RosterRules { identity, confirmed, vouching: &vouching, tenant_signers: Some(policy_role).filter(|role| role.tenant_held) };
     let roster = roster::judge(state, &rules, &mut memory)?;
+    let neighbours = neighbours::judge(state, &rules, &roster, &mut memory)?;
     let recovery_told = recovery::judge(&by_scope, &rules, &roster, &mut memory)?;
     let mut told = by_scope.clone();
     told.extend(overtaken.iter().map(|(scope, policy)| (*scope, &policy.payload)));
@@ -287,11 +297,15 @@ fn judge(
         tenant_held,
         definitions: &definitions,
         roster: &roster,
+        neighbours: &neighbours,
         confirmed: &confirmations,
         newcomer,
         previous: current,
     };
-    keys::judge(state, &rules, &mut memory)?;
+    let restricted = current.map(|current| &current.memory.restrictions).or((!newcomer).then_some(&memory.restrictions));
+    let known = neighbours::Known { site: identity.site, own: &roster, versions: &memory.versions, restricted };
+    neighbours.hide(&mut candidate.state.payload, &definitions, &known);
+    keys::judge(&candidate.state.payload, &rules, &mut memory)?;
 
     // 10
     if chain.roots.iter().any(|root| root.payload.ledger.required) {
@@ -307,6 +321,7 @@ fn judge(
         definitions,
         confirmations,
         roster,
+        neighbours,
         recovery_told,
         memory,
     })

@@ -3,7 +3,7 @@
 use schema::{
     clock::Timestamp,
     encoding::Digest,
-    id::{AgentId, CompositeId, KeyId, KeyVersion},
+    id::{AgentId, CompositeId, KeyId, KeyVersion, SiteId},
     key::VersionState,
     ranges::LimitKind,
 };
@@ -349,6 +349,17 @@ pub enum Rejection {
         /// What is wrong.
         detail: String,
     },
+    /// Check 9: another site that cannot be a neighbour as it is told of.
+    #[error("what is told of the neighbour {site} does not hold: {detail}")]
+    Neighbour {
+        /// The site.
+        site: SiteId,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Check 9: more neighbours, agents of theirs or vouches for one than any site has.
+    #[error("the state tells of too much of other sites: {0}")]
+    NeighboursOversized(&'static str),
     /// Check 9: somebody else's pair under this agent's id.
     #[error("the roster names another pair as this agent ({0}); somebody may be posing as it")]
     Impostor(AgentId),
@@ -450,6 +461,8 @@ impl Rejection {
             Self::Composite { .. } => "composite_unsound",
             Self::CompositeRedefined(_) => "composite_redefined",
             Self::RosterEntry { .. } => "roster_entry",
+            Self::Neighbour { .. } => "neighbour_unsound",
+            Self::NeighboursOversized(_) => "neighbours_oversized",
             Self::Impostor(_) => "impostor",
             Self::SlotsForgotten { .. } => "slots_forgotten",
             Self::LeaseOfUnknown(_) => "lease_of_unknown",

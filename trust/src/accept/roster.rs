@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{encoding::Digest, id::AgentId};
+use schema::{
+    encoding::Digest,
+    id::{AgentId, SiteId},
+};
 
 use super::{
     Confirmed, Identity, Rejection,
@@ -64,7 +67,7 @@ pub(super) fn judge(state: &State, rules: &RosterRules<'_>, memory: &mut Memory)
     }
     let mut entries = BTreeMap::new();
     for (agent, slot) in &state.roster {
-        let pair = entry(*agent, slot, rules.identity)?;
+        let pair = entry(*agent, slot, rules.identity, rules.identity.site)?;
         if *agent == rules.identity.agent && pair.keyid() != rules.identity.keyid {
             return Err(Rejection::Impostor(*agent));
         }
@@ -101,11 +104,11 @@ pub(super) fn judge(state: &State, rules: &RosterRules<'_>, memory: &mut Memory)
     Ok(roster)
 }
 
-/// The pair an entry names, when the pair itself signed it and it is of this site.
-fn entry(agent: AgentId, slot: &RosterSlot, identity: &Identity) -> Result<PublicPair, Rejection> {
+/// The pair an entry names, when the pair itself signed it and it is of that site.
+pub(super) fn entry(agent: AgentId, slot: &RosterSlot, identity: &Identity, site: SiteId) -> Result<PublicPair, Rejection> {
     let refused = |detail: String| Rejection::RosterEntry { agent, detail };
     let (entry, pair) = crate::document::open_roster_entry(slot.entry.as_slice()).map_err(|error| refused(error.to_string()))?;
-    if (entry.tenant, entry.site, entry.agent) != (identity.tenant, identity.site, agent) {
+    if (entry.tenant, entry.site, entry.agent) != (identity.tenant, site, agent) {
         return Err(refused("it is of another tenant, site or agent".to_owned()));
     }
     Ok(pair)
@@ -119,6 +122,7 @@ fn counts(agent: AgentId, pair: &PublicPair, slot: &RosterSlot, roster: &Roster,
     if agent == rules.identity.agent || rules.confirmed.agents.get(&agent) == Some(&keyid) {
         return true;
     }
+    let about = (rules.identity.site, agent, keyid);
     let mut vouching_agents = BTreeSet::new();
     for vouch in &slot.vouches {
         match vouch {
@@ -129,19 +133,19 @@ fn counts(agent: AgentId, pair: &PublicPair, slot: &RosterSlot, roster: &Roster,
                     .believed
                     .get(voucher)
                     .filter(|_| rules.vouching.agents && *voucher != agent && !memory.restrictions.contains_key(&Subject::Agent(*voucher)));
-                if believed.is_some_and(|pair| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, agent, keyid, rules)) {
+                if believed.is_some_and(|pair| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)) {
                     vouching_agents.insert(*voucher);
                 }
             }
             Vouch::Signers { vouch } => {
                 let signers = rules.tenant_signers.filter(|_| rules.vouching.signers);
-                if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, agent, keyid, rules)) {
+                if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, about, rules)) {
                     return true;
                 }
             }
             Vouch::Previous { keyid: previous, vouch } => {
                 let previous = roster.past.get(previous).filter(|(owner, _)| *owner == agent);
-                if previous.is_some_and(|(_, pair)| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, agent, keyid, rules)) {
+                if previous.is_some_and(|(_, pair)| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)) {
                     return true;
                 }
             }
@@ -150,9 +154,16 @@ fn counts(agent: AgentId, pair: &PublicPair, slot: &RosterSlot, roster: &Roster,
     rules.vouching.agents && vouching_agents.len() >= rules.vouching.agents_needed.max(1) as usize
 }
 
-fn vouches(bytes: &[u8], signers: &Signers, threshold: u32, agent: AgentId, keyid: Digest, rules: &RosterRules<'_>) -> bool {
+/// Whether these signers say that the pair of this agent of that site is this one.
+pub(super) fn vouches(
+    bytes: &[u8],
+    signers: &Signers,
+    threshold: u32,
+    (site, agent, keyid): (SiteId, AgentId, Digest),
+    rules: &RosterRules<'_>,
+) -> bool {
     dsse::open_document::<AgentVouch>(bytes, signers, threshold).is_ok_and(|vouch| {
         let vouch = vouch.payload;
-        (vouch.tenant, vouch.site, vouch.agent, vouch.keyid) == (rules.identity.tenant, rules.identity.site, agent, keyid)
+        (vouch.tenant, vouch.site, vouch.agent, vouch.keyid) == (rules.identity.tenant, site, agent, keyid)
     })
 }

@@ -49,7 +49,7 @@ impl AcceptedSet {
         self.policies.iter().map(|(scope, policy)| (*scope, &policy.payload))
     }
 
-    /// The site's state, as it was said. What it means is in [`Self::version_state`] and [`Self::held`].
+    /// The site's state, as it was said, but for what agents of neighbours say that nobody here believes. What it means is in [`Self::version_state`] and [`Self::held`].
     pub fn state(&self) -> &State {
         &self.state.payload
     }
@@ -75,6 +75,12 @@ impl AcceptedSet {
         let roots = self.roots.last().map(|root| root.sha256);
         let all: Vec<Digest> = roots.into_iter().chain(policies).chain([self.state.sha256, self.heartbeat.sha256]).collect();
         Digest::labelled("freehold-accepted-set-v1", &all.iter().map(|digest| digest.0.as_slice()).collect::<Vec<_>>())
+    }
+
+    /// Whether it is the same set of statements, and the same agents are believed: a person here may have confirmed one since.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let believed_alike = self.roster.believed == other.roster.believed && self.neighbours.believed == other.neighbours.believed;
+        self.digest() == other.digest() && believed_alike
     }
 
     /// The serials in force, for receipts: `r1.h42.s7.t3`, then `p<serial>` for each project's policy and `l<serial>` for the
@@ -192,6 +198,16 @@ impl AcceptedSet {
     /// Agents that wait for a vouch, and the key ids of their pairs.
     pub fn waiting_agents(&self) -> &BTreeMap<AgentId, Digest> {
         &self.roster.waiting
+    }
+
+    /// Agents of other sites that are believed as to the keys which policy places there and here: their sites and current pairs.
+    pub fn neighbours(&self) -> &BTreeMap<AgentId, (SiteId, PublicPair)> {
+        &self.neighbours.believed
+    }
+
+    /// Agents of other sites that wait for a vouch, their sites and the key ids of their pairs.
+    pub fn waiting_neighbours(&self) -> &BTreeMap<AgentId, (SiteId, Digest)> {
+        &self.neighbours.waiting
     }
 
     /// The key that backups are sealed to: the first that an agent of the site signed, until a person here confirms another.

@@ -57,8 +57,11 @@ impl Document for Transfer {
 pub struct TransferHead {
     /// The tenant.
     pub tenant: TenantId,
-    /// The site.
+    /// The sender's site.
     pub site: SiteId,
+    /// The recipient's site, when it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient_site: Option<SiteId>,
     /// The version.
     pub version: KeyVersion,
     /// Its algorithm.
@@ -75,4 +78,11 @@ pub struct TransferHead {
     pub prekey: PrekeyId,
     /// When it was sealed.
     pub issued: Timestamp,
+}
+
+impl TransferHead {
+    /// The recipient's site.
+    pub fn destination(&self) -> SiteId {
+        self.recipient_site.unwrap_or(self.site)
+    }
 }

@@ -26,6 +26,9 @@ pub struct State {
     pub keys: BTreeMap<KeyId, KeyState>,
     /// The agents of the site.
     pub roster: BTreeMap<AgentId, RosterSlot>,
+    /// Other sites of the tenant at which a key of this one is placed too, as far as their agents are concerned.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub neighbours: BTreeMap<SiteId, Neighbour>,
     /// How many roster slots were ever used at the site (nonce ceilings count every one).
     pub slots_used: u32,
     /// What was revoked, with the reason. Only grows.
@@ -34,8 +37,20 @@ pub struct State {
     pub suspensions: Vec<Subject>,
 }
 
+/// The word by which a state requires that its reader knows of neighbours: one that does not would refuse what they made
+/// without saying why.
+pub const NEIGHBOUR_SITES: &str = "neighbour-sites";
+
+/// The most neighbours of a site.
+pub const MAX_NEIGHBOURS: usize = 64;
+/// The most agents of all neighbours of a site together.
+pub const MAX_NEIGHBOUR_AGENTS: usize = 512;
+/// The most vouches for one of them.
+pub const MAX_NEIGHBOUR_VOUCHES: usize = 32;
+
 impl Statement for State {
     const KIND: Kind = Kind::State;
+    const UNDERSTOOD: &'static [&'static str] = &[NEIGHBOUR_SITES];
 
     fn head(&self) -> &Head {
         &self.head
@@ -91,6 +106,13 @@ pub struct RosterSlot {
     pub entry: Base64,
     /// Why the entry counts.
     pub vouches: Vec<Vouch>,
+}
+
+/// Another site of the tenant that shares a key with this one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its agents, with all that was said for them: there, and here.
+    pub roster: BTreeMap<AgentId, RosterSlot>,
 }
 
 /// Something that may be suspended or revoked.

@@ -72,6 +72,7 @@ impl Two {
         TransferHead {
             tenant: self.world.identity().tenant,
             site: SITE,
+            recipient_site: None,
             version: version(1),
             algorithm: movable.algorithm,
             origin: movable.origin,
