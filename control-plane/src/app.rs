@@ -686,7 +686,7 @@ impl Parts {
             enrolment: self.enrolment.clone(),
             reports: self.reports.clone(),
             leases: Leases::new(handler.clone(), self.statements.clone(), clock.clone(), ids.clone()),
-            relay: Relay::new(handler.clone(), self.relay.clone(), clock.clone(), ids.clone()),
+            relay: Relay::new(handler.clone(), ground.views.clone(), self.relay.clone(), clock.clone(), ids.clone()),
             ingest: Ingest::new(handler.clone(), self.receipts.clone(), clock.clone(), ids.clone()),
             roots,
             enrolments_per_minute: config.limits.enrolments_per_minute,

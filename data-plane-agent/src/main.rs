@@ -22,7 +22,7 @@ use data_plane_agent::{
     control::{
         directory::ControlDirectory,
         enrol::{self, EnrolParts, read_enrolment_file},
-        vouch,
+        vouch::{self, Whom},
     },
     local, lock,
     membership::host_name,
@@ -103,8 +103,11 @@ enum Command {
         secret_file: Option<PathBuf>,
     },
     /// Vouch for an agent that joins this site, after comparing its join code: this agent, running, tells the others.
+    ///
+    /// Or for an agent of another site that shares a key with this one. It becomes no agent of this site: what is sent to it, and believed
+    /// of it, is of keys that policy places at both.
     Vouch {
-        /// The newcomer: `agt_…`.
+        /// The newcomer, or the agent of the other site: `agt_…`.
         agent: AgentId,
         /// The join code that the newcomer's `freehold-agent enrol` printed, told over another channel than the control plane.
         #[arg(allow_hyphen_values = true)]
@@ -172,10 +175,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run => serve(config()?),
         Command::Lock { reason } => lock_agent(&config()?, reason.as_deref()),
         Command::Unlock { secret_file } => unlock_agent(config()?, secret_file),
-        Command::Vouch { agent, join_code } => {
-            vouch::confirm(&ControlDirectory::open(&config()?.data_dir)?, agent, join_code)?;
-            say(&format!("{agent} is confirmed. The running agent vouches for it within seconds.\n"))
-        }
+        Command::Vouch { agent, join_code } => match vouch::confirm(&ControlDirectory::open(&config()?.data_dir)?, agent, join_code)? {
+            Whom::Own => say(&format!("{agent} is confirmed. The running agent vouches for it within seconds.\n")),
+            Whom::Neighbour(site) => say(&format!(
+                "{agent} is an agent of another site, {site}. It is confirmed, and becomes no agent of this one: agents here send it material of keys \
+                     that policy places at both sites, take such material from it, and believe the versions of these keys that it makes. It also \
+                     vouches here for other agents of its own site. For the way back, let somebody there vouch for this agent.\n"
+            )),
+        },
         Command::Caller(command) => caller(&config()?, command),
         Command::Keys(command) => keys(&config()?, command),
         Command::Statements(command) => say(&command.run(&config()?)?),

@@ -221,7 +221,12 @@ impl World {
 
     /// Registers a caller with a token, and gives the agent in this folder the token.
     pub async fn caller(&self, name: &str, agent: &AgentConfig) -> String {
-        let caller = json!({ "project": "payments", "name": name, "kind": "TOKEN", "issuer": "fra" });
+        self.caller_at("fra", name, agent).await
+    }
+
+    /// The same at another site.
+    pub async fn caller_at(&self, site: &str, name: &str, agent: &AgentConfig) -> String {
+        let caller = json!({ "project": "payments", "name": name, "kind": "TOKEN", "issuer": site });
         let made = self.mutate("registerCaller", caller, "caller { id }").await;
         let id: CallerId = made["caller"]["id"].as_str().expect("an id").parse().expect("an id");
         let reference = id.to_string().parse().expect("a reference");
@@ -249,7 +254,12 @@ impl World {
 
     /// The same, but the agent reaches the control plane at this address.
     pub async fn enrol_at(&self, config: &AgentConfig, address: Option<SocketAddr>) -> Enrolled {
-        let invited = self.mutate("inviteAgent", json!({ "site": "fra" }), "enrolment").await;
+        self.enrol_in("fra", config, address).await
+    }
+
+    /// The same at another site.
+    pub async fn enrol_in(&self, site: &str, config: &AgentConfig, address: Option<SocketAddr>) -> Enrolled {
+        let invited = self.mutate("inviteAgent", json!({ "site": site }), "enrolment").await;
         let mut token: EnrolmentToken = serde_json::from_str(invited["enrolment"].as_str().expect("a file")).expect("a file");
         if let Some(address) = address {
             token.control_plane = format!("https://{address}");

@@ -29,6 +29,7 @@ mod agent {
     mod receipts;
     pub(crate) mod recovery;
     mod recovery_faults;
+    mod sites;
     mod streams;
     mod transit;
     mod vault_faults;

@@ -24,7 +24,7 @@ use reqwest::StatusCode;
 use schema::{
     clock::{Clock, SystemClock, SystemIds, Timestamp, new_id},
     encoding::{Base64, Digest},
-    id::{AgentId, CallerId, IncarnationId, KeyId, KeyVersion, PrekeyId},
+    id::{AgentId, CallerId, IncarnationId, KeyId, KeyVersion, PrekeyId, SiteId},
     key::{Operation, VersionState},
     wire::agent::{
         EnrolRequest, EnrolmentToken, Intent, OutcomeResult, Receipt, ReceiptBatch, ReceiptBatchHead, ReceiptBody, RenewRequest,
@@ -125,15 +125,23 @@ impl World {
     }
 
     async fn invite(&self, lifetime_seconds: u64) -> EnrolmentToken {
-        let input = json!({ "site": self.site, "lifetimeSeconds": lifetime_seconds.to_string() });
+        self.invite_to(&self.site, lifetime_seconds).await
+    }
+
+    async fn invite_to(&self, site: &str, lifetime_seconds: u64) -> EnrolmentToken {
+        let input = json!({ "site": site, "lifetimeSeconds": lifetime_seconds.to_string() });
         let made = self.mutate("inviteAgent", "InviteAgentInput", input, "enrolment").await;
         serde_json::from_str(made["enrolment"].as_str().unwrap()).unwrap()
     }
 
     async fn create_key(&self, name: &str) -> KeyId {
+        self.create_key_at(&[&self.site], name).await
+    }
+
+    async fn create_key_at(&self, sites: &[&str], name: &str) -> KeyId {
         let input = json!({
             "project": self.project, "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
-            "placement": [self.site], "durability": "SINGLE_COPY",
+            "placement": sites, "durability": "SINGLE_COPY",
         });
         let made = self.mutate("createKey", "CreateKeyInput", input, "key { id }").await;
         made["key"]["id"].as_str().unwrap().parse().unwrap()
@@ -335,6 +343,69 @@ async fn a_long_poll_waits_and_wakes() {
     let (news, elapsed) = tokio::join!(agent.sync(20), stop);
     assert!(!news.unwrap());
     assert!(elapsed < Duration::from_secs(4), "stopped after {elapsed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_carries_between_sites_that_share_a_key_what_is_of_that_key_and_between_no_others() {
+    let world = World::start().await;
+    let mut sites = Vec::new();
+    for name in ["ber-1", "lon-1"] {
+        let made = world.mutate("createSite", "CreateSiteInput", json!({ "name": name }), "site { id }").await;
+        sites.push(made["site"]["id"].as_str().unwrap().to_owned());
+    }
+    let [ber, lon] = [&sites[0], &sites[1]].map(|site| site.parse::<SiteId>().unwrap());
+    let mut first = Applicant::new(world.invite(3600).await).enrol().await;
+    let there = Applicant::new(world.invite_to(&sites[0], 3600).await).enrol().await;
+    let waits = Applicant::new(world.invite_to(&sites[0], 3600).await).enrol().await;
+    let stranger = Applicant::new(world.invite_to(&sites[1], 3600).await).enrol().await;
+    let shared = KeyVersion::new(world.create_key_at(&[&world.site, &sites[0]], "shared").await, 1);
+    let own = KeyVersion::new(world.create_key("own").await, 1);
+    first.generate(shared).await;
+    first.generate(own).await;
+
+    let codes = |answer: RelayAnswer| answer.refused.into_iter().map(|refused| refused.code).collect::<Vec<_>>();
+    let shown = RelayAsk { prekeys: vec![there.prekey(7, there.id(), Duration::from_secs(3600))], ..RelayAsk::default() };
+    there.relay(&shown).await.unwrap();
+    let asking = |neighbours: &[SiteId]| RelayAsk { neighbours: neighbours.to_vec(), ..RelayAsk::default() };
+    assert!(first.relay(&asking(&[])).await.unwrap().prekeys.is_empty(), "who does not ask is told of its own site");
+    assert_eq!(first.relay(&asking(&[ber, ber, lon])).await.unwrap().prekeys, shown.prekeys);
+    let home = first.applicant.file.site;
+    assert!(stranger.relay(&asking(&[ber, home])).await.unwrap().prekeys.is_empty(), "they share no key");
+    let many: Vec<SiteId> = (1..=65).map(SiteId::from_bits).collect();
+    refused(400, "relay_request_too_large", first.relay(&asking(&many)).await);
+
+    let to = |version, site: Option<SiteId>| first.transfer(version, there.id(), 7, |head| head.recipient_site = site);
+    let good = to(shared, Some(ber));
+    let odd = vec![
+        to(shared, None),
+        to(shared, Some(lon)),
+        to(own, Some(ber)),
+        first.transfer(shared, there.id(), 7, |head| (head.site, head.recipient_site) = (ber, None)),
+        good.clone(),
+    ];
+    let answer = first.relay(&RelayAsk { transfers: odd, neighbours: vec![ber], ..RelayAsk::default() }).await.unwrap();
+    assert_eq!(answer.waiting, [Waiting { recipient: there.id(), prekey: PrekeyId::from_bits(7), version: shared }]);
+    let expected =
+        ["transfer_recipient_not_at_work", "transfer_recipient_not_at_work", "key_not_placed_at_site", "document_of_another_site"];
+    assert_eq!(codes(answer), expected);
+    assert_eq!(there.relay(&shown).await.unwrap().transfers, [good]);
+    // What hides the contexts of a site's receipts stays there.
+    let hidden = first.context_key(there.id(), 7, |_| {});
+    let answer = first.relay(&RelayAsk { context_keys: vec![hidden], ..RelayAsk::default() }).await.unwrap();
+    assert_eq!(codes(answer), ["transfer_recipient_not_at_work"]);
+
+    // Vouches: for an agent of another site, once its own has vouched for it; under its own site's name.
+    let EnrolmentToken { tenant, .. } = first.applicant.file;
+    let vouch = |agent: &Agent, site| {
+        let keyid = agent.applicant.pair.keyid();
+        document::sign(&AgentVouch { tenant, site, agent: agent.id(), keyid, issued: SystemClock.now() }, &first.applicant.pair)
+    };
+    let vouches = vec![vouch(&there, ber), vouch(&waits, ber), vouch(&there, home), vouch(&there, lon)];
+    let answer = first.report(&Report { vouches, ..first.blank_report() }).await.unwrap();
+    let found: Vec<_> = answer.refused.into_iter().map(|refused| (refused.index, refused.code)).collect();
+    let expected =
+        [(1, "agent_not_rostered"), (2, "agent_not_found"), (3, "agent_not_found")].map(|(index, code)| (index, code.to_owned()));
+    assert_eq!(found, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

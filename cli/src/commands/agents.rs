@@ -67,6 +67,9 @@ pub enum Agents {
     },
     /// Vouch for an agent as a signer of the tenant: with as many as sign policies, its site believes it
     ///
+    /// So does every site that shares a key with it: it becomes no agent there, but material of keys that policy places at both sites moves.
+    /// Without signers, 'freehold-agent vouch' on the host of an agent says the same for the site of that agent.
+    ///
     /// Compare the join code with the person at its host, who sees it when the agent enrols and in 'freehold-agent status'.
     Vouch {
         /// Its id
@@ -133,6 +136,7 @@ const SHOW: &[output::Column] = &[
     ("key id", "/keyId"),
     ("certificate expires", "/certificateExpiresAt"),
     ("rostered", "/rosteredAt"),
+    ("vouched for by", "/vouchedBy"),
     ("enforced heartbeat", "/enforcedHeartbeat"),
     ("enforced state", "/enforcedState"),
     ("rejection", "/rejection"),

@@ -62,7 +62,10 @@ pub async fn vouch(session: &Session, agent: &str, code: Digest, signing: &Signi
         "Agent {id} of the site {} (\"{site}\", says the control plane), on the host \"{host}\", as it said itself.",
         entry.site
     ));
-    output::note(&format!("Its join code is {code}. With {threshold} such signatures its site believes it, and sends it keys."));
+    output::note(&format!(
+        "Its join code is {code}. With {threshold} such signatures its site believes it, and sends it keys; so does every site \
+         that shares a key with it, as to the keys that policy places at both."
+    ));
     if !signing.yes && !super::root::confirmed("Vouch for it? [y/N] ")? {
         return Err(Error::new(Exit::Refused, "not_confirmed", "nothing was signed"));
     }

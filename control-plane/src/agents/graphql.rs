@@ -5,7 +5,7 @@ use schema::{
     clock::new_id,
     encoding::from_base64url,
     id::{AgentId, SiteId},
-    rule::Sighting,
+    rule::{Sighting, Vouch},
     token::{Token, TokenKind},
     wire::agent::Finding,
 };
@@ -83,6 +83,8 @@ pub struct AgentNode {
     pub key_id: Option<String>,
     /// Its roster entry, signed by its own pair: a DSSE envelope, base64url. What signers who vouch for it read.
     pub roster_entry: Option<String>,
+    /// Agents that vouch for it: of its own site, and of sites that share a key with it.
+    pub vouched_by: Vec<ID>,
     /// Key ids of signers of the tenant who vouch for it.
     pub vouch_signed_by: Vec<String>,
     /// When its certificate ends.
@@ -123,6 +125,7 @@ impl Shown for Agent {
             host: enrolment.map(|enrolment| enrolment.host.clone()),
             key_id: enrolment.map(|enrolment| enrolment.keyid.to_string()),
             roster_entry: enrolment.map(|enrolment| enrolment.roster_entry.to_string()),
+            vouched_by: seen.state.vouches.iter().filter_map(by_agent).collect(),
             vouch_signed_by: seen.state.signed.keys().map(ToString::to_string).collect(),
             certificate_expires_at: seen.state.certificate.as_ref().map(|certificate| Timestamp(certificate.expires)),
             rostered_at: seen.state.rostered.map(Timestamp),
@@ -461,6 +464,13 @@ impl AgentMutation {
             on_agent(api, "revokeAgent", &input.agent, command, input.common).await
         };
         RevokeAgentPayload::of(attempt.await)
+    }
+}
+
+fn by_agent(vouch: &Vouch) -> Option<ID> {
+    match vouch {
+        Vouch::Agent { agent, .. } => Some(agent.to_string().into()),
+        Vouch::Enrolment | Vouch::Signers { .. } | Vouch::Previous { .. } => None,
     }
 }
 

@@ -354,10 +354,14 @@ impl Reports {
 
     async fn vouch(&self, reporter: &Reporter<'_>, document: &Base64) -> Result<(), Turned> {
         let vouch: AgentVouch = reporter.open(document)?;
-        reporter.is_here(vouch.tenant, vouch.site)?;
+        // An agent of another site of the tenant may be meant: its material comes here, or goes there.
+        reporter.is_here(vouch.tenant, reporter.identity.site)?;
         let loaded = self.handler.load::<Agent>(reporter.identity.tenant, vouch.agent).await?;
-        if loaded.state.fixed.as_ref().is_none_or(|fixed| fixed.site != reporter.identity.site) {
-            return refused("agent_not_found", "there is no such agent at this site");
+        if loaded.state.fixed.as_ref().is_none_or(|fixed| fixed.site != vouch.site) {
+            return refused("agent_not_found", "there is no such agent at the site that is named");
+        }
+        if vouch.site != reporter.identity.site && loaded.state.rostered.is_none() {
+            return refused("agent_not_rostered", "whoever belongs to a site, agents of that site say first");
         }
         let command =
             AgentCommand::Vouch { keyid: vouch.keyid, vouch: Vouch::Agent { agent: reporter.identity.agent, vouch: document.clone() } };

@@ -15,11 +15,12 @@ use trust::statement::{
     Head, Kind, Scope,
     policy::{COMPOSITE_KEYS, EXTERNAL_KEYS, KeyDefinition, Policy, Resumption, SerialText},
     root::Root,
-    state::{KeyState, Revocation, RosterSlot, State, Subject, TemplatedKey, VersionEntry},
+    state::{KeyState, NEIGHBOUR_SITES, Neighbour, Revocation, State, Subject, TemplatedKey, VersionEntry},
 };
 
 use super::{
     facts::{Facts, KeyFacts, PolicyFacts, Revoked},
+    neighbours,
     templates::{self, Outside},
 };
 
@@ -162,6 +163,8 @@ fn state(
     let agents: BTreeMap<_, _> = facts.agents.iter().filter(|(_, agent)| agent.site == site).collect();
     let here = |project: &ProjectId| projects.is_some_and(|projects| projects.contains(project));
     let callers = || facts.callers.iter().filter(|(_, caller)| here(&caller.definition.project));
+    let others = neighbours::sites(site, &keys, facts);
+    let neighbours = neighbours::neighbours(site, &others, &keys, facts);
 
     let suspensions = callers()
         .filter(|(_, caller)| caller.suspended)
@@ -174,12 +177,14 @@ fn state(
         }))
         .chain(facts.projects.iter().filter(|(id, project)| project.suspended && here(id)).map(|(id, _)| Subject::Project(*id)))
         .chain(facts.sites.get(&site).filter(|here| here.suspended).map(|_| Subject::Site(site)))
+        .chain(neighbours::suspended(&others, facts))
         .collect::<BTreeSet<_>>();
 
     let revocation = |subject, Revoked { reason, at }| (subject, Revocation { subject, reason, at });
     let mut revocations: BTreeMap<Subject, Revocation> = callers()
         .filter_map(|(id, caller)| Some(revocation(Subject::Caller(*id), caller.revoked?)))
         .chain(agents.iter().filter_map(|(id, agent)| Some(revocation(Subject::Agent(**id), agent.revoked?))))
+        .chain(neighbours::revoked(&others, facts).map(|(subject, revoked)| revocation(subject, revoked)))
         .chain(keys.iter().flat_map(|(id, key)| {
             key.revoked_versions.iter().map(|(number, revoked)| revocation(Subject::Version(KeyVersion::new(**id, *number)), *revoked))
         }))
@@ -190,7 +195,11 @@ fn state(
     }
 
     State {
-        head: Head { site: Some(site), ..blank_head(Kind::State, facts.tenant) },
+        head: Head {
+            site: Some(site),
+            requires: if neighbours.is_empty() { Vec::new() } else { vec![NEIGHBOUR_SITES.to_owned()] },
+            ..blank_head(Kind::State, facts.tenant)
+        },
         templated: keys
             .iter()
             .filter(|(id, _)| !outside.contains_key(id))
@@ -198,12 +207,13 @@ fn state(
                 Some((**id, TemplatedKey { template: key.template.clone()?, definition: following_its_template(key, facts) }))
             })
             .collect(),
-        keys: keys.iter().filter(|(id, _)| !outside.contains_key(id)).map(|(id, key)| (**id, seen_from(site, key, facts))).collect(),
-        roster: agents
+        keys: keys
             .iter()
-            .map(|(id, agent)| (**id, RosterSlot { entry: agent.roster_entry.clone(), vouches: agent.vouches.clone() }))
+            .filter(|(id, _)| !outside.contains_key(id))
+            .map(|(id, key)| (**id, seen_from(site, key, &neighbours, facts)))
             .collect(),
-        neighbours: BTreeMap::new(),
+        roster: agents.iter().map(|(id, agent)| (**id, neighbours::slot(site, agent, facts))).collect(),
+        neighbours,
         slots_used: u32::try_from(agents.len()).unwrap_or(u32::MAX),
         revocations: revocations.into_values().collect(),
         suspensions: suspensions.into_iter().collect(),
@@ -222,27 +232,38 @@ pub(super) fn following_its_template(key: &KeyFacts, facts: &Facts) -> KeyDefini
     definition
 }
 
-/// The versions of a key as one site may believe them: made and held by agents of its own, to be made by one at work.
-/// A version that was made at another site has not come here: here it is still to be used for the first time.
-fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
+/// The versions of a key as one site may believe them: made and held by agents of its own, or of a neighbour at which the key is placed
+/// too; to be made by one of its own at work. What was made elsewhere is used here once an agent here has it. Whether its maker is
+/// believed, agents decide: one that nobody of the site vouched for they pass over.
+fn seen_from(site: SiteId, key: &KeyFacts, neighbours: &BTreeMap<SiteId, Neighbour>, facts: &Facts) -> KeyState {
     let is_of_site = |agent: &AgentId| facts.agents.get(agent).is_some_and(|agent| agent.site == site && !agent.vouches.is_empty());
     let is_at_work =
         |agent: &AgentId| is_of_site(agent) && facts.agents.get(agent).is_some_and(|agent| !agent.suspended && agent.revoked.is_none());
+    let is_neighbour = |agent: &AgentId| {
+        let mut told = neighbours.iter().filter(|(other, _)| key.definition.placement.contains(other));
+        told.any(|(_, neighbour)| neighbour.roster.contains_key(agent))
+    };
     let mut state = key.state.clone();
     // Who has a partner's key, policy says.
     if key.definition.is_external() {
         return state;
     }
     let must_be_backed_up = key.definition.durability == Durability::SealedBackup;
+    let mut here = BTreeSet::new();
     for (number, version) in &mut state.versions {
-        version.ready.retain(|holder, _| is_of_site(holder));
+        version.ready.retain(|holder, _| is_of_site(holder) || is_neighbour(holder));
         let backups = key.backups.get(number).map_or(&[][..], Vec::as_slice);
         version.backup = backups.iter().find(|(holder, _)| is_of_site(holder)).map(|(_, report)| report.clone());
-        if must_be_backed_up && version.backup.is_none() && version.state == VersionState::Active {
+        let was_made = version.record.is_some();
+        let is_here = version.generator.as_ref().is_some_and(is_of_site) || version.ready.keys().any(is_of_site);
+        if is_here {
+            here.insert(*number);
+        }
+        let is_lacking = !is_here || (must_be_backed_up && version.backup.is_none());
+        if was_made && is_lacking && version.state == VersionState::Active {
             (version.state, version.activated) = (VersionState::PreActivation, None);
         }
-        let was_made = version.record.is_some();
-        let believed = |agent: &AgentId| if was_made { is_of_site(agent) } else { is_at_work(agent) };
+        let believed = |agent: &AgentId| if was_made { is_of_site(agent) || is_neighbour(agent) } else { is_at_work(agent) };
         if version.generator.as_ref().is_some_and(believed) {
             continue;
         }
@@ -252,7 +273,9 @@ fn seen_from(site: SiteId, key: &KeyFacts, facts: &Facts) -> KeyState {
             version.state = VersionState::PreActivation;
         }
     }
-    let usable = |(_, version): &(&u32, &VersionEntry)| version.record.is_some() && version.state != VersionState::PreActivation;
+    let usable = |(number, version): &(&u32, &VersionEntry)| {
+        here.contains(*number) && version.record.is_some() && version.state != VersionState::PreActivation
+    };
     state.primary = state.versions.range(..=state.primary).filter(usable).map(|(number, _)| *number).max().unwrap_or(0);
     state
 }
@@ -674,13 +697,88 @@ mod tests {
         key.state.versions.insert(2, next);
         let seen = |facts: &Facts, site| compile(facts, &Published::default()).states[&site].keys[&KEY].clone();
         assert_eq!((seen(&facts, SITE).primary, seen(&facts, SITE).versions[&2].generator), (1, Some(AGENT)));
-        // The material never came to the other site.
+        // The material has not come to the other site, which is told who made it; and not who is to make the next.
         let there = seen(&facts, OTHER_SITE);
-        assert_eq!((there.primary, there.versions[&1].state, &there.versions[&1].record), (0, VersionState::PreActivation, &None));
+        let first = &there.versions[&1];
+        assert_eq!((there.primary, first.state, &first.record), (0, VersionState::PreActivation, &Some(Base64(vec![4]))));
+        assert_eq!((first.generator, first.ready.keys().copied().collect()), (Some(AGENT), vec![AGENT]));
+        assert_eq!(there.versions[&2].generator, None);
 
         facts.agents.get_mut(&AGENT).unwrap().suspended = true;
         let here = seen(&facts, SITE);
         assert_eq!((here.primary, here.versions[&1].generator, here.versions[&2].generator), (1, Some(AGENT), None));
+    }
+
+    /// The key is placed at both sites; the other has an agent that is said to have the first version.
+    fn at_two_sites() -> (Facts, AgentId) {
+        let (mut facts, there) = (facts(), AgentId::from_bits(2));
+        let agent = AgentFacts { site: OTHER_SITE, roster_entry: Base64(vec![7]), ..facts.agents[&AGENT].clone() };
+        facts.agents.insert(there, agent);
+        let key = facts.keys.get_mut(&KEY).unwrap();
+        key.definition.placement.push(OTHER_SITE);
+        key.state.versions.get_mut(&1).unwrap().ready.insert(there, Base64(vec![5]));
+        (facts, there)
+    }
+
+    #[test]
+    fn sites_that_share_a_key_hear_of_each_others_agents_and_use_what_has_come_to_them() {
+        let (mut facts, there) = at_two_sites();
+        let by = |agent| Vouch::Agent { agent, vouch: Base64(vec![agent.bits() as u8]) };
+        // By its own site, by the other one, by a third.
+        let third = AgentId::from_bits(3);
+        facts.sites.insert(SiteId::from_bits(3), SiteFacts { offline: None, suspended: false, recovery: None });
+        facts.agents.insert(third, AgentFacts { site: SiteId::from_bits(3), ..facts.agents[&AGENT].clone() });
+        facts.agents.get_mut(&AGENT).unwrap().vouches = vec![Vouch::Enrolment, by(third), by(there)];
+        let content = compile(&facts, &Published::default());
+        let (here, other) = (&content.states[&SITE], &content.states[&OTHER_SITE]);
+        assert_eq!(here.roster[&AGENT].vouches, [Vouch::Enrolment]);
+        assert_eq!(other.neighbours[&SITE].roster[&AGENT].vouches, [by(there), Vouch::Enrolment]);
+        assert_eq!(here.neighbours[&OTHER_SITE].roster.keys().collect::<Vec<_>>(), [&there]);
+        assert_eq!((&here.head.requires, other.slots_used), (&vec![NEIGHBOUR_SITES.to_owned()], 1));
+        assert!(
+            content.states[&SiteId::from_bits(3)].neighbours.is_empty() && content.states[&SiteId::from_bits(3)].head.requires.is_empty()
+        );
+        for state in [here, other] {
+            let key = &state.keys[&KEY];
+            assert_eq!((key.primary, key.versions[&1].state, key.versions[&1].ready.len()), (1, VersionState::Active, 2));
+        }
+        // Until it has come there it is not used there.
+        facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().ready.remove(&there);
+        let waiting = &compile(&facts, &Published::default()).states[&OTHER_SITE].keys[&KEY];
+        assert_eq!((waiting.primary, waiting.versions[&1].state), (0, VersionState::PreActivation));
+    }
+
+    #[test]
+    fn what_holds_an_agent_back_is_told_at_neighbouring_sites_too_and_lifted_there() {
+        let (mut facts, there) = at_two_sites();
+        facts.agents.get_mut(&there).unwrap().suspended = true;
+        facts.sites.get_mut(&OTHER_SITE).unwrap().suspended = true;
+        let suspended = compile(&facts, &Published::default());
+        assert_eq!(suspended.states[&SITE].suspensions, [Subject::Agent(there), Subject::Site(OTHER_SITE)]);
+        facts.agents.get_mut(&there).unwrap().suspended = false;
+        facts.sites.get_mut(&OTHER_SITE).unwrap().suspended = false;
+        let resumed = compile(&facts, &publish(&suspended, 4));
+        let lifted = &resumed.policies[&Scope::Tenant].resumptions;
+        let up_to = |subject| Resumption { subject, up_to_state_serial: [(SITE, SerialText(4)), (OTHER_SITE, SerialText(4))].into() };
+        assert_eq!(lifted, &[up_to(Subject::Agent(there)), up_to(Subject::Site(OTHER_SITE))]);
+        // Who is revoked is told of for as long as it made or has something.
+        let revoked = Revoked { reason: RevocationReason::KeyCompromise, at: Timestamp::default() };
+        facts.agents.get_mut(&there).unwrap().revoked = Some(revoked);
+        let state = |facts: &Facts| compile(facts, &Published::default()).states.remove(&SITE).unwrap();
+        assert_eq!((state(&facts).revocations[0].subject, state(&facts).neighbours.len()), (Subject::Agent(there), 1));
+        facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().ready.remove(&there);
+        assert_eq!((state(&facts).revocations.len(), state(&facts).neighbours.len()), (1, 0));
+    }
+
+    #[test]
+    fn more_agents_of_other_sites_than_may_be_told_of_are_left_out_with_what_they_made() {
+        let (mut facts, there) = at_two_sites();
+        for number in 1000..1000 + trust::statement::state::MAX_NEIGHBOUR_AGENTS as u128 {
+            facts.agents.insert(AgentId::from_bits(number), facts.agents[&there].clone());
+        }
+        let state = &compile(&facts, &Published::default()).states[&SITE];
+        let told = &state.neighbours[&OTHER_SITE].roster;
+        assert_eq!((told.len(), told.contains_key(&there)), (trust::statement::state::MAX_NEIGHBOUR_AGENTS, true));
     }
 
     #[test]

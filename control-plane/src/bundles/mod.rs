@@ -2,6 +2,7 @@
 //! served.
 //!
 //! - [`facts`]: the present of a tenant; [`read`] and [`gather`] get it from the read model; [`compile`]: facts to content.
+//! - `neighbours`: what sites that share a key are told of each other's agents.
 //! - [`templates`]: which are in force, and which keys a change of them would leave outside.
 //! - [`signers`]: the pairs that sign, and the first root.
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
@@ -20,6 +21,7 @@ pub mod gather;
 pub mod graphql;
 pub mod heartbeat;
 pub mod in_force;
+mod neighbours;
 pub mod proposal_graphql;
 pub mod proposals;
 pub mod reactor;

@@ -314,8 +314,8 @@ pub struct RecordVersion {
 pub struct RecordSent {
     /// The version it names.
     pub version: KeyVersion,
-    /// The site it names.
-    pub site: SiteId,
+    /// The sites it names: of its sender, and of its recipient.
+    pub sites: [SiteId; 2],
     /// Who sealed and signed it.
     pub sender: AgentId,
     /// Whom it is for.

@@ -389,7 +389,7 @@ fn record_sent(key: &Key, fixed: &Fixed, sent: &RecordSent) -> Decision {
     external::not_external(fixed)?;
     let (number, version) = find_named(key, fixed, sent.version)?;
     let made = version.made.as_ref().ok_or(KeyRefusal::NotMade { number })?;
-    if !fixed.placement.contains(&sent.site) {
+    if sent.sites.iter().any(|site| !fixed.placement.contains(site)) {
         return Err(KeyRefusal::NotPlacedThere);
     }
     if sent.fingerprint != made.fingerprint {

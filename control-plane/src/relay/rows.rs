@@ -77,7 +77,7 @@ impl What {
 pub struct Relayed {
     /// Whom it is for; of a prekey, whose it is.
     pub recipient: AgentId,
-    /// The site of both.
+    /// The site of its recipient.
     pub site: SiteId,
     /// The prekey it is, or is sealed to.
     pub prekey: PrekeyId,
@@ -182,10 +182,10 @@ impl RelayRows {
         Ok((same.unwrap_or_default() > 0, all.unsigned_abs()))
     }
 
-    /// The prekeys of the other agents of a site.
-    pub async fn prekeys(&self, tenant: TenantId, site: SiteId, but: AgentId) -> Result<Vec<Base64>, RelayRowsError> {
-        let condition = "site = $2 AND recipient <> $3 AND sender IS NULL ORDER BY at, id";
-        self.documents(tenant, condition, vec![site.to_string().into(), but.to_string().into()]).await
+    /// The prekeys of the other agents of these sites.
+    pub async fn prekeys(&self, tenant: TenantId, sites: &[SiteId], but: AgentId) -> Result<Vec<Base64>, RelayRowsError> {
+        let condition = format!("recipient <> $2 AND sender IS NULL AND site IN ({}) ORDER BY at, id", places(3, sites.len()));
+        self.documents(tenant, &condition, beside(but, sites).collect()).await
     }
 
     /// Transfers for an agent, the oldest first.
@@ -210,14 +210,15 @@ impl RelayRows {
         Ok(count.unwrap_or_default().unsigned_abs())
     }
 
-    /// What waits for the other agents of a site.
-    pub async fn waiting(&self, tenant: TenantId, site: SiteId, but: AgentId) -> Result<Vec<Waiting>, RelayRowsError> {
+    /// What waits for the other agents of these sites.
+    pub async fn waiting(&self, tenant: TenantId, sites: &[SiteId], but: AgentId) -> Result<Vec<Waiting>, RelayRowsError> {
         let act = "reading what waits";
         let sql = format!(
             "SELECT DISTINCT recipient, prekey, version FROM relay \
-             WHERE tenant = $1 AND site = $2 AND recipient <> $3 AND version IS NOT NULL LIMIT {MAX_TOLD}"
+             WHERE tenant = $1 AND recipient <> $2 AND version IS NOT NULL AND site IN ({}) LIMIT {MAX_TOLD}",
+            places(3, sites.len())
         );
-        let values = vec![tenant.to_string().into(), site.to_string().into(), but.to_string().into()];
+        let values = std::iter::once(Value::from(tenant.to_string())).chain(beside(but, sites)).collect();
         let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(RelayRowsError::during(act))?;
         let read = |row: &QueryResult| -> Result<(String, String, String), DbErr> {
             Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
@@ -258,6 +259,11 @@ impl RelayRows {
 
 fn row_key(recipient: &str, id: &str) -> String {
     format!("{recipient}/{id}")
+}
+
+/// The values of a question about other agents of these sites.
+fn beside(but: AgentId, sites: &[SiteId]) -> impl Iterator<Item = Value> {
+    std::iter::once(Value::from(but.to_string())).chain(sites.iter().map(|site| Value::from(site.to_string())))
 }
 
 /// `$3, $4, …`

@@ -1,6 +1,6 @@
 //! One exchange between an agent and the relay.
 
-use std::{error::Error, sync::Arc};
+use std::{collections::BTreeSet, error::Error, sync::Arc};
 
 use schema::{
     clock::{Clock, Ids, Timestamp},
@@ -8,7 +8,7 @@ use schema::{
     id::{AgentId, PrekeyId, SiteId, TenantId},
     wire::{
         agent::RefusedDocument,
-        relay::{MAX_CONTEXT_KEYS, MAX_DONE, MAX_PREKEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+        relay::{MAX_CONTEXT_KEYS, MAX_DONE, MAX_NEIGHBOURS, MAX_PREKEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
     },
 };
 use trust::{
@@ -22,7 +22,10 @@ use super::rows::{RelayRows, RelayRowsError, Relayed, What};
 use crate::{
     access::permit::Question,
     agents::{Agent, enrolment::agent_context},
-    eventing::handler::{CommandError, Handler, Options},
+    eventing::{
+        handler::{CommandError, Handler, Options},
+        view::{Filter, QueryError, Views},
+    },
     keys::{Key, KeyCommand, RecordSent},
     pki::identity::AgentIdentity,
 };
@@ -52,6 +55,9 @@ pub enum RelayError {
     /// The table.
     #[error(transparent)]
     Rows(#[from] RelayRowsError),
+    /// The read model.
+    #[error("asking which sites share a key failed")]
+    Views(#[from] QueryError),
     /// What is stored does not read.
     #[error("what is stored of the agent is damaged")]
     Damaged,
@@ -66,7 +72,7 @@ impl RelayError {
         match self {
             Self::NotAtWork => Some("agent_not_rostered"),
             Self::TooMany { .. } => Some("relay_request_too_large"),
-            Self::Rows(_) | Self::Damaged | Self::Fault(_) => None,
+            Self::Rows(_) | Self::Views(_) | Self::Damaged | Self::Fault(_) => None,
         }
     }
 }
@@ -98,6 +104,7 @@ fn refused<T>(code: &'static str, detail: &str) -> Result<T, Turned> {
 #[derive(Clone)]
 pub struct Relay {
     handler: Handler,
+    views: Views,
     rows: RelayRows,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
@@ -112,8 +119,8 @@ struct Asker<'a> {
 
 impl Relay {
     /// Puts the parts together.
-    pub fn new(handler: Handler, rows: RelayRows, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { handler, rows, clock, ids }
+    pub fn new(handler: Handler, views: Views, rows: RelayRows, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { handler, views, rows, clock, ids }
     }
 
     /// Takes what an agent has for others, and gives what others have for it. Anything may be asked again.
@@ -125,6 +132,7 @@ impl Relay {
             ("prekeys", ask.prekeys.len(), MAX_PREKEYS),
             ("transfers", ask.transfers.len(), MAX_TRANSFERS),
             ("context_keys", ask.context_keys.len(), MAX_CONTEXT_KEYS),
+            ("neighbours", ask.neighbours.len(), MAX_NEIGHBOURS),
             ("done", ask.done.len(), MAX_DONE),
         ];
         if let Some((list, _, max)) = lists.into_iter().find(|(_, length, max)| length > max) {
@@ -160,11 +168,25 @@ impl Relay {
             let taken = self.context_key(&asker, bytes).await;
             note(&mut answer, "context_keys", index, taken)?;
         }
-        answer.prekeys = self.rows.prekeys(tenant, identity.site, me).await?;
+        let sites = self.sites(identity, &ask.neighbours).await?;
+        answer.prekeys = self.rows.prekeys(tenant, &sites, me).await?;
         answer.transfers = self.rows.transfers(tenant, me).await?;
         answer.context_keys = self.rows.context_keys(tenant, me).await?;
-        answer.waiting = self.rows.waiting(tenant, identity.site, me).await?;
+        answer.waiting = self.rows.waiting(tenant, &sites, me).await?;
         Ok(answer)
+    }
+
+    /// The site of an agent, and of those it asks for the ones that share a key with it.
+    async fn sites(&self, identity: &AgentIdentity, neighbours: &[SiteId]) -> Result<Vec<SiteId>, RelayError> {
+        let mut sites = vec![identity.site];
+        let others: BTreeSet<SiteId> = neighbours.iter().copied().filter(|site| *site != identity.site).collect();
+        for site in others {
+            let terms = [identity.site, site].map(|site| ("site".to_owned(), site.to_string())).into();
+            if self.views.count::<Key>(identity.tenant, &Filter { terms, ..Filter::default() }).await? > 0 {
+                sites.push(site);
+            }
+        }
+        Ok(sites)
     }
 
     /// Records that material is on its way to somebody, then keeps it for them.
@@ -176,7 +198,7 @@ impl Relay {
         }
         asker.is_here(head.tenant, head.site)?;
         let tenant = asker.identity.tenant;
-        let expires = self.may_reach(tenant, head.site, head.recipient, head.prekey).await?;
+        let expires = self.may_reach(tenant, head.destination(), head.recipient, head.prekey).await?;
         let waiting = Waiting { recipient: head.recipient, prekey: head.prekey, version: head.version };
         let (same, all) = self.rows.waits(tenant, waiting, head.sender).await?;
         if same {
@@ -187,7 +209,7 @@ impl Relay {
         }
         let sent = RecordSent {
             version: head.version,
-            site: head.site,
+            sites: [head.site, head.destination()],
             sender: head.sender,
             recipient: head.recipient,
             fingerprint: head.fingerprint,
@@ -201,7 +223,8 @@ impl Relay {
             None => fault(Box::new(error)),
         })?;
         let what = What::Material(head.sender, head.version);
-        let relayed = Relayed { recipient: head.recipient, site: head.site, prekey: head.prekey, what, expires, bytes: bytes.clone() };
+        let site = head.destination();
+        let relayed = Relayed { recipient: head.recipient, site, prekey: head.prekey, what, expires, bytes: bytes.clone() };
         Ok(self.rows.keep(tenant, &relayed, asker.now).await?)
     }
 
@@ -227,7 +250,7 @@ impl Relay {
         let loaded = self.handler.load::<Agent>(tenant, recipient).await.map_err(|error| fault(Box::new(error)))?;
         let at_work = loaded.state.is_at_work() && loaded.state.fixed.as_ref().is_some_and(|fixed| fixed.site == site);
         if !at_work {
-            return refused("transfer_recipient_not_at_work", "the recipient is no agent at work at this site");
+            return refused("transfer_recipient_not_at_work", "the recipient is no agent at work at the site that is named");
         }
         match self.rows.prekey_end(tenant, recipient, prekey).await? {
             Some(expires) => Ok(expires),

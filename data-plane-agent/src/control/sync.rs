@@ -253,7 +253,7 @@ impl StatementSync {
             metrics::counter!("freehold_statements_rejected_total", "code" => rejection.code()).increment(1);
             (self.parts.note_rejection)(self.rejected(rejection));
         })?;
-        if current.is_some_and(|current| current.digest() == set.digest()) {
+        if current.is_some_and(|current| current.says_the_same(&set)) {
             self.etag = served.etag;
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! Material on its way between the vaults of a site. What this vault lacks is waited for under a prekey; what others lack and
+//! Material on its way between the vaults of a site, and of sites that share a key. What this vault lacks is waited for under a prekey; what others lack and
 //! this vault has is sealed to theirs. Whom to believe, the accepted set says; the relay only carries.
 //!
 //! Everything here may be done again: a crash at any point leaves something that is asked for, sent or taken the next time.
@@ -16,14 +16,16 @@ use async_trait::async_trait;
 use schema::{
     clock::{Clock, Ids, Timestamp},
     encoding::{Base64, Digest},
-    id::{AgentId, KeyVersion, PrekeyId},
-    wire::relay::{MAX_CONTEXT_KEYS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
+    id::{AgentId, KeyVersion, PrekeyId, SiteId},
+    wire::relay::{MAX_CONTEXT_KEYS, MAX_NEIGHBOURS, MAX_TRANSFERS, RelayAnswer, RelayAsk, Waiting},
 };
 use tokio::sync::watch;
 use trust::{
     accept::AcceptedSet,
     document::{Prekey, TransferHead},
-    movement::{MovementRefusal, Received, accept_prekey, accept_transfer, lacking, movable, recipients, seal_transfer},
+    movement::{
+        MovementRefusal, Received, accept_prekey, accept_transfer, lacking, movable, recipients, recipients_elsewhere, seal_transfer,
+    },
     pair::Pair,
 };
 
@@ -53,7 +55,7 @@ const CONTEXT_KEYS_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// Whoever has nothing to do looks so often whether somebody has lost a context key that it once had.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
-/// Whoever carries documents between the agents of a site.
+/// Whoever carries documents between the agents of a site, and of sites that share a key.
 #[async_trait]
 pub trait Relay: Send + Sync {
     /// Gives it what is for others, and fetches what others have for this agent.
@@ -199,7 +201,8 @@ impl Mover {
         if missing.is_empty() && wanted.is_empty() && !had && !listening && !self.is_overdue() {
             return Ok(Outcome::default());
         }
-        let answer = self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), ..RelayAsk::default() }).await?;
+        let ask = RelayAsk { prekeys: self.parts.prekeys.shown(), neighbours: sites_elsewhere(set, &wanted), ..RelayAsk::default() };
+        let answer = self.exchange(relay, ask).await?;
         self.asked = Some(self.parts.clock.now());
         let (taken, mut done) = self.take_all(set, &answer.transfers).await;
         done.extend(self.take_context_keys(set, &answer.context_keys).await);
@@ -218,7 +221,8 @@ impl Mover {
             let (sending, transfers): (Vec<_>, Vec<_>) = transfers.by_ref().take(MAX_TRANSFERS).unzip();
             let (sending_contexts, context_keys): (Vec<_>, Vec<_>) = context_keys.by_ref().take(MAX_CONTEXT_KEYS).unzip();
             let done = std::mem::take(&mut done);
-            self.exchange(relay, RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, context_keys, done }).await?;
+            let ask = RelayAsk { prekeys: self.parts.prekeys.shown(), transfers, context_keys, done, ..RelayAsk::default() };
+            self.exchange(relay, ask).await?;
             // What was on its way when the relay went away is sent again at once.
             let now = self.parts.clock.now();
             self.sent.extend(sending.into_iter().map(|sending| (sending, now)));
@@ -408,11 +412,11 @@ impl Mover {
         meets(Some(self.parts.vault.description().brought), definition, version)
     }
 
-    /// What the other agents of the site lack and this vault has.
+    /// What the other agents lack and this vault has: those of the site, and those of sites at which policy places the key too.
     async fn wanted(&self, set: &AcceptedSet) -> Vec<(AgentId, KeyVersion)> {
         let mut wanted = Vec::new();
         let mut held = BTreeMap::new();
-        for agent in recipients(set) {
+        for agent in recipients(set).into_iter().chain(recipients_elsewhere(set)) {
             for version in lacking(set, agent) {
                 if self.stay.contains(&version) {
                     continue;
@@ -512,6 +516,12 @@ impl Mover {
         }
         Ok(answer)
     }
+}
+
+/// The other sites of those who lack something: their prekeys are asked for.
+fn sites_elsewhere(set: &AcceptedSet, wanted: &[(AgentId, KeyVersion)]) -> Vec<SiteId> {
+    let sites = wanted.iter().filter_map(|(agent, _)| Some(set.neighbours().get(agent)?.0));
+    sites.collect::<BTreeSet<_>>().into_iter().take(MAX_NEIGHBOURS).collect()
 }
 
 /// The newest prekey of an agent among documents that came as a file.

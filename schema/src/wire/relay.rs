@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::{RefusedDocument, at_most};
 use crate::{
     encoding::{Base64, Digest},
-    id::{AgentId, KeyVersion, PrekeyId},
+    id::{AgentId, KeyVersion, PrekeyId, SiteId},
 };
 
 /// The most prekeys that an agent shows at a time: the one that is good, and those whose ends are near.
@@ -15,6 +15,8 @@ pub const MAX_PREKEYS: usize = 4;
 pub const MAX_TRANSFERS: usize = 100;
 /// The most context keys of one request or answer.
 pub const MAX_CONTEXT_KEYS: usize = 100;
+/// The most other sites of which an agent asks for prekeys.
+pub const MAX_NEIGHBOURS: usize = 64;
 /// The most transfers that are reported done at a time.
 pub const MAX_DONE: usize = 1_000;
 
@@ -30,6 +32,9 @@ pub struct RelayAsk {
     /// Context keys for others (`trust::document::ContextKeyTransfer`), exact bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_CONTEXT_KEYS, _, _>")]
     pub context_keys: Vec<Base64>,
+    /// Other sites whose agents this one has material for. Those that share no key with its own are passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<MAX_NEIGHBOURS, _, _>")]
+    pub neighbours: Vec<SiteId>,
     /// What was for it and need not be kept: taken, or of no use. SHA-256 of the bytes.
     #[serde(deserialize_with = "at_most::<MAX_DONE, _, _>")]
     pub done: Vec<Digest>,
@@ -38,7 +43,7 @@ pub struct RelayAsk {
 /// What others have for the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RelayAnswer {
-    /// Prekeys of the other agents of its site.
+    /// Prekeys of the other agents of its site, and of those of the neighbours it asked for.
     pub prekeys: Vec<Base64>,
     /// Transfers that are for it, the oldest first.
     pub transfers: Vec<Base64>,

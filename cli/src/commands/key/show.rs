@@ -60,7 +60,9 @@ pub fn active(key: &Value, number: u64) -> bool {
 pub(super) fn show(session: &Session, mut key: Value) -> Result<(), Error> {
     if session.output == output::Format::Table {
         let origin = output::cell(key.get("origin"));
-        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(|version| version_line(version, &origin)).collect();
+        let sites = key["placement"].as_array().map_or(&[][..], Vec::as_slice);
+        let line = |version| version_line(version, &origin, sites);
+        let lines: Vec<String> = key["versions"].as_array().into_iter().flatten().map(line).collect();
         key["versionLines"] = json!(lines.join("\n"));
         let budgets: Vec<String> = key["versions"].as_array().into_iter().flatten().flat_map(budget_lines).collect();
         key["budgetLines"] = json!(budgets.join("\n"));
@@ -131,9 +133,11 @@ fn end_line(version: &Value) -> Option<String> {
     Some(format!("{number} {}", parts.join("; ")))
 }
 
-fn version_line(version: &Value, origin: &str) -> String {
+fn version_line(version: &Value, origin: &str, sites: &[Value]) -> String {
     let text = |name: &str| output::cell(version.get(name));
-    let holders: Vec<String> = version["holders"].as_array().into_iter().flatten().map(holder_line).collect();
+    let told = version["holders"].as_array().map_or(&[][..], Vec::as_slice);
+    let holders: Vec<String> =
+        if sites.len() > 1 && !told.is_empty() { by_site(told, sites) } else { told.iter().map(holder_line).collect() };
     let holders = match holders.is_empty() {
         false => holders.join("\n"),
         true if origin == "EXTERNAL" => "  with the partner".to_owned(),
@@ -148,6 +152,24 @@ fn version_line(version: &Value, origin: &str) -> String {
         format!("\n  backed up by {}, sealed to {key}", output::cell(backup.get("agentId")))
     });
     format!("{} {} since {}\n{holders}{backed_up}", text("number"), text("state"), text("activatedAt"))
+}
+
+/// The holders at each site of a key, site by site: what is used where depends on who has it there.
+fn by_site(holders: &[Value], sites: &[Value]) -> Vec<String> {
+    let of = |site: &Value, holder: &&Value| holder["agent"]["siteId"] == site["id"];
+    let mut lines = Vec::new();
+    for site in sites {
+        let here: Vec<&Value> = holders.iter().filter(|holder| of(site, holder)).collect();
+        let ready = here.iter().filter(|holder| holder["reported"] == "READY").count();
+        lines.push(match here.is_empty() {
+            true => format!("  at {}: no agent", output::cell(site.get("name"))),
+            false => format!("  at {}: {ready} of {} have it", output::cell(site.get("name")), here.len()),
+        });
+        lines.extend(here.into_iter().map(|holder| format!("  {}", holder_line(holder).replace('\n', "\n  "))));
+    }
+    let elsewhere = holders.iter().filter(|holder| !sites.iter().any(|site| of(site, holder)));
+    lines.extend(elsewhere.map(holder_line));
+    lines
 }
 
 /// What one agent should have and what it has reported; of one that does not report any more, when it last did.
@@ -177,4 +199,23 @@ fn holder_line(holder: &Value) -> String {
         line.push_str(&format!("\n    {}", super::super::finding(finding)));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_at_several_sites_it_is_told_who_has_it_where() {
+        let holder = |agent: &str, site: &str, reported: &str| json!({ "agentId": agent, "desired": "READY", "reported": reported, "agent": { "siteId": site, "state": "ROSTERED" } });
+        let holders = [holder("agt_1", "sit_1", "READY"), holder("agt_2", "sit_2", "ABSENT"), holder("agt_3", "sit_1", "ABSENT")];
+        let version = json!({ "number": 1, "state": "ACTIVE", "activatedAt": "then", "holders": holders });
+        let sites = ["1", "2", "3"].map(|number| json!({ "id": format!("sit_{number}"), "name": format!("site-{number}") }));
+        let line = |sites: &[Value]| version_line(&version, "GENERATED", sites);
+        let expected = "1 ACTIVE since then\n  at site-1: 1 of 2 have it\n    agt_1: desired READY, reported READY\n    agt_3: desired READY, reported ABSENT; \
+                        nothing was heard of it yet\n  at site-2: 0 of 1 have it\n    agt_2: desired READY, reported ABSENT; nothing was heard of it yet\n  \
+                        at site-3: no agent";
+        assert_eq!(line(&sites), expected);
+        assert!(line(&sites[..1]).starts_with("1 ACTIVE since then\n  agt_1: desired"));
+    }
 }

@@ -90,7 +90,7 @@ fn ready_in(number: u32, holder: AgentId, vault: VaultId) -> KeyCommand {
 
 fn sent(number: u32, sender: AgentId, recipient: AgentId) -> KeyCommand {
     let (version, fingerprint) = (KeyVersion::new(ID, number), fingerprint(number));
-    KeyCommand::RecordSent(RecordSent { version, site: SITE, sender, recipient, fingerprint })
+    KeyCommand::RecordSent(RecordSent { version, sites: [SITE, SITE], sender, recipient, fingerprint })
 }
 
 /// It is in a backup, sealed to a recovery key that goes by this number.

@@ -129,6 +129,13 @@ fn material_is_sent_by_holders_of_what_was_made_and_recorded_once() {
     let present = present.when(&sent(1, ALICE, BOB)).then([]).when(&sent(1, ALICE, ALICE)).then([]);
     let (present, events) = present.when(&ready(1, BOB)).then_accepted();
     assert_eq!(names(&events), ["HolderReady"]);
+    // Where it may be, policy says: of both who send and who receive.
+    let elsewhere = SiteId::from_bits(2);
+    for sites in [[SITE, elsewhere], [elsewhere, SITE]] {
+        let KeyCommand::RecordSent(at_home) = sent(1, BOB, CAROL) else { unreachable!() };
+        let present = after(active(), [ready(1, BOB)]);
+        present.when(&KeyCommand::RecordSent(RecordSent { sites, ..at_home })).then_refused("key_not_placed_at_site");
+    }
     // What was received may be sent on.
     present.when(&sent(1, BOB, CAROL)).then_accepted();
 }

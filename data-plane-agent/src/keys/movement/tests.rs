@@ -1,6 +1,7 @@
 //! Two vaults of one site, and a relay between them that may be as bad as it likes.
 
 mod context_keys;
+mod neighbours;
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -143,6 +144,8 @@ struct Carried {
     prekeys: BTreeMap<AgentId, Vec<Base64>>,
     transfers: BTreeMap<AgentId, Vec<Base64>>,
     contexts: BTreeMap<AgentId, Vec<Base64>>,
+    /// Other sites that were asked for.
+    asked: Vec<SiteId>,
     /// Every transfer ever carried.
     seen: Vec<Base64>,
     /// Calls that still fail: after the request was taken, or before.
@@ -178,6 +181,7 @@ impl Relay for At {
             if failing == Some(false) {
                 return Err(lost());
             }
+            carried.asked.extend(&ask.neighbours);
             carried.prekeys.insert(self.agent, ask.prekeys.clone());
             let mine = carried.transfers.entry(self.agent).or_default();
             mine.retain(|transfer| !ask.done.contains(&Digest::of(transfer.as_slice())));
