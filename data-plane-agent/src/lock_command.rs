@@ -67,7 +67,7 @@ pub fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Res
         (VaultKind::Remote, _) => Some(UnlockKind::Remote),
     };
     match (elsewhere, secret_file) {
-        (Some(_), None) => bail!("name a file with the token's PIN, or the server's token, with --secret-file"),
+        (Some(_), None) => bail!("name a file with the token's PIN, or the server's token or secret id, with --secret-file"),
         (Some(kind), Some(file)) => drop(runtime()?.block_on(opened_with(config.clone(), kind, file)).context(stays)?),
         (None, file) => {
             let unlock = match (file, &config.vault.passphrase_file, &config.vault.key_file) {
@@ -83,11 +83,17 @@ pub fn unlock_agent(config: Config, secret_file: Option<PathBuf>) -> anyhow::Res
     say(&format!("Unlocked; it was locked since {}. A running agent serves again in a moment.\n", locked.at))
 }
 
-/// The vault, opened by a PIN or token from this file and not by the one that the settings name.
+/// The vault, opened by a PIN, token or secret id from this file and not by the one that the settings name.
 async fn opened_with(mut config: Config, kind: UnlockKind, file: PathBuf) -> anyhow::Result<Arc<dyn Vault>> {
     match kind {
         UnlockKind::Pkcs11 => config.vault.pkcs11.as_mut().context("vault.pkcs11 is not set")?.pin_file = file,
-        UnlockKind::Remote => config.vault.remote.as_mut().context("vault.remote is not set")?.token_file = file,
+        UnlockKind::Remote => {
+            let remote = config.vault.remote.as_mut().context("vault.remote is not set")?;
+            match &mut remote.app_role {
+                Some(role) => role.secret_id_file = file,
+                None => remote.token_file = Some(file),
+            }
+        }
     }
     Ok(open_vault(&config, Arc::new(SystemIds)).await?)
 }

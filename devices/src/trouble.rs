@@ -18,6 +18,11 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
+    /// Whether it was there and said something.
+    pub const fn answers(self) -> bool {
+        matches!(self, Self::Refused | Self::Failed)
+    }
+
     /// A stable name.
     pub const fn code(self) -> &'static str {
         match self {

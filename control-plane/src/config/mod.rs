@@ -380,6 +380,7 @@ mod tests {
             ("[sealing]\nsource = \"remote\"", "[sealing.remote]"),
             ("[sealing]\nsource = \"paper\"", "sealing.source"),
             ("[sealing.remote]\nurl = \"http://vault.example.org\"\ntoken_file = \"t\"", "sealing.remote.url"),
+            ("[sealing.remote]\nurl = \"https://vault.example.org\"", "[sealing.remote.app_role]"),
             ("[sealing.pkcs11]\nmodule = \"x.so\"\ntoken = \"t\"\npin_file = \"p\"", "sealing.pkcs11.module"),
             ("[sealing.environment]\ncredential = \"../x\"", "sealing.environment.credential"),
             ("[store]\nsynchronous_standby = true", "store.synchronous_standby"),

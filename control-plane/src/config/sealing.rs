@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use devices::remote::{
+    is_a_path,
+    login::{AppRole, Login},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::config::{OutgoingConfig, Period};
@@ -86,8 +90,13 @@ pub struct TransitConfig {
     /// Where it is, `https://host:port`; plain HTTP only on this host.
     #[schemars(with = "String")]
     pub url: Url,
-    /// A file with the token on one line, readable by its owner only; another one that is written into it is put to use.
-    pub token_file: PathBuf,
+    /// A file with the token on one line, readable by its owner only; another one that is written into it is put to use. Either
+    /// this or `app_role`.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// A role that logs in, instead of a token.
+    #[serde(default)]
+    pub app_role: Option<AppRole>,
     /// The namespace, where the server has them.
     #[serde(default)]
     pub namespace: Option<String>,
@@ -103,6 +112,13 @@ pub struct TransitConfig {
     /// The most time of one call.
     #[serde(default = "server_call")]
     pub call_timeout: Period,
+}
+
+impl TransitConfig {
+    /// How to get in. Settings without either are refused; an empty path opens nothing.
+    pub fn login(&self) -> Login {
+        Login::of(self.token_file.as_ref(), self.app_role.as_ref()).unwrap_or_else(|| Login::Token(PathBuf::new()))
+    }
 }
 
 fn key_name() -> String {
@@ -135,18 +151,19 @@ impl SealingConfig {
             problems.push("the section [sealing.pkcs11] is missing: it names module, token and pin_file".to_owned());
         }
         if self.source == SourceKind::Remote && self.remote.is_none() {
-            problems.push("the section [sealing.remote] is missing: it names url and token_file".to_owned());
+            problems.push("the section [sealing.remote] is missing: it names url, and token_file or app_role".to_owned());
         }
         if self.pkcs11.as_ref().is_some_and(|token| !token.module.is_absolute()) {
             problems.push("setting sealing.pkcs11.module: an absolute path is needed, it is a program that this one runs".to_owned());
         }
         if let Some(remote) = &self.remote {
+            problems.extend(Login::problems("sealing.remote", remote.token_file.as_ref(), remote.app_role.as_ref()));
             let local = matches!(remote.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
             if remote.url.scheme() != "https" && !(remote.url.scheme() == "http" && local) {
                 problems.push("setting sealing.remote.url: it begins with https:// (http:// only on this host)".to_owned());
             }
             for (setting, path) in [("mount", &remote.mount), ("key", &remote.key)] {
-                if path.is_empty() || !path.split('/').all(is_a_segment) {
+                if !is_a_path(path) {
                     problems.push(format!("setting sealing.remote.{setting}: letters, digits, - and _, with single slashes between"));
                 }
             }
@@ -163,8 +180,4 @@ impl SealingConfig {
         }
         problems
     }
-}
-
-fn is_a_segment(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }

@@ -288,6 +288,17 @@ mod tests {
                 "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\nkv_path = \"a/../b\"\n",
                 "vault.remote.kv_path",
             ),
+            ("data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\n", "[vault.remote.app_role]"),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\ntoken_file = \"t\"\n\
+                 [vault.remote.app_role]\nrole_id_file = \"r\"\nsecret_id_file = \"s\"\n",
+                "set one of vault.remote.token_file",
+            ),
+            (
+                "data_dir = \"/d\"\n[vault]\nkind = \"remote\"\n[vault.remote]\nurl = \"https://bao:8200\"\n\
+                 [vault.remote.app_role]\nmount = \"../sys\"\nrole_id_file = \"r\"\nsecret_id_file = \"s\"\n",
+                "vault.remote.app_role.mount",
+            ),
             ("data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\nevery = \"1d\"\n", "backup.directory is missing"),
             (
                 "data_dir = \"/d\"\n[vault]\nkind = \"file\"\nkey_file = \"a\"\n[backup]\ndirectory = \"/b\"\nevery = \"1d\"\nat = \"0 3 * * *\"\n",
@@ -317,11 +328,14 @@ mod tests {
     fn devices_and_remote_vaults_can_be_named() {
         let token = "[vault.pkcs11]\nmodule = \"/p11.so\"\ntoken = \"t\"\npin_file = \"p\"\n";
         let server = "[vault.remote]\nurl = \"http://127.0.0.1:8200\"\ntoken_file = \"t\"\n";
+        let role =
+            "[vault.remote]\nurl = \"http://127.0.0.1:8200\"\n[vault.remote.app_role]\nrole_id_file = \"r\"\nsecret_id_file = \"s\"\n";
         for (kind, unlock, table) in [
             ("pkcs11", "", token),
             ("remote", "", server),
             ("file", "unlock = \"pkcs11\"\n", token),
             ("file", "unlock = \"remote\"\n", server),
+            ("remote", "", role),
         ] {
             load(&format!("data_dir = \"/d\"\n[vault]\nkind = \"{kind}\"\n{unlock}{table}")).unwrap();
         }

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use devices::remote::{
+    is_a_path, is_a_segment,
+    login::{AppRole, Login},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::config::{OutgoingConfig, Period};
@@ -94,8 +98,13 @@ pub struct RemoteConfig {
     /// Where it is, `https://host:port`; plain HTTP only on this host.
     #[schemars(with = "String")]
     pub url: Url,
-    /// A file with the token on one line, readable by its owner only; another one that is written into it is put to use.
-    pub token_file: PathBuf,
+    /// A file with the token on one line, readable by its owner only; another one that is written into it is put to use. Either
+    /// this or `app_role`.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// A role that logs in, instead of a token.
+    #[serde(default)]
+    pub app_role: Option<AppRole>,
     /// The namespace, where the server has them.
     #[serde(default)]
     pub namespace: Option<String>,
@@ -167,7 +176,7 @@ impl VaultConfig {
             problems.push("the section [vault.pkcs11] is missing: it names module, token and pin_file".to_owned());
         }
         if server && self.remote.is_none() {
-            problems.push("the section [vault.remote] is missing: it names url and token_file".to_owned());
+            problems.push("the section [vault.remote] is missing: it names url, and token_file or app_role".to_owned());
         }
         if let Some(token) = &self.pkcs11 {
             token.check(problems);
@@ -210,6 +219,7 @@ impl Pkcs11Config {
 
 impl RemoteConfig {
     fn check(&self, problems: &mut Vec<String>) {
+        problems.extend(Login::problems("vault.remote", self.token_file.as_ref(), self.app_role.as_ref()));
         let local = matches!(self.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         if self.url.scheme() != "https" && !(self.url.scheme() == "http" && local) {
             problems.push("vault.remote.url must begin with https:// (http:// only on this host)".to_owned());
@@ -220,7 +230,7 @@ impl RemoteConfig {
             ("transit_mount", &self.transit_mount),
             ("transit_key", &self.transit_key),
         ] {
-            if path.is_empty() || !path.split('/').all(is_a_segment) {
+            if !is_a_path(path) {
                 problems.push(format!("vault.remote.{setting} must be made of letters, digits, - and _, with single slashes between"));
             }
         }
@@ -231,7 +241,8 @@ impl RemoteConfig {
         RemoteSettings {
             server: ServerSettings {
                 url: self.url.clone(),
-                token_file: self.token_file.clone(),
+                // Settings without either are refused; an empty path opens nothing.
+                login: Login::of(self.token_file.as_ref(), self.app_role.as_ref()).unwrap_or_else(|| Login::Token(PathBuf::new())),
                 namespace: self.namespace.clone(),
                 outgoing: self.outgoing.clone(),
                 call: self.call_timeout.0,
@@ -242,8 +253,4 @@ impl RemoteConfig {
             transit_key: self.transit_key.clone(),
         }
     }
-}
-
-fn is_a_segment(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }

@@ -1,6 +1,8 @@
 //! A server for tests that keeps to the published API of Vault and OpenBao as far as the remote vault uses it: KV version 2,
-//! transit with AES-256-GCM, health; tokens that end and are renewed; sealing, and slowness on demand. It is written from the documentation, not from
-//! the servers: what only a real one can show is tested where one is named (`docs/remote-vault.md`).
+//! transit with AES-256-GCM, health; tokens that end and are renewed, roles that log in ([`roles`]); sealing, and slowness on
+//! demand. It is written from the documentation, not from the servers: what only a real one can show is tested where one is named (`docs/remote-vault.md`).
+
+mod roles;
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +19,8 @@ use actix_web::{
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+
+pub use roles::APP_ROLE_MOUNT;
 
 /// Where the engines are mounted, as in a server's development mode.
 pub const KV_MOUNT: &str = "secret";
@@ -68,6 +72,7 @@ impl Token {
 #[derive(Default)]
 struct Content {
     tokens: BTreeMap<String, Token>,
+    roles: roles::Roles,
     /// Entries with how often each was written; a soft-deleted one has no data.
     entries: BTreeMap<String, (u64, Option<Value>)>,
     keys: BTreeMap<String, [u8; 32]>,
@@ -248,11 +253,14 @@ async fn answer(request: HttpRequest, body: web::Bytes, content: web::Data<Mutex
     let token = request.headers().get("X-Vault-Token").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let now = Instant::now();
     content.tokens.retain(|_, token| token.lives(now));
+    let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
+    if let Some(answer) = roles::answer(&mut content, request.method(), path, token, &body, now) {
+        return answer;
+    }
     let Some(ours) = content.tokens.get_mut(token) else { return errors(403, &["permission denied"]) };
     if let Some(act) = path.strip_prefix("auth/token/") {
         return about_itself(ours, request.method(), act, now);
     }
-    let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
     let parts: Vec<&str> = path.splitn(3, '/').collect();
     match (request.method(), parts.as_slice()) {
         (&Method::GET, [KV_MOUNT, "metadata", prefix]) if request.query_string() == "list=true" => list(&content, prefix),

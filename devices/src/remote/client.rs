@@ -2,8 +2,7 @@
 //! bounded time, and says in one of a few kinds what went wrong.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,10 @@ use tokio::runtime::Handle;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use super::token::Token;
+use super::{
+    login::{Login, Logins},
+    token::Token,
+};
 use crate::{Trouble, TroubleKind};
 
 /// The most bytes of an answer: a listing of many keys.
@@ -31,8 +33,8 @@ const MAX_SAID: usize = 300;
 pub struct ServerSettings {
     /// Where it is.
     pub url: Url,
-    /// A file with the token on one line; another one that is written into it is put to use.
-    pub token_file: PathBuf,
+    /// How to get in.
+    pub login: Login,
     /// The namespace, where the server has them.
     pub namespace: Option<String>,
     /// Proxy and private authorities.
@@ -49,6 +51,7 @@ pub struct Client {
     http: reqwest::Client,
     runtime: Handle,
     pub(super) token: RwLock<Option<Arc<Token>>>,
+    pub(super) logins: Mutex<Logins>,
 }
 
 /// What the server said.
@@ -78,7 +81,7 @@ impl Client {
             _ => return Err(wrong("its address must begin with https:// (plain http:// only on this host)".to_owned())),
         }
         let http = outgoing::client(&settings.outgoing, &Trust::System, None).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { settings, place, http, runtime: Handle::current(), token: RwLock::default() })
+        Ok(Self { settings, place, http, runtime: Handle::current(), token: RwLock::default(), logins: Mutex::default() })
     }
 
     /// Where it is, for people.
@@ -96,12 +99,12 @@ impl Client {
         self.call(Method::POST, path, Some(&Zeroizing::new(body.to_string())))
     }
 
-    /// One call. A token that is turned down is read again from its file, once.
+    /// One call. A token that is turned down is replaced once, where there is another: in its file, or by logging in again.
     pub fn call(&self, method: Method, path: &str, body: Option<&Zeroizing<String>>) -> Result<Answer, Trouble> {
         let token = self.token()?;
         match self.once(&method, path, body, &token.text) {
-            Err(trouble) if trouble.kind == TroubleKind::Refused => match self.newer(&token)? {
-                Some(newer) => self.once(&method, path, body, &newer.text),
+            Err(trouble) if trouble.kind == TroubleKind::Refused => match self.another(&token)? {
+                Some(another) => self.once(&method, path, body, &another.text),
                 None => Err(self.ended(&token, Instant::now()).unwrap_or(trouble)),
             },
             answer => answer,

@@ -1,24 +1,30 @@
-//! The token that lets us into a server: read from its file, read again when somebody wrote another one there, renewed at half of
-//! its life, and told of ahead of time when it ends and cannot be kept.
+//! The token that lets us into a server: read from its file or given to a role, replaced when somebody wrote another one there or
+//! the role can log in again, renewed at half of its life, and told of ahead of time when it ends and cannot be kept.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use reqwest::Method;
 use serde::Deserialize;
-use service::{explain::spelt, files::read_secret_line};
+use service::explain::spelt;
 use zeroize::Zeroizing;
 
-use super::client::{Answer, Client};
+use super::{
+    client::{Answer, Client},
+    login::Login,
+};
 use crate::{Trouble, TroubleKind};
 
 /// The code of what is found when a token ends and cannot be kept.
 pub const TOKEN_ENDING: &str = "vault_token_ending";
 /// How long before its end it is told of a token that cannot be kept.
 const WARN_BEFORE: Duration = Duration::from_secs(86_400);
-/// How long after a renewal that failed the next one is tried, at most.
+/// How long after a renewal or a login that failed the next one is tried, at most.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// A token in use.
@@ -26,9 +32,17 @@ pub(super) struct Token {
     /// What is sent.
     pub(super) text: Zeroizing<String>,
     lease: Mutex<Lease>,
+    /// When it was put to use.
+    since: Instant,
+    /// Whether its policy does not let it look itself up.
+    hides: AtomicBool,
 }
 
 impl Token {
+    pub(super) fn new(text: Zeroizing<String>, lease: Lease, now: Instant) -> Self {
+        Self { text, lease: Mutex::new(lease), since: now, hides: AtomicBool::new(false) }
+    }
+
     /// What is known of its life, to be changed. Calls to the server are made without holding this.
     fn lease(&self) -> MutexGuard<'_, Lease> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
@@ -37,7 +51,7 @@ impl Token {
 
 /// What is known of how long a token lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Lease {
+pub(super) enum Lease {
     /// Nobody has asked yet.
     Unknown,
     /// The server does not say.
@@ -49,7 +63,7 @@ enum Lease {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Until {
+pub(super) struct Until {
     end: Instant,
     /// The longest it was ever given.
     span: Duration,
@@ -99,24 +113,58 @@ impl Life {
 }
 
 impl Client {
-    /// The token in use; the first time it is read from its file.
+    /// The token in use; the first time it is read from its file, or the role logs in.
     pub(super) fn token(&self) -> Result<Arc<Token>, Trouble> {
-        let known = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
-        known.map_or_else(|| Ok(self.put_to_use(self.read_token()?)), Ok)
+        self.current().map_or_else(|| self.get_in(None, Instant::now()), Ok)
+    }
+
+    /// The token in use, if there is one yet.
+    pub(super) fn current(&self) -> Option<Arc<Token>> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another token than this one, which the server turned down: what somebody wrote into the file, or what a role is given.
+    pub(super) fn another(&self, refused: &Token) -> Result<Option<Arc<Token>>, Trouble> {
+        let now = Instant::now();
+        if matches!(self.settings.login, Login::Token(_)) {
+            return self.written(refused, now);
+        }
+        // What is refused to a token that lives is refused to the next one of the role too.
+        let hides = refused.hides.load(Ordering::Relaxed);
+        if if hides { now < refused.since + AGAIN_AFTER } else { !self.is_turned_down(refused) } {
+            return Ok(None);
+        }
+        let token = self.get_in(Some(refused), now)?;
+        let hides = self.is_turned_down(&token);
+        token.hides.store(hides, Ordering::Relaxed);
+        Ok(Some(token))
     }
 
     /// The token that somebody wrote into the file instead of this one, if they did.
-    pub(super) fn newer(&self, than: &Token) -> Result<Option<Arc<Token>>, Trouble> {
-        let text = self.read_token()?;
-        Ok((*text != *than.text).then(|| self.put_to_use(text)))
+    fn written(&self, than: &Token, now: Instant) -> Result<Option<Arc<Token>>, Trouble> {
+        let Login::Token(file) = &self.settings.login else { return Ok(None) };
+        let text = self.read(file, "token")?;
+        Ok((*text != *than.text).then(|| self.put_to_use(Token::new(text, Lease::Unknown, now))))
     }
 
-    /// Looks after the token: takes another one that was written into its file, learns how long it lives, and renews it. To be
-    /// called now and then; what fails is told by [`Client::advice`], as long as the token still works.
+    fn is_turned_down(&self, token: &Token) -> bool {
+        let looked = self.once(&Method::GET, "auth/token/lookup-self", None, &token.text);
+        looked.is_err_and(|trouble| trouble.kind == TroubleKind::Refused)
+    }
+
+    /// Looks after the token: takes another one that was written into its file, learns how long it lives, renews it, and has a role
+    /// log in again when it cannot be renewed for long. To be called now and then; what fails is told by [`Client::advice`], as
+    /// long as the token still works.
     pub fn tend(&self, now: Instant) {
-        let Some(mut token) = self.token.read().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let Some(mut token) = self.current() else {
+            if self.was_turned_down() {
+                // Whoever calls next is told, if it fails again.
+                drop(self.get_in(None, now));
+            }
+            return;
+        };
         // A file that cannot be read is not needed yet: the token is in use.
-        if let Ok(Some(newer)) = self.newer(&token) {
+        if let Ok(Some(newer)) = self.written(&token, now) {
             tracing::info!(place = self.place(), "another token for the server was found in its file");
             token = newer;
         }
@@ -134,10 +182,14 @@ impl Client {
         };
         let again_after = AGAIN_AFTER.min(until.span / 10);
         let rests = until.tried.is_some_and(|tried| now < tried + again_after);
-        if !until.renewable || rests || until.end.saturating_duration_since(now) > until.span / 2 {
+        let may_log_in = matches!(self.settings.login, Login::AppRole(_));
+        if !(until.renewable || may_log_in) || rests || until.end.saturating_duration_since(now) > until.span / 2 {
             return;
         }
-        let next = match self.renew(&token) {
+        let renewed = if until.renewable { self.renew(&token) } else { Err(self.refused("it cannot be renewed")) };
+        // A server that is away is not asked for another token at once.
+        let may_log_in = may_log_in && renewed.as_ref().map_or_else(|trouble| trouble.kind.answers(), |granted| *granted < until.span / 2);
+        let mut next = match renewed {
             Ok(granted) if granted >= until.span / 2 => {
                 Until { end: now + granted, span: granted.max(until.span), tried: None, failed: None, ..until }
             }
@@ -145,8 +197,14 @@ impl Client {
                 let why = "it is near the longest that the server lets it live".to_owned();
                 Until { end: now + granted, tried: Some(now), failed: Some(why), ..until }
             }
-            Err(why) => Until { tried: Some(now), failed: Some(why), ..until },
+            Err(trouble) => Until { tried: Some(now), failed: Some(trouble.detail), ..until },
         };
+        if may_log_in {
+            match self.get_in(Some(&token), now) {
+                Ok(_) => return,
+                Err(trouble) => next.failed = next.failed.map(|why| format!("{why}, and logging in again failed: {}", trouble.detail)),
+            }
+        }
         if let (Some(why), false) = (&next.failed, token.lease().has_failed()) {
             tracing::warn!(place = self.place(), "the token for the server cannot be kept: {why}");
         }
@@ -155,51 +213,45 @@ impl Client {
 
     /// What somebody should do about the token before it ends.
     pub fn advice(&self, now: Instant) -> Option<Trouble> {
-        let token = self.token.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let token = self.current()?;
         let known = token.lease().clone();
         let Lease::Until(until) = known else { return None };
         let left = until.end.saturating_duration_since(now);
-        let why = match until.failed {
-            Some(why) => why,
-            None if until.renewable => return None,
-            None => "it cannot be renewed".to_owned(),
+        let why = match (until.failed, &self.settings.login) {
+            (Some(why), _) => why,
+            (None, Login::Token(_)) if !until.renewable => "it cannot be renewed".to_owned(),
+            (None, _) => return None,
         };
         if left > WARN_BEFORE {
             return None;
         }
         let when = if left.is_zero() { "has ended".to_owned() } else { format!("ends in {}", spelt(left)) };
-        Some(self.refused(format!("our token {when}: {why}; write another one into {}", self.settings.token_file.display())))
+        let what_to_do = match &self.settings.login {
+            Login::Token(file) => format!("; write another one into {}", file.display()),
+            // Why its login failed says that already.
+            Login::AppRole(_) => String::new(),
+        };
+        Some(self.refused(format!("our token {when}: {why}{what_to_do}")))
     }
 
     /// The server turned this token down, and there is no other one: says so when it has ended.
     pub(super) fn ended(&self, token: &Token, now: Instant) -> Option<Trouble> {
         let known = token.lease().clone();
-        let Lease::Until(until) = known else { return None };
+        let (Lease::Until(until), Login::Token(file)) = (known, &self.settings.login) else { return None };
         (until.end <= now).then(|| {
-            let file = self.settings.token_file.display();
+            let file = file.display();
             self.refused(format!("our token has ended: write another one into {file}; it is read again by itself"))
         })
     }
 
-    fn refused(&self, detail: String) -> Trouble {
+    pub(super) fn refused(&self, detail: impl Into<String>) -> Trouble {
         Trouble::new(TroubleKind::Refused, self.place(), detail)
     }
 
-    fn put_to_use(&self, text: Zeroizing<String>) -> Arc<Token> {
-        let token = Arc::new(Token { text, lease: Mutex::new(Lease::Unknown) });
+    pub(super) fn put_to_use(&self, token: Token) -> Arc<Token> {
+        let token = Arc::new(token);
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
         token
-    }
-
-    fn read_token(&self) -> Result<Zeroizing<String>, Trouble> {
-        let file = &self.settings.token_file;
-        let locked = |detail: String| Trouble::new(TroubleKind::Locked, self.place(), detail);
-        let line = read_secret_line(file).map_err(|error| locked(format!("its token cannot be read: {error}")))?;
-        match std::str::from_utf8(&line) {
-            Ok("") => Err(locked(format!("{} is empty: write the token into it, on one line", file.display()))),
-            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-            Err(_) => Err(locked(format!("{} is not text", file.display()))),
-        }
     }
 
     fn look_up(&self, token: &Token, now: Instant) -> Lease {
@@ -222,22 +274,28 @@ impl Client {
         )
     }
 
-    fn renew(&self, token: &Token) -> Result<Duration, String> {
+    fn renew(&self, token: &Token) -> Result<Duration, Trouble> {
         let act = "renewing the token";
-        let renewed = self.once(&Method::POST, "auth/token/renew-self", Some(&Zeroizing::new("{}".to_owned())), &token.text);
-        let bytes = match renewed.map_err(|trouble| trouble.detail)? {
-            Answer::Invalid(said) => return Err(format!("the server does not renew it: {said}")),
-            answer => answer.yes(self, act).map_err(|trouble| trouble.detail)?,
+        let bytes = match self.once(&Method::POST, "auth/token/renew-self", Some(&Zeroizing::new("{}".to_owned())), &token.text)? {
+            Answer::Invalid(said) => return Err(self.refused(format!("the server does not renew it: {said}"))),
+            answer => answer.yes(self, act)?,
         };
         let renewed: Option<Renewed> = serde_json::from_slice(&bytes).ok();
         let granted = renewed.and_then(|renewed| renewed.auth);
-        granted
-            .map(|granted| Duration::from_secs(granted.lease_duration))
-            .ok_or_else(|| format!("{act}: its answer is not that of its API"))
+        granted.map(|granted| Duration::from_secs(granted.lease_duration)).ok_or_else(|| self.odd(act))
     }
 }
 
 impl Lease {
+    /// Of a token that lives so many seconds from now on; none: without end.
+    pub(super) fn of(seconds: u64, renewable: bool, now: Instant) -> Self {
+        if seconds == 0 {
+            return Self::Endless;
+        }
+        let span = Duration::from_secs(seconds);
+        Self::Until(Until { end: now + span, span, renewable, tried: None, failed: None })
+    }
+
     fn has_failed(&self) -> bool {
         matches!(self, Self::Until(until) if until.failed.is_some())
     }

@@ -11,9 +11,13 @@ use std::{
 
 use data_plane_agent::{config::Config, vault::VaultError};
 use freehold_tests::world::{ShiftedClock, World, until};
-use schema::{encoding::base64url, id::KeyVersion};
+use schema::{
+    clock::{SystemClock, SystemIds},
+    encoding::base64url,
+    id::KeyVersion,
+};
 use serde_json::{Value, json};
-use vault_contract::VaultServer;
+use vault_contract::{Lease, VaultServer};
 
 use super::{disks::Mounted, recovery};
 
@@ -114,6 +118,49 @@ async fn a_vault_that_is_gone_while_keys_are_made_and_destroyed_is_told_and_wait
     let server = gone.come_back().unwrap();
     until_key(&world, "during", |key| key["versions"][0]["destruction"]["proven"] == true).await;
     assert!(!server.everything().contains(&format!("{}.1.json", version.key)), "{}", server.everything());
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_role_no_longer_gets_into_its_vault_says_so_and_goes_on_when_it_does() {
+    let world = World::start().await;
+    let server = VaultServer::start("of somebody else").unwrap();
+    let lease = Lease { ttl: Some(Duration::from_secs(3_600)), renewable: true, ..Lease::default() };
+    server.set_role("fra-agents", "secret-1", None, lease);
+    let (role_id, secret_id) = (world.path("role-id"), world.path("secret-id"));
+    let write = |path: &Path, text: &str| service::files::write_atomic(path, text.as_bytes(), service::files::OWNER_ONLY).unwrap();
+    write(&role_id, "fra-agents\n");
+    write(&secret_id, "secret-1\n");
+    let vault = format!(
+        "kind = \"remote\"\n[vault.remote]\nurl = \"{}\"\nkv_path = \"fra\"\ncall_timeout = \"1s\"\n[vault.remote.app_role]\n\
+         role_id_file = {role_id:?}\nsecret_id_file = {secret_id:?}\n",
+        server.url()
+    );
+    let config = config_with(&world, "agent", &vault);
+    world.enrol(&config).await;
+    // It does not start with a secret id that is wrong, and says why.
+    write(&secret_id, "secret-0\n");
+    let start = || data_plane_agent::app::App::start(config.clone(), Arc::new(SystemClock), Arc::new(SystemIds));
+    let refused = format!("{:?}", start().await.err().expect("a wrong secret id was let in"));
+    assert!(refused.contains("invalid role or secret ID") && !refused.contains("secret-0"), "{refused}");
+    write(&secret_id, "secret-1\n");
+    let agent = world.agent(&config).await;
+    world.encryption_key("before").await;
+    until_key(&world, "before", in_use).await;
+
+    server.forget_role("fra-agents");
+    until_found(&world, |found| found == ["vault_refused"]).await;
+    until(|| async {
+        let ready = world.ask(&agent, "/readyz").await;
+        let note = ready["notes"]["vault"].as_str().unwrap_or_default();
+        if note.contains("write another secret id into") { Ok(()) } else { Err(ready.to_string()) }
+    })
+    .await;
+    world.encryption_key("during").await;
+    server.set_role("fra-agents", "secret-2", None, lease);
+    write(&secret_id, "secret-2\n");
+    until_key(&world, "during", in_use).await;
+    until_found(&world, |found| found.is_empty()).await;
     agent.stop().await.unwrap();
 }
 

@@ -14,6 +14,7 @@ use control_plane::{
     database::Location,
     sealing::{Keyring, SealingError, source::Sources},
 };
+use devices::remote::login::AppRole;
 use freehold_tests::database::{Engine, TestDatabase};
 use schema::{
     clock::{Clock, SystemClock, SystemIds},
@@ -36,7 +37,8 @@ fn secret(path: &Path, text: &str) {
 fn remote(url: &str, token_file: &Path, key: &str) -> TransitConfig {
     TransitConfig {
         url: url.parse().unwrap(),
-        token_file: token_file.to_owned(),
+        token_file: Some(token_file.to_owned()),
+        app_role: None,
         namespace: None,
         mount: "transit".to_owned(),
         key: key.to_owned(),
@@ -116,6 +118,28 @@ pub(crate) async fn a_server_keeps_the_sealing_key() {
     start(&world, folder, &ours).await.unwrap().tenant(TENANT).await.unwrap();
     server.set_token("token-2");
     secret(&token_file, "token-2");
+
+    // A role that logs in, and may not for a while.
+    secret(&folder.join("role"), "planes");
+    secret(&folder.join("secret"), "secret-1");
+    let role =
+        AppRole { mount: "approle".to_owned(), role_id_file: folder.join("role"), secret_id_file: folder.join("secret"), wrapped: false };
+    let by_role = SealingConfig {
+        remote: Some(TransitConfig { token_file: None, app_role: Some(role), ..remote(&server.url(), &token_file, "ours") }),
+        ..ours.clone()
+    };
+    assert_eq!(code(start(&world, folder, &by_role).await).0, "vault_refused");
+    server.set_role("planes", "secret-1", None, Lease::default());
+    let started = start(&world, folder, &by_role).await.unwrap();
+    started.tenant(TENANT).await.unwrap();
+    server.forget_role("planes");
+    started.probe().await;
+    let note = started.note().unwrap();
+    assert!(note.contains("did not let the role in") && !note.contains("secret-1"), "{note}");
+    server.set_role("planes", "secret-2", None, Lease::default());
+    secret(&folder.join("secret"), "secret-2");
+    started.probe().await;
+    assert_eq!(started.note(), None);
 
     // Another key than the one that wrapped it.
     let other = sealing(&server.url(), "theirs");

@@ -33,7 +33,7 @@ impl RemoteSource {
     pub(super) fn new(settings: TransitConfig) -> Result<Self, SealingError> {
         let server = ServerSettings {
             url: settings.url.clone(),
-            token_file: settings.token_file.clone(),
+            login: settings.login(),
             namespace: settings.namespace.clone(),
             outgoing: settings.outgoing.clone(),
             call: settings.call_timeout.0,

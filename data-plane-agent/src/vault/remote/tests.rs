@@ -2,6 +2,8 @@
 //! one too. It needs KV version 2 at `secret/` and transit at `transit/`, as `bao server -dev` and `bao secrets enable transit`
 //! make them.
 
+mod app_role;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -9,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use devices::remote::login::Login;
 use schema::{
     catalogue::Algorithm,
     clock::SystemIds,
@@ -44,7 +47,7 @@ fn settings(url: &str, token: &str, path: &str, place: &Path) -> RemoteSettings 
     RemoteSettings {
         server: ServerSettings {
             url: url.parse().unwrap(),
-            token_file,
+            login: Login::Token(token_file),
             namespace: None,
             outgoing: Default::default(),
             call: Duration::from_secs(2),
