@@ -6,6 +6,7 @@ mod signers {
     mod ceremony;
     mod ending;
     mod everyday;
+    mod fresh_pairs;
     mod long_away;
     mod recovery;
     mod tokens;

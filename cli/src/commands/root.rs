@@ -67,6 +67,15 @@ pub enum Root {
         #[command(flatten)]
         idempotency: Idempotency,
     },
+    /// Give the control plane fresh pairs to sign with: after its host or database was in other hands, or as a routine
+    ///
+    /// The next root names them, and the old ones no more: at once where the control plane signs root, else when enough of the
+    /// tenant's signers have signed it (freehold root sign). Then everything is signed anew, agents follow by themselves, and the
+    /// old pairs are erased: make a backup, one from before cannot sign for the tenant any more.
+    RotatePairs {
+        #[command(flatten)]
+        idempotency: Idempotency,
+    },
     /// Show the root that waits for signatures, and whose are missing
     Pending,
     /// Look at the root that waits, and sign it
@@ -138,6 +147,23 @@ impl Root {
                 let payload = session.control_plane()?.mutate(SIGNING, "ReturnRoot", input).await?;
                 output::note("Now enough of the signers: freehold root sign. From then on the control plane signs root and policy.");
                 output::object(session.output, WAITING, &with_progress(payload.get("proposal").unwrap_or(&Value::Null)))
+            }
+            Self::RotatePairs { idempotency } => {
+                let input = json!({ "idempotencyKey": idempotency.idempotency_key });
+                let payload = session.control_plane()?.mutate(SIGNING, "RotatePairs", input).await?;
+                match payload.get("proposal").filter(|proposal| !proposal.is_null()) {
+                    Some(proposal) => {
+                        output::note("Now enough of the signers: freehold root sign. Then the old pairs are erased: make a backup.");
+                        output::object(session.output, WAITING, &with_progress(proposal))
+                    }
+                    None => {
+                        output::note(
+                            "The old pairs count no more, and are erased. Make a backup: one from before cannot sign for this tenant.",
+                        );
+                        let row = json!({ "id": payload["rootSerial"], "serial": payload["rootSerial"] });
+                        output::object(session.output, &[("root in force", "/serial")], &row)
+                    }
+                }
             }
             Self::Pending => pending(session, Kind::Root).await,
             Self::Sign { sign, recovery } => sign.run(session, Kind::Root, &[], recovery).await,

@@ -131,6 +131,12 @@ impl Desk {
                 kind.to_string().to_uppercase()
             )
         }));
+        let replaced = [Kind::State, Kind::Heartbeat].into_iter().filter(|kind| signers(&self.authority, *kind) != signers(&next, *kind));
+        text.extend(replaced.map(|kind| {
+            format!(
+                "REPLACES THE PAIR that signs {kind} for the control plane: ask whoever runs it whether they meant to (root rotate-pairs)"
+            )
+        }));
         text.extend(roles(&self.authority, &next));
         text.extend(difference(Some(&without_keys(present)?), &without_keys(&root)?));
         Ok(self.judged(waiting, &root.head, text))
@@ -327,6 +333,11 @@ fn roles(present: &Authority, next: &Authority) -> Vec<String> {
     };
     let kinds = [Kind::Root, Kind::Policy, Kind::State, Kind::Heartbeat];
     kinds.iter().map(|kind| format!("{kind}: signed by {}, now by {}", told(next, *kind), told(present, *kind))).collect()
+}
+
+/// Who may sign a kind, by key id.
+fn signers(authority: &Authority, kind: Kind) -> Vec<Digest> {
+    authority.root().roles.get(&kind).map(|role| role.signers.clone()).unwrap_or_default()
 }
 
 fn project_name(policy: &Policy) -> String {

@@ -184,28 +184,34 @@ impl Heartbeats {
         rows.into_iter().map(place).collect()
     }
 
-    /// Signs and keeps the next heartbeat of a site. With `members` it pins those; without, what the last one pinned.
-    /// Of two that are signed at once one is kept, and the other is signed again after it.
+    /// What the next heartbeat of a site follows, and what it pins: these, or what the last one did.
+    pub async fn next(
+        &self,
+        tenant: TenantId,
+        site: SiteId,
+        members: Option<&[Member]>,
+    ) -> Result<(Option<Current>, Vec<Member>), HeartbeatError> {
+        let last = self.latest(tenant, site).await?;
+        let members = match (members, &last) {
+            (Some(members), last) => follow(members, last.as_ref())?,
+            (None, Some(last)) => last.members.clone(),
+            (None, None) => return Err(HeartbeatError::Incomplete),
+        };
+        Ok((last, members))
+    }
+
+    /// Signs and keeps the next heartbeat of a site; none when another one was kept after the last.
     pub async fn issue(
         &self,
         signers: &TenantSigners,
         tenant: TenantId,
         site: SiteId,
-        members: Option<&[Member]>,
+        (last, members): (Option<Current>, Vec<Member>),
         now: Timestamp,
-    ) -> Result<Current, HeartbeatError> {
-        loop {
-            let last = self.latest(tenant, site).await?;
-            let members = match (members, &last) {
-                (Some(members), last) => follow(members, last.as_ref())?,
-                (None, Some(last)) => last.members.clone(),
-                (None, None) => return Err(HeartbeatError::Incomplete),
-            };
-            let next = sign(signers, tenant, site, members, last.as_ref(), (now, self.named.now()))?;
-            if self.keep(tenant, site, &next, last.is_some()).await? {
-                return Ok(next);
-            }
-        }
+    ) -> Result<Option<Current>, HeartbeatError> {
+        let next = sign(signers, tenant, site, members, last.as_ref(), (now, self.named.now()))?;
+        let kept = self.keep(tenant, site, &next, last.is_some()).await?;
+        Ok(kept.then_some(next))
     }
 
     /// The database.

@@ -4,7 +4,7 @@
 //! - [`facts`]: the present of a tenant; [`read`] and [`gather`] get it from the read model; [`compile`]: facts to content.
 //! - `neighbours`: what sites that share a key are told of each other's agents.
 //! - [`templates`]: which are in force, and which keys a change of them would leave outside.
-//! - [`signers`]: the pairs that sign, and the first root.
+//! - [`signers`]: the pairs that sign, and the first root; [`pairs`]: which a root names, and how fresh ones take their place.
 //! - [`stream`]: what was published, as events; [`heartbeat`]: what is current at each site.
 //! - `waiting` and `shelf`: what waits for a tenant's own signers; [`within`]: state under policies that wait; [`proposals`]:
 //!   what signers and administrators do about it.
@@ -22,6 +22,7 @@ pub mod graphql;
 pub mod heartbeat;
 pub mod in_force;
 mod neighbours;
+pub mod pairs;
 pub mod proposal_graphql;
 pub mod proposals;
 pub mod reactor;

@@ -3,6 +3,7 @@
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 use schema::{
     encoding::{Digest, from_base64url},
+    event::statement::StatementEvent,
     id::TenantId,
     name::Text,
 };
@@ -122,6 +123,13 @@ pub struct ReturnRootInput {
     common: CommonNew,
 }
 
+/// Fresh pairs take the place of those with which the control plane signs.
+#[derive(InputObject)]
+pub struct RotatePairsInput {
+    #[graphql(flatten)]
+    common: CommonNew,
+}
+
 /// A root that shall not wait any more.
 #[derive(InputObject)]
 pub struct WithdrawRootProposalInput {
@@ -155,6 +163,17 @@ pub struct SignStatementInput {
 pub struct StatementProposalPayload {
     /// What waits now; absent when nothing does, or the command was refused.
     pub proposal: Option<StatementProposal>,
+    #[graphql(flatten)]
+    outcome: Outcome,
+}
+
+/// What came of fresh pairs.
+#[derive(SimpleObject)]
+pub struct RotatePairsPayload {
+    /// The root that names them, while it waits for the tenant's signers; absent when it is in force, or the command was refused.
+    pub proposal: Option<StatementProposal>,
+    /// The serial of the root in force.
+    pub root_serial: Option<UInt64>,
     #[graphql(flatten)]
     outcome: Outcome,
 }
@@ -217,6 +236,39 @@ impl ProposalMutation {
         answer(api, Kind::Root, Scope::Tenant, attempt.await).await
     }
 
+    /// Makes fresh pairs for everything that the control plane signs, and the root that names them and the old ones no more: at once
+    /// where the control plane signs root, else when enough of the tenant's signers have signed it. Then everything is signed anew,
+    /// and the old pairs are erased. For an emergency and as a routine; agents take it without help.
+    async fn rotate_pairs(&self, ctx: &Context<'_>, input: RotatePairsInput) -> Result<RotatePairsPayload> {
+        let api = Api::of(ctx)?;
+        let statements = &api.services.statements;
+        let attempt = async {
+            let id = stream_id(&api.keys, schema::event::statement::StatementKind::Root, &scope_text(api.ctx.tenant, Scope::Tenant));
+            // Who may not makes no pairs.
+            if let Err(denied) = api.services.authorizer.decide(&api.ctx, &Question::new("rotatePairs", "Statements", id)) {
+                return Err(UserError::new("forbidden", denied).into());
+            }
+            let proposed = statements.propose_pairs(api.ctx.tenant).await.map_err(|error| broken(&error))?;
+            let (act, root) = proposed.map_err(refused)?;
+            let done = act_with(api, "rotatePairs", act, input.common.into()).await;
+            if !matches!(&done, Ok((_, false))) {
+                statements.forget_proposed(api.ctx.tenant, root).await.map_err(|error| broken(&error))?;
+            }
+            let (outcome, _) = done?;
+            statements.bring_up_to_date(api.ctx.tenant).await.map_err(|error| broken(&error))?;
+            Ok(outcome)
+        };
+        match attempt.await {
+            Ok(outcome) => {
+                let proposal = waiting(api).await?.into_iter().find(|waiting| waiting.kind == Kind::Root);
+                let root = statements.root(api.ctx.tenant).await.map_err(|error| broken(&error))?;
+                let proposal = proposal.map(|waiting| self::proposal(api.ctx.tenant, waiting));
+                Ok(RotatePairsPayload { proposal, root_serial: Some(UInt64(root.serial)), outcome })
+            }
+            Err(stop) => Ok(RotatePairsPayload { proposal: None, root_serial: None, outcome: Stop::refused(stop)? }),
+        }
+    }
+
     /// Lets a root that was proposed wait no more.
     async fn withdraw_root_proposal(&self, ctx: &Context<'_>, input: WithdrawRootProposalInput) -> Result<StatementProposalPayload> {
         let api = Api::of(ctx)?;
@@ -251,11 +303,28 @@ impl ProposalMutation {
     }
 }
 
-async fn act_on(api: &Api, action: &'static str, (id, command, blobs): Act, common: Common) -> Result<Outcome, Stop> {
+async fn act_on(api: &Api, action: &'static str, act: Act, common: Common) -> Result<Outcome, Stop> {
+    act_with(api, action, act, common).await.map(|(outcome, _)| outcome)
+}
+
+/// Also says whether it was answered before.
+async fn act_with(api: &Api, action: &'static str, (id, command, blobs): Act, common: Common) -> Result<(Outcome, bool), Stop> {
     let options = options(common, blobs)?;
     let handled = api.handle::<StatementStream>(&api.ctx, id, command, Question::new(action, "Statements", id), options).await?;
+    for event in handled.events.iter().filter(|_| !handled.replayed) {
+        // Pairs that were made for a root that will not be are worth nothing.
+        let given_up = match event {
+            StatementEvent::StatementProposed(event) => event.supersedes,
+            StatementEvent::ProposalWithdrawn(event) => Some(event.sha256),
+            _ => None,
+        };
+        if let Some(root) = given_up {
+            api.services.statements.forget_proposed(api.ctx.tenant, root).await.map_err(|error| broken(&error))?;
+        }
+    }
     let readable = api.readable(handled.cursor).await?;
-    Ok(Outcome { user_errors: Vec::new(), position: Some(handled.position), pending: !readable })
+    let outcome = Outcome { user_errors: Vec::new(), position: Some(handled.position), pending: !readable };
+    Ok((outcome, handled.replayed))
 }
 
 async fn answer(api: &Api, kind: Kind, scope: Scope, attempt: Result<Outcome, Stop>) -> Result<StatementProposalPayload> {

@@ -164,7 +164,7 @@ impl Statements {
         if !authority.is_tenant_held(Kind::Root) && !authority.is_tenant_held(Kind::Policy) {
             return Ok(None);
         }
-        let ours = self.signers(tenant).await?;
+        let ours = self.signers_under(tenant, &authority).await?;
         let [root, policy] = [Kind::Root, Kind::Policy].map(|kind| vec![ours.pair(kind).public().clone()]);
         let mut root = next_root(authority.root(), &NewSigners { root, root_threshold: 1, policy, policy_threshold: 1 });
         for kind in [Kind::Root, Kind::Policy] {

@@ -37,6 +37,7 @@ use super::{
     ending::Ending,
     facts::Facts,
     heartbeat::{Current, HeartbeatError, Heartbeats, Member},
+    pairs::InUse,
     read::{FactsError, FactsReader},
     recovery::Behind,
     shelf::Shelf,
@@ -50,11 +51,9 @@ use crate::{
         handler::{CommandError, Handler, Options},
         store::ReadError,
     },
-    sealing::{SealingError, Secret, Secrets},
+    sealing::{SealingError, Secrets},
 };
 
-/// The name of the sealed secret that holds a tenant's pairs.
-pub(crate) const SIGNERS_SECRET: &str = "statement-signers";
 /// The principal that publishes.
 const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
 /// The epoch of a tenant's first root. Others begin by recovery only.
@@ -84,6 +83,15 @@ pub enum StatementsError {
     /// What was sealed is not the tenant's pairs.
     #[error("the tenant's signing keys are damaged")]
     Signers(#[from] InvalidSigners),
+    /// A root names pairs that are not kept here.
+    #[error(
+        "the pairs that root {serial} names are not kept here, as in a backup from before they were made: restore a newer one, or \
+         have the tenant's signers sign a root with others (freehold root rotate-pairs)"
+    )]
+    PairsMissing {
+        /// The root.
+        serial: u64,
+    },
     /// The heartbeat could not be read, signed or kept.
     #[error("the site's heartbeat failed")]
     Heartbeat(#[from] HeartbeatError),
@@ -132,7 +140,7 @@ struct Inner {
     heartbeats: Heartbeats,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
-    signers: Mutex<HashMap<TenantId, Arc<TenantSigners>>>,
+    in_use: InUse,
     /// What was published last, by tenant; the lock also keeps two compilations of a tenant apart.
     published: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<Option<Shelf>>>>>,
     wakers: Mutex<HashMap<(TenantId, SiteId), watch::Sender<()>>>,
@@ -189,7 +197,7 @@ impl Statements {
             heartbeats,
             clock,
             ids,
-            signers: Mutex::default(),
+            in_use: InUse::default(),
             published: Mutex::default(),
             wakers: Mutex::default(),
             served: Mutex::default(),
@@ -241,9 +249,15 @@ impl Statements {
 
     /// Signs a site's next heartbeat; it pins these, or what the last one did.
     async fn issue(&self, tenant: TenantId, site: SiteId, members: Option<&[Member]>) -> Result<(), StatementsError> {
-        let signers = self.signers(tenant).await?;
         let now = self.0.clock.now();
-        let current = self.0.heartbeats.issue(&signers, tenant, site, members, now).await?;
+        // Of two that are signed at once one is kept, and the other is signed again after it.
+        let current = loop {
+            let (last, pinned) = self.0.heartbeats.next(tenant, site, members).await?;
+            let signers = self.signers_pinned(tenant, &pinned).await?;
+            if let Some(kept) = self.0.heartbeats.issue(&signers, tenant, site, (last, pinned), now).await? {
+                break kept;
+            }
+        };
         self.0.ending.look_at(tenant, site, &current.members, now);
         self.wake(tenant, site);
         Ok(())
@@ -357,8 +371,8 @@ impl Statements {
         agent: AgentId,
         lease: impl FnOnce(Head) -> Lease,
     ) -> Result<Vec<u8>, StatementsError> {
-        let root = self.root(tenant).await?;
-        let signers = self.signers(tenant).await?;
+        let (authority, _) = self.authorities(tenant).await?;
+        let (root, signers) = (&authority.root().head, self.signers_under(tenant, &authority).await?);
         let last = self.stream(tenant, StatementKind::Lease, &agent.to_string()).await?;
         let mut head = Head { site: Some(site), agent: Some(agent), ..blank_head(Kind::Lease, tenant) };
         fill(&mut head, Kind::Lease, root.epoch, last.serial + 1, root.serial, self.0.clock.now());
@@ -425,6 +439,7 @@ impl Statements {
             tracing::warn!(%tenant, "nothing is published: agents know newer statements than this control plane (freehold recovery status)");
             return Ok(());
         }
+        let signers = self.signers_under(tenant, &shelf.authority).await?;
         let Content { policies, states } = compile(&facts, &shelf.as_published());
         // Agents judge the time of a version by policy and state: a policy is not older than what it was compiled from, and a
         // state not younger.
@@ -434,8 +449,9 @@ impl Statements {
         for (scope, content) in policies {
             if !shelf.is_tenant_held() {
                 let last = shelf.policies.get(&scope);
-                if let Some(next) =
-                    self.publish_changed(tenant, scope, content.clone(), last, (shelf.epoch(), shelf.newest_root()), compiled).await?
+                if let Some(next) = self
+                    .publish_changed(tenant, scope, content.clone(), last, (shelf.epoch(), shelf.newest_root(), &signers), compiled)
+                    .await?
                 {
                     shelf.policies.insert(scope, next);
                     count += 1;
@@ -455,8 +471,9 @@ impl Statements {
                 content
             };
             let last = shelf.states.get(&site);
-            if let Some(next) =
-                self.publish_changed(tenant, Scope::Site(site), content, last, (shelf.epoch(), shelf.newest_root()), asked).await?
+            if let Some(next) = self
+                .publish_changed(tenant, Scope::Site(site), content, last, (shelf.epoch(), shelf.newest_root(), &signers), asked)
+                .await?
             {
                 shelf.states.insert(site, next);
                 count += 1;
@@ -471,6 +488,7 @@ impl Statements {
                 tracing::warn!(%tenant, %site, "policies lack signatures of the newest root's signers: the site keeps what it has until they are there");
             }
         }
+        self.forget_former(tenant, facts.sites.keys().copied(), shelf).await?;
         if count > 0 {
             tracing::info!(%tenant, statements = count, millis = started.elapsed().as_millis() as u64, "statements were published");
         }
@@ -492,7 +510,7 @@ impl Statements {
         scope: Scope,
         content: S,
         last: Option<&(S, Member)>,
-        (epoch, root_serial): (u64, u64),
+        (epoch, root_serial, signers): (u64, u64, &TenantSigners),
         now: Timestamp,
     ) -> Result<Option<(S, Member)>, StatementsError> {
         if let Some((last, member)) = last
@@ -503,7 +521,7 @@ impl Statements {
             return Ok(None);
         }
         let serial = last.map_or(1, |(_, member)| member.serial + 1);
-        self.publish(tenant, scope, content, serial, (epoch, root_serial), now).await.map(Some)
+        self.publish(tenant, scope, content, serial, (epoch, root_serial, signers), now).await.map(Some)
     }
 
     /// Signs and records one statement.
@@ -513,11 +531,10 @@ impl Statements {
         scope: Scope,
         content: S,
         serial: u64,
-        (epoch, root_serial): (u64, u64),
+        (epoch, root_serial, signers): (u64, u64, &TenantSigners),
         now: Timestamp,
     ) -> Result<(S, Member), StatementsError> {
         let kind = recorded(S::KIND).ok_or(StatementsError::Missing)?;
-        let signers = self.signers(tenant).await?;
         if S::KIND == Kind::Root && serial != 1 {
             return Err(StatementsError::TenantHeld(S::KIND));
         }
@@ -564,9 +581,9 @@ impl Statements {
         let newest = match newest {
             Some(root) => root,
             None => {
-                let signers = self.signers(tenant).await?;
-                let (root, member) =
-                    self.publish(tenant, Scope::Tenant, signers.first_root(tenant), 1, (FIRST_EPOCH, 1), self.0.clock.now()).await?;
+                let (signers, now) = (self.first_signers(tenant).await?, self.0.clock.now());
+                let first = signers.first_root(tenant);
+                let (root, member) = self.publish(tenant, Scope::Tenant, first, 1, (FIRST_EPOCH, 1, &signers), now).await?;
                 roots.push(member);
                 root
             }
@@ -633,25 +650,20 @@ impl Statements {
         Ok(bytes)
     }
 
-    /// The tenant's pairs; made when there are none. Of several replicas that make them at once, all use the first.
-    pub(super) async fn signers(&self, tenant: TenantId) -> Result<Arc<TenantSigners>, StatementsError> {
-        if let Some(signers) = locked(&self.0.signers).get(&tenant) {
-            return Ok(Arc::clone(signers));
-        }
-        let secret = match self.0.secrets.secret(tenant, SIGNERS_SECRET).await? {
-            Some(secret) => secret,
-            None => {
-                let made = Secret::new(TenantSigners::generate(&*self.0.ids).to_secret().to_vec());
-                self.0.secrets.keep_first(tenant, SIGNERS_SECRET, &made).await?
-            }
-        };
-        let signers = Arc::new(TenantSigners::from_secret(secret.reveal())?);
-        locked(&self.0.signers).insert(tenant, Arc::clone(&signers));
-        Ok(signers)
-    }
-
     pub(super) fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
         Arc::clone(locked(&self.0.published).entry(tenant).or_default())
+    }
+
+    pub(super) fn in_use(&self) -> &InUse {
+        &self.0.in_use
+    }
+
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.0.secrets
+    }
+
+    pub(super) fn ids(&self) -> &dyn Ids {
+        &*self.0.ids
     }
 
     pub(super) fn handler(&self) -> &Handler {

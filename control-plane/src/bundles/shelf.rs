@@ -30,6 +30,8 @@ pub(super) struct Shelf {
     pub(super) waiting: BTreeMap<Scope, (Policy, Waiting)>,
     /// Whether enough signers of a root signed an envelope: both by SHA-256.
     pub(super) verified: HashMap<(Digest, Digest), bool>,
+    /// Whether no pairs are kept that the newest root does not name.
+    pub(super) tidy: bool,
 }
 
 /// A statement that waits, and what it has gathered.
@@ -70,6 +72,7 @@ impl Shelf {
             waiting_root: None,
             waiting: BTreeMap::new(),
             verified: HashMap::new(),
+            tidy: false,
         }
     }
 

@@ -120,6 +120,12 @@ pub enum StatementCommand {
     },
     /// Let one wait for signatures; what waits here already need not be signed any more.
     Propose(Proposal),
+    /// The same, of a root with fresh pairs, which a retry does not know: the answer to it is that to the first.
+    ProposePairs {
+        /// What is to wait.
+        #[serde(skip)]
+        proposal: Proposal,
+    },
     /// Add a signer's signatures to what waits.
     Sign {
         /// SHA-256 of the payload that was signed.
@@ -147,6 +153,8 @@ refusals! {
         NotNext { serial: u64, expected: u64 } = "statement_not_next", "statement {serial} does not follow: the next one is {expected}";
         OlderEpoch { epoch: u64, present: u64 } = "statement_of_older_epoch", "epoch {epoch} is over; the present one is {present}";
         RootUnsound { detail: String } = "root_unsound", "no root may say this: {detail}";
+        PairsMissing { serial: u64 } = "pairs_missing", "the pairs that root {serial} names are not here, so that it cannot sign the next one: restore a backup from after they were made";
+        Behind = "recovery_needed", "agents know newer statements than this control plane, which was restored from an older backup: recover first (freehold recovery status)";
         NotHandedOver = "root_not_handed_over", "the control plane signs root and policy already: there is nothing to give back";
         NothingWaits = "proposal_not_found" at "sha256", "nothing waits for signatures here: it was published or withdrawn in the meantime";
         Superseded { present: Digest } = "proposal_superseded" at "sha256", "a newer change took the place of this one: look at {present} and sign that";
@@ -203,7 +211,8 @@ impl Aggregate for StatementStream {
                 let event = StatementPublished { kind, scope, epoch, serial, sha256, envelope_sha256 };
                 Ok(is_new.then(|| event.into()).into_iter().collect())
             }
-            StatementCommand::Propose(Proposal { kind, scope, epoch, serial, root_serial, sha256 }) => {
+            StatementCommand::Propose(proposal) | StatementCommand::ProposePairs { proposal } => {
+                let Proposal { kind, scope, epoch, serial, root_serial, sha256 } = proposal;
                 self.follows(epoch, serial)?;
                 let waits = self.pending.as_ref().map(|pending| pending.sha256);
                 if waits == Some(sha256) {

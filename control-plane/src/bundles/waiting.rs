@@ -112,15 +112,20 @@ impl Statements {
             let mut parts = waiting.parts_of(&shelf.authority, Kind::Root);
             let known: BTreeSet<Digest> = parts.iter().map(|part| part.keyid).collect();
             parts.extend(waiting.parts_of(&next, Kind::Root).into_iter().filter(|part| !known.contains(&part.keyid)));
-            // The first time the control plane hands root over; when it is given back, it takes it.
-            if !shelf.authority.is_tenant_held(Kind::Root) || !next.is_tenant_held(Kind::Root) {
-                parts.push(Part::sign(Kind::Root, &waiting.payload, self.signers(tenant).await?.pair(Kind::Root)));
+            // The first time the control plane hands root over; when it is given back, it takes it; and when its own pairs are
+            // replaced, both sign.
+            for authority in [&shelf.authority, &next].into_iter().filter(|authority| !authority.is_tenant_held(Kind::Root)) {
+                let signers = self.signers_under(tenant, authority).await?;
+                let pair = signers.pair(Kind::Root);
+                if parts.iter().all(|part| part.keyid != pair.keyid()) {
+                    parts.push(Part::sign(Kind::Root, &waiting.payload, pair));
+                }
             }
             let member = self.publish_gathered(tenant, Kind::Root, Scope::Tenant, &waiting, &parts).await?;
             let who = if next.is_tenant_held(Kind::Root) { "its signers sign" } else { "the control plane signs" };
             tracing::info!(%tenant, serial = member.serial, "a new root is in force: {who} root and policy from now on");
             shelf.roots.push(member);
-            (shelf.authority, shelf.waiting_root) = (next, None);
+            (shelf.authority, shelf.waiting_root, shelf.tidy) = (next, None, false);
         }
         if !shelf.is_tenant_held() {
             return Ok(());

@@ -95,6 +95,13 @@ impl Secrets {
         outcome.map(drop).map_err(|source| SealingError::Database { act: "erasing a secret", source })
     }
 
+    /// Erases the secret of this name, and has the database forget what the row was.
+    pub async fn destroy(&self, tenant: TenantId, name: &str) -> Result<(), SealingError> {
+        self.forget(tenant, name).await?;
+        self.keyring.wipe().await;
+        Ok(())
+    }
+
     async fn insert(&self, tenant: TenantId, name: &str, secret: &Secret, on_conflict: &str) -> Result<(), SealingError> {
         let keys = self.keyring.tenant(tenant).await?;
         let sealed = keys.seal(Place::Secret(name), secret.reveal())?;

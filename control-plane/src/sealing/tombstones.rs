@@ -145,7 +145,7 @@ impl Keyring {
     pub(super) async fn wipe(&self) {
         let statements: &[&str] = match self.database.backend() {
             DbBackend::Sqlite => &["PRAGMA wal_checkpoint(TRUNCATE)"],
-            _ => &["VACUUM tenant_keys", "VACUUM person_keys"],
+            _ => &["VACUUM tenant_keys", "VACUUM person_keys", "VACUUM secrets"],
         };
         for statement in statements {
             if let Err(error) = self.database.write().execute_unprepared(statement).await {

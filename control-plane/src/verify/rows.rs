@@ -12,6 +12,7 @@ use super::{Look, RESTORE, StoreReport, VerifyError, asking, log::Named};
 use crate::{
     access::context::DEPLOYMENT,
     authorities::keeper::secret_name,
+    bundles::pairs,
     eventing::view::{Pages, with_cause},
     sealing::{Place, SealingError, TenantKeys},
 };
@@ -76,7 +77,7 @@ const TABLES: [Table; 5] = [
 /// Tables with sealed rows that are looked at elsewhere.
 const ELSEWHERE: [&str; 7] = ["person_keys", "records", "views", "views_anew", "blobs", "secrets", "tenant_keys"];
 /// The names of secrets of a tenant and of the deployment.
-const SECRETS: [&str; 2] = [crate::bundles::service::SIGNERS_SECRET, crate::authorities::keeper::FIRST_SECRET];
+const SECRETS: [&str; 2] = [pairs::SIGNERS_SECRET, crate::authorities::keeper::FIRST_SECRET];
 
 pub(super) async fn walk(look: &Look, tenants: &HashSet<TenantId>, named: &Named, report: &mut StoreReport) -> Result<(), VerifyError> {
     bodies(look, tenants, named, report).await?;
@@ -125,19 +126,17 @@ async fn secrets(look: &Look, tenants: &HashSet<TenantId>, named: &Named, report
     let act = "reading secrets";
     let mut pages = Pages::of("secrets", &["tenant", "name"], "tenant, name, data_key, sealed");
     let (mut opened, mut others) = (0, 0);
-    // Keys of authorities are called by what records say of them.
-    let authorities: Vec<(TenantId, String)> = named.iter().map(|(tenant, digest)| (*tenant, secret_name(digest))).collect();
     while let Some(page) = pages.next(&look.database, 0).await.map_err(asking(act))? {
         for row in page {
             let Some(tenant) = owner(&row, tenants).map_err(asking(act))? else { continue };
             let name: Vec<u8> = row.try_get_by_index(1).map_err(asking(act))?;
             let keys = look.keyring.tenant(tenant).await?;
-            let Some(known) = secret_of(&name, tenant, &keys, &authorities) else {
+            let Some(known) = secret_of(&name, tenant, &keys, named) else {
                 others += 1;
                 continue;
             };
             opened += 1;
-            if let Err(what) = open(look, tenant, Place::Secret(known), &row, 2).await? {
+            if let Err(what) = open(look, tenant, Place::Secret(&known), &row, 2).await? {
                 report.find("secret_does_not_open", format!("secrets {tenant} {known}"), what, RESTORE);
             }
         }
@@ -149,10 +148,12 @@ async fn secrets(look: &Look, tenants: &HashSet<TenantId>, named: &Named, report
     Ok(())
 }
 
-/// Which secret a row holds.
-fn secret_of<'a>(name: &[u8], tenant: TenantId, keys: &TenantKeys, authorities: &'a [(TenantId, String)]) -> Option<&'a str> {
-    let of_authorities = authorities.iter().filter(|(of, _)| *of == tenant && tenant == DEPLOYMENT).map(|(_, known)| known.as_str());
-    SECRETS.into_iter().chain(of_authorities).find(|known| keys.blind("secrets.name", &[known]) == name)
+/// Which secret a row holds. Keys of authorities are called by what records say of them, pairs of statements by the root that
+/// brought them.
+fn secret_of(name: &[u8], tenant: TenantId, keys: &TenantKeys, named: &Named) -> Option<String> {
+    let called = if tenant == DEPLOYMENT { secret_name } else { pairs::secret_name };
+    let of_records = named.iter().filter(|(of, _)| *of == tenant).map(|(_, digest)| called(digest));
+    SECRETS.into_iter().map(str::to_owned).chain(of_records).find(|known| keys.blind("secrets.name", &[known]) == name)
 }
 
 async fn rows(look: &Look, tenants: &HashSet<TenantId>, table: &Table, report: &mut StoreReport) -> Result<(), VerifyError> {

@@ -180,6 +180,8 @@ struct State {
     ledger: Ledger,
     /// The lease that may be spent from: none until it was verified.
     lease: Option<AcceptedLease>,
+    /// The root under which it was verified.
+    under: Option<u64>,
     /// Reserved, not used yet.
     blocks: HashMap<(KeyVersion, LimitKind), Ranges>,
     /// What somebody waits for.
@@ -200,8 +202,8 @@ impl Budgets {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ledger::default(),
             Err(source) => return Err(LedgerError::Read { path: file, source }),
         };
-        let (lease, blocks, starving, wished, barren, busy) = Default::default();
-        let state = Mutex::new(State { ledger, lease, blocks, starving, wished, barren, busy });
+        let (lease, under, blocks, starving, wished, barren, busy) = Default::default();
+        let state = Mutex::new(State { ledger, lease, under, blocks, starving, wished, barren, busy });
         Ok(Self { file, time, state, writing: tokio::sync::Mutex::default(), wanted: Notify::new(), changed: watch::Sender::new(()) })
     }
 
@@ -335,20 +337,26 @@ impl Budgets {
         Ok(())
     }
 
-    /// Verifies the lease that was kept, once there are statements to verify it under.
+    /// Verifies the lease that was kept, once there are statements to verify it under, and again under each other root: whose pairs
+    /// do not sign any more gave away nothing. Where it does not hold, another one is wished for.
     pub fn activate(&self, set: &AcceptedSet) -> Result<(), Rejection> {
+        let root = Some(set.root().head.serial);
         let (bytes, memory) = {
             let state = self.locked();
-            if state.lease.is_some() {
+            if state.lease.is_some() && state.under == root {
                 return Ok(());
             }
             let Some(bytes) = state.ledger.lease() else { return Ok(()) };
             (bytes.clone(), state.ledger.memory().clone())
         };
-        let lease = accept_lease(set, &bytes, &memory, None)?;
-        self.locked().lease = Some(lease);
+        let judged = accept_lease(set, &bytes, &memory, None);
+        {
+            let mut state = self.locked();
+            state.under = root;
+            state.lease = judged.as_ref().ok().cloned();
+        }
         self.changed.send_replace(());
-        Ok(())
+        judged.map(drop)
     }
 
     /// What to ask the control plane for now, if anything: more of what runs out, another lease in time, or that something is
@@ -357,7 +365,9 @@ impl Budgets {
         let now = self.time.now();
         let state = self.locked();
         let ends = state.lease.as_ref().map(|lease| lease.lease().head.expires);
-        let renew = ends.is_some_and(|ends| now.plus(RENEW_BEFORE) > ends) && state.ledger.versions().next().is_some();
+        // One that was kept and does not hold any more is made anew.
+        let ending = ends.map_or(state.ledger.lease().is_some(), |ends| now.plus(RENEW_BEFORE) > ends);
+        let renew = ending && state.ledger.versions().next().is_some();
         let mut wishes = BTreeMap::<KeyVersion, Wish>::new();
         for key in in_force.keys().filter(|key| key.definition.limits.are_counted()) {
             // Whoever does not have the material has no use for its budget.
@@ -378,7 +388,7 @@ impl Budgets {
                 key.definition.limits.are_counted() && key.versions.get(&version.number).is_some_and(|version| version.state.may_protect())
             });
             let holds = LimitKind::ALL.iter().any(|kind| !state.ledger.available(version, *kind).is_empty());
-            let idle = renew && !state.busy.contains(&version);
+            let idle = renew && ends.is_some() && !state.busy.contains(&version);
             if holds && (!protects || idle) && !wishes.contains_key(&version) {
                 wishes.insert(version, Wish { give_back: true, ..Wish::default() });
             }

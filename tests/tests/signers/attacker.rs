@@ -35,22 +35,23 @@ use trust::{
 use super::super::*;
 
 /// Who has the database, the sealing key, and so every sealed pair.
-struct Attacker {
+pub(super) struct Attacker {
     database: Database,
     store: Arc<SqlStore>,
     heartbeats: Heartbeats,
-    pairs: TenantSigners,
-    tenant: TenantId,
+    pub(super) secrets: Secrets,
+    pub(super) pairs: TenantSigners,
+    pub(super) tenant: TenantId,
     site: SiteId,
 }
 
 /// What a site is served: the newest statements of each kind.
 #[derive(Clone)]
-struct Set {
-    roots: Vec<(Root, Member)>,
-    policies: Vec<(Policy, Member)>,
-    state: (State, Member),
-    serial: u64,
+pub(super) struct Set {
+    pub(super) roots: Vec<(Root, Member)>,
+    pub(super) policies: Vec<(Policy, Member)>,
+    pub(super) state: (State, Member),
+    pub(super) serial: u64,
 }
 
 impl Attacker {
@@ -64,15 +65,15 @@ impl Attacker {
         let sealed = secrets.secret(tenant, "statement-signers").await.unwrap().unwrap();
         let store = Arc::new(SqlStore::open(database.clone(), keyring).await.unwrap());
         let pairs = TenantSigners::from_secret(sealed.reveal()).unwrap();
-        Self { heartbeats: Heartbeats::new(database.clone()), database, store, pairs, tenant, site }
+        Self { heartbeats: Heartbeats::new(database.clone()), database, store, secrets, pairs, tenant, site }
     }
 
-    async fn current(&self) -> Current {
+    pub(super) async fn current(&self) -> Current {
         self.heartbeats.current(self.tenant, self.site).await.unwrap().unwrap()
     }
 
     /// What the site is served now.
-    async fn set(&self) -> Set {
+    pub(super) async fn set(&self) -> Set {
         let current = self.current().await;
         let (mut roots, mut policies, mut state) = (Vec::new(), Vec::new(), None);
         for member in current.members {
@@ -91,7 +92,7 @@ impl Attacker {
     }
 
     /// Signs a statement with these pairs, and keeps its envelope where the control plane keeps them.
-    async fn sign<S: Statement>(&self, statement: S, scope: Scope, pairs: &[&Pair]) -> (S, Member) {
+    pub(super) async fn sign<S: Statement>(&self, statement: S, scope: Scope, pairs: &[&Pair]) -> (S, Member) {
         let (bytes, sha256) = sign_statement(&statement, pairs);
         let envelope = self.store.put_blob(self.tenant, &bytes).await.unwrap();
         let head = statement.head().clone();
@@ -110,7 +111,12 @@ impl Attacker {
     }
 
     /// Serves a set: a heartbeat that pins it is signed and put into the table, and the control plane serves it by itself.
-    async fn serve(&self, set: &Set) {
+    pub(super) async fn serve(&self, set: &Set) {
+        self.serve_with(set, self.pairs.pair(Kind::Heartbeat)).await;
+    }
+
+    /// The same, with this pair.
+    pub(super) async fn serve_with(&self, set: &Set, pair: &Pair) {
         let pin = |member: &Member| Pin { serial: member.serial, sha256: member.sha256 };
         let root = &set.roots.last().unwrap().1;
         let serial = self.current().await.serial.max(set.serial) + 1;
@@ -129,7 +135,7 @@ impl Attacker {
                 Scope::Site(_) => heartbeat.site_policy = Some(pin(member)),
             }
         }
-        let (envelope, _) = sign_statement(&heartbeat, &[self.pairs.pair(Kind::Heartbeat)]);
+        let (envelope, _) = sign_statement(&heartbeat, &[pair]);
         let roots = set.roots.iter().map(|(_, member)| member);
         let policies = set.policies.iter().map(|(_, member)| member);
         let members: Vec<&Member> = roots.chain(policies).chain([&set.state.1]).collect();
@@ -147,7 +153,7 @@ impl Attacker {
     }
 
     /// The next state, with this change, signed as the control plane signs.
-    async fn state(&self, set: &Set, change: impl FnOnce(&mut State)) -> (State, Member) {
+    pub(super) async fn state(&self, set: &Set, change: impl FnOnce(&mut State)) -> (State, Member) {
         let mut state = set.state.0.clone();
         state.head.serial += 100;
         change(&mut state);
@@ -155,7 +161,7 @@ impl Attacker {
     }
 
     /// The next policy of a project, with this change, signed by these pairs.
-    async fn policy(&self, set: &Set, pairs: &[&Pair], change: impl FnOnce(&mut Policy)) -> Vec<(Policy, Member)> {
+    pub(super) async fn policy(&self, set: &Set, pairs: &[&Pair], change: impl FnOnce(&mut Policy)) -> Vec<(Policy, Member)> {
         let mut policies = set.policies.clone();
         let (policy, member) = policies.iter_mut().find(|(_, member)| matches!(member.scope, Scope::Project(_))).unwrap();
         policy.head.serial += 1;
@@ -167,7 +173,7 @@ impl Attacker {
 
 impl Site {
     /// Until the agent says that it does not believe what it is served, by this name.
-    async fn until_rejected(&self, code: &str) {
+    pub(super) async fn until_rejected(&self, code: &str) {
         until(|| async {
             let status = self.world.ask(&self.agent, "/v1/status").await;
             if status["rejection"]["code"] == code { Ok(()) } else { Err(format!("expected {code}: {status}")) }
@@ -180,7 +186,7 @@ impl Site {
     }
 
     /// Until the agent enforces this heartbeat or a later one.
-    async fn until_enforced(&self, serial: u64) {
+    pub(super) async fn until_enforced(&self, serial: u64) {
         until(|| async {
             let status = self.world.ask(&self.agent, "/v1/status").await;
             let found: u64 = status["heartbeat"].as_str().and_then(|serial| serial.parse().ok()).unwrap_or(0);
@@ -200,7 +206,7 @@ impl Site {
         .await;
     }
 
-    async fn break_in(&self) -> Attacker {
+    pub(super) async fn break_in(&self) -> Attacker {
         let ids = self.world.query("{ viewer { tenant { id } } site(reference: \"fra\") { id } }", json!({})).await;
         let id = |pointer: &str| ids.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
         let data = self.world.path("control-plane");

@@ -8,12 +8,12 @@ use crate::{SEAL_ONLY, Site, text};
 
 impl Site {
     /// The numbers of the roots there are, as the control plane has them.
-    async fn roots(&self) -> usize {
+    pub(super) async fn roots(&self) -> usize {
         self.world.query("{ roots }", json!({})).await["roots"].as_array().unwrap().len()
     }
 
     /// Until the caller may seal, and no more open.
-    async fn until_seal_only(&self) {
+    pub(super) async fn until_seal_only(&self) {
         until(|| async {
             let (status, sealed) = self.seal("payments/cards").await;
             let (refused, answer) = self.call("/v1/decrypt", &json!({ "message": sealed["message"] })).await;
