@@ -15,6 +15,7 @@ use schema::{
     id::{PrincipalId, RequestId, ServiceAccountId, TokenId},
     token::{Scope, Token, TokenKind},
 };
+use sea_orm::DbBackend;
 use service::{
     config::ConfigError,
     files::{DirectoryLock, FileError, OWNER_ONLY, create_private_directory, read_secret_line, write_atomic},
@@ -45,6 +46,7 @@ use crate::{
     authorities::keeper::Keeper,
     backup::{make::Maker, restore::restored, schedule::Schedule},
     bundles::{
+        demand::{self, Unreplicated},
         heartbeat::{Heartbeats, Named},
         reactor::StatementReactor,
         read::FactsReader,
@@ -121,6 +123,12 @@ pub enum StartError {
         /// Why.
         #[source]
         source: ReadError,
+    },
+    /// What tenants were told would be lost with the server, and the root of one demands that it is not.
+    #[error("{told}")]
+    Unreplicated {
+        /// What, and what to do.
+        told: String,
     },
     /// The database is part of a move.
     #[error(transparent)]
@@ -273,6 +281,10 @@ impl App {
         let woken = move |tenant, site| statements.wake(tenant, site);
         work.push(tokio::spawn(waking::listen(ground.database.clone(), ground.sql.clone(), woken, working.clone())));
         work.push(background(parts.statements.clone().watch_behind(), &working));
+        let unreplicated = Unreplicated::default();
+        if ground.database.backend() != DbBackend::Sqlite {
+            work.push(background(unreplicated.clone().watch(ground.database.clone(), ground.handler.clone()), &working));
+        }
         let metrics = Metrics::install().map_err(failed("installing metrics"))?;
         let backups = scheduled_backups(&config, &ground)?;
         let backups_told = backups.as_ref().map(Schedule::told).unwrap_or_default();
@@ -293,7 +305,11 @@ impl App {
         let statements = parts.statements.clone();
         let shared = Shared {
             edge: web::Data::new(parts.edge(&ground, &config)),
-            readiness: web::Data::new(readiness(&ground, &statements, &stopping).note("backups", move || backups_told.note())),
+            readiness: web::Data::new(
+                readiness(&ground, &statements, &stopping)
+                    .note("backups", move || backups_told.note())
+                    .note("ledger", move || unreplicated.note()),
+            ),
             metrics: web::Data::new(metrics),
             request_ids,
             development: config.development,
@@ -368,10 +384,21 @@ async fn ground(config: &Config, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Re
     };
     let authorizer = Arc::new(CedarAuthorizer::new()?);
     let handler = Handler::new(store.clone(), keyring.clone(), authorizer.clone(), clock.clone(), ids.clone());
+    refuse_unreplicated(&database, &handler).await?;
     let (views, projector) = Views::open(database.clone(), keyring.clone(), store.clone(), kinds());
     let views = views.scan_limit(config.limits.scan as usize);
     let faults = Faults::default();
     Ok((Ground { clock, ids, database, keyring, secrets, store, sql, handler, views, authorizer, faults }, projector))
+}
+
+/// A server that may forget what it acknowledged is none for who demands proofs of everything that happened.
+async fn refuse_unreplicated(database: &Database, handler: &Handler) -> Result<(), StartError> {
+    let act = "asking whether commits wait for a standby";
+    let Some(problem) = database.unreplicated().await.map_err(failed(act))? else { return Ok(()) };
+    match demand::demanding(handler).await.map_err(failed("asking whether a root demands a ledger"))? {
+        Some(tenant) => Err(StartError::Unreplicated { told: demand::told(tenant, &problem) }),
+        None => Ok(()),
+    }
 }
 
 /// The keys that open records are in the SQL database: a new one beside records that are there is the wrong one.

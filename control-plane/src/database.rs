@@ -18,8 +18,8 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectOptions, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value,
+    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait, Value,
 };
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection,
@@ -369,6 +369,19 @@ impl Database {
         self.inner.backend
     }
 
+    /// Why what is committed could be lost with the server, if it could. Of a file there is nothing to say: it is on one disk, and
+    /// nobody takes it for two.
+    pub async fn unreplicated(&self) -> Result<Option<String>, DbErr> {
+        if self.backend() == DbBackend::Sqlite {
+            return Ok(None);
+        }
+        let sql = "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
+        let row = self.write().query_one_raw(self.sql(sql, vec![])).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("settings of the server".to_owned()))?;
+        let (commit, names): (String, String) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        Ok(unreplicated(&commit, &names))
+    }
+
     /// A transaction that may write; on SQLite it has the write lock from the start.
     pub async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         let options =
@@ -513,6 +526,14 @@ enum Fitness {
     Unreplicated(String),
 }
 
+/// Why commits with these settings do not wait for a standby, if so.
+fn unreplicated(commit: &str, names: &str) -> Option<String> {
+    if names.trim().is_empty() {
+        return Some("the server names no synchronous standby".to_owned());
+    }
+    (!matches!(commit, "on" | "remote_apply")).then(|| format!("its synchronous_commit is \"{commit}\""))
+}
+
 /// Looks at a new connection, makes its commits wait for the disk in any case, and bounds how long it may hold what it has locked.
 async fn fitness(connection: &mut PgConnection, synchronous_standby: bool) -> Result<Fitness, sqlx::Error> {
     let sql = "SELECT pg_is_in_recovery(), current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
@@ -522,13 +543,8 @@ async fn fitness(connection: &mut PgConnection, synchronous_standby: bool) -> Re
     if standby {
         return Ok(Fitness::Standby);
     }
-    if synchronous_standby {
-        if names.trim().is_empty() {
-            return Ok(Fitness::Unreplicated("the server names no synchronous standby".to_owned()));
-        }
-        if !matches!(commit.as_str(), "on" | "remote_apply") {
-            return Ok(Fitness::Unreplicated(format!("its synchronous_commit is \"{commit}\"")));
-        }
+    if let Some(problem) = unreplicated(&commit, &names).filter(|_| synchronous_standby) {
+        return Ok(Fitness::Unreplicated(problem));
     }
     if commit == "off" {
         // What is acknowledged must not be lost with the server's memory.

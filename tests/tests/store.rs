@@ -4,6 +4,7 @@ mod store {
     pub(crate) mod at_rest;
     pub(crate) mod backups;
     pub(crate) mod crash;
+    pub(crate) mod demand;
     pub(crate) mod disk;
     pub(crate) mod fire;
     pub(crate) mod kurrent;
@@ -22,7 +23,8 @@ mod store {
 
 use freehold_tests::database::Engine;
 use store::{
-    at_rest, backups, crash, disk, fire, kurrent, log, model, moving, persons, reactors, read_model, roles, rotation, sources, verify,
+    at_rest, backups, crash, demand, disk, fire, kurrent, log, model, moving, persons, reactors, read_model, roles, rotation, sources,
+    verify,
 };
 
 /// Every case, on every engine.
@@ -263,6 +265,11 @@ async fn an_absent_kurrentdb_is_told_within_a_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn streams_of_kurrentdb_show_ids_only() {
     kurrent::streams_show_ids_only().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_root_that_demands_a_ledger_is_not_served_without_a_standby() {
+    demand::a_root_that_demands_a_ledger_is_not_served_without_a_standby().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

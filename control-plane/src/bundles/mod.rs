@@ -9,12 +9,14 @@
 //! - `waiting` and `shelf`: what waits for a tenant's own signers; [`within`]: state under policies that wait; [`proposals`]:
 //!   what signers and administrators do about it.
 //! - [`recovery`]: after a restore from an older backup: what agents know better, and the next epoch.
+//! - [`demand`]: roots that demand that nothing is lost with one server.
 //! - [`ending`]: what ends soon and only people can renew.
 //! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people;
 //!   [`containment`]: how far a suspension has come.
 
 pub mod compile;
 pub mod containment;
+pub mod demand;
 pub mod ending;
 pub mod facts;
 pub mod gather;

@@ -94,13 +94,13 @@ impl Operator {
     pub async fn rotate_data_keys(&self, tenants: Option<&[TenantId]>) -> Result<Vec<NewDataKey>, SealingError> {
         let all = match tenants {
             Some(tenants) => {
-                let known = self.tenants().await?;
+                let known = self.keyring.tenants().await?;
                 if let Some(unknown) = tenants.iter().find(|tenant| !known.contains(tenant)) {
                     return Err(SealingError::UnknownTenant(*unknown));
                 }
                 tenants.to_vec()
             }
-            None => self.tenants().await?,
+            None => self.keyring.tenants().await?,
         };
         let mut rotated = Vec::with_capacity(all.len());
         for tenant in all {
@@ -112,17 +112,6 @@ impl Operator {
     /// Another key for a person of a tenant.
     pub async fn rotate_person_key(&self, tenant: TenantId, person: MemberId) -> Result<NewDataKey, SealingError> {
         Ok(NewDataKey { tenant, data_key: self.keyring.rotate_person_key(tenant, person).await? })
-    }
-
-    async fn tenants(&self) -> Result<Vec<TenantId>, SealingError> {
-        let failed = |source| SealingError::Database { act: "listing tenants that have keys", source };
-        let sql = "SELECT tenant FROM tenant_keys WHERE role = 'index' ORDER BY tenant";
-        let rows = self.database.write().query_all_raw(self.database.sql(sql, vec![])).await.map_err(failed)?;
-        let read = |row: &sea_orm::QueryResult| {
-            let tenant: String = row.try_get_by_index(0).map_err(failed)?;
-            tenant.parse().map_err(|_| SealingError::DoesNotOpen)
-        };
-        rows.iter().map(read).collect()
     }
 
     /// Ends its connections.

@@ -141,6 +141,18 @@ impl Keyring {
         Ok(known && tenant != DEPLOYMENT)
     }
 
+    /// Every tenant that has keys, the deployment's own among them.
+    pub async fn tenants(&self) -> Result<Vec<TenantId>, SealingError> {
+        let failed = |source| SealingError::Database { act: "listing tenants that have keys", source };
+        let sql = "SELECT tenant FROM tenant_keys WHERE role = 'index' ORDER BY tenant";
+        let rows = self.database.write().query_all_raw(self.database.sql(sql, vec![])).await.map_err(failed)?;
+        let read = |row: &sea_orm::QueryResult| {
+            let tenant: String = row.try_get_by_index(0).map_err(failed)?;
+            tenant.parse().map_err(|_| SealingError::DoesNotOpen)
+        };
+        rows.iter().map(read).collect()
+    }
+
     /// Has the database forget what rows were: keys that were destroyed stand in its files for a while.
     pub(super) async fn wipe(&self) {
         let statements: &[&str] = match self.database.backend() {
