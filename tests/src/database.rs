@@ -149,10 +149,14 @@ pub fn roles_of(database: &str) -> Roles {
 /// When `FREEHOLD_TEST_STORE=postgres-roles` asks for it, a control plane that would keep its data in a file keeps it in a
 /// PostgreSQL with roles: all journeys can be made on it. A folder keeps its database for as long as the process lives.
 pub fn redirect(config: &mut Config) {
-    static KEPT: Mutex<Option<HashMap<PathBuf, TestDatabase>>> = Mutex::new(None);
-    if config.store.url.is_some() || !std::env::var("FREEHOLD_TEST_STORE").is_ok_and(|store| store == "postgres-roles") {
-        return;
+    if config.store.url.is_none() && std::env::var("FREEHOLD_TEST_STORE").is_ok_and(|store| store == "postgres-roles") {
+        through_roles(config);
     }
+}
+
+/// Keeps the data of a control plane in a PostgreSQL with roles, as long as the process lives.
+pub fn through_roles(config: &mut Config) {
+    static KEPT: Mutex<Option<HashMap<PathBuf, TestDatabase>>> = Mutex::new(None);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = kept.get_or_insert_default();
     let database = kept.entry(config.data_dir.clone()).or_insert_with(|| TestDatabase::new(Engine::PostgresRoles).expect("a database"));

@@ -7,11 +7,15 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use control_plane::database::{Database, Location, STATEMENTS};
+use control_plane::{
+    database::{Database, Location, STATEMENTS},
+    sealing::operate::Operator,
+};
 use freehold_tests::{
     database::{Engine, TestDatabase},
     world::World as System,
 };
+use schema::clock::SystemIds;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -175,6 +179,27 @@ async fn journey(system: &System) {
     other.stop().await.unwrap();
 }
 
+/// What seals it all is replaced, persons and tenants are erased, and pairs make way for others.
+async fn sealing(system: &System, config: &Config) {
+    let holder = json!({ "name": "Ada", "email": "ada@example.org" });
+    let made = json!({ "name": "laptop", "scopes": ["READER"], "holder": holder });
+    let made = system.mutate("createToken", made, "token { id holder { person } }").await;
+    let person = made["token"]["holder"]["person"].as_str().unwrap().to_owned();
+    let tenant = system.query("{ viewer { tenant { id } } }", json!({})).await["viewer"]["tenant"]["id"].as_str().unwrap().to_owned();
+    let operator = Operator::open(config, Arc::new(SystemClock), Arc::new(SystemIds)).await.unwrap();
+    operator.status().await.unwrap();
+    operator.rotate().await.unwrap();
+    operator.retire().await.unwrap();
+    operator.rotate_data_keys(None).await.unwrap();
+    operator.rotate_person_key(tenant.parse().unwrap(), person.parse().unwrap()).await.unwrap();
+    operator.close().await.unwrap();
+    system.query("{ tokens(first: 5) { nodes { name holder { name } } } }", json!({})).await;
+    system.cli(&["root", "rotate-pairs"]).await.unwrap();
+    system.cli(&["person", "erase", &person, "--confirm", &person]).await.unwrap();
+    system.query("{ erasures(first: 5) { nodes { person } } tokens(first: 5) { nodes { holder { erased } } } }", json!({})).await;
+    system.operate(&["tenant", "erase", &tenant, "--confirm", &tenant]).await.unwrap();
+}
+
 /// Asked for before a release (`tests/transcripts/README.md`); otherwise it has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn record() {
@@ -187,13 +212,16 @@ async fn record() {
         HEARD.lock().unwrap().clear();
         let files = TestDatabase::new(engine).unwrap();
         let location = files.location.clone();
+        let mut settings = None;
         let system = System::start_with(Arc::new(SystemClock), |config| {
             if let Location::Postgres(url) = location {
                 config.store.url = Some(url);
             }
+            settings = Some(config.clone());
         })
         .await;
         journey(&system).await;
+        sealing(&system, &settings.unwrap()).await;
         system.plane.stop().await;
         let heard = HEARD.lock().unwrap().iter().fold(String::new(), |text, line| text + line + "\n");
         assert!(heard.lines().count() > 60, "{heard}");

@@ -15,6 +15,7 @@ use data_plane_agent::control::{
     carried::{self, Taken},
     directory::ControlDirectory,
 };
+use freehold_tests::database::through_roles;
 use schema::clock::{SystemClock, SystemIds};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
@@ -127,7 +128,17 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_of_a_restored_control_plane_come_back_in_the_next_epoch() {
-    let (site, backup) = Site::start().await.back_up().await;
+    ceremony(Site::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_come_back_as_well_where_it_keeps_everything_in_postgresql_through_roles() {
+    let world = World::start_with(Arc::new(SystemClock), through_roles).await;
+    ceremony(Site::of(world).await).await;
+}
+
+async fn ceremony(site: Site) {
+    let (site, backup) = site.back_up().await;
     let old = site.sealed_with("payments/cards").await;
     // After the backup: a key, another version, a policy, a caller that is cut off.
     site.world.encryption_key("late").await;
