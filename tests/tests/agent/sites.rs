@@ -92,17 +92,25 @@ impl Sites {
         world.publish("permit (principal, action, resource);").await;
         let (fra, ber) = (End::of(&world, "fra", "fra-1").await, End::of(&world, "ber", "ber-1").await);
         let sites = Self { world, clock, fra, ber };
-        let key = json!({
-            "project": "payments", "name": "cards", "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
-            "placement": ["fra", "ber"], "durability": "SINGLE_COPY", "deletionProtection": false,
-        });
-        sites.world.mutate("createKey", key, "key { id }").await;
+        sites.key("cards", "SINGLE_COPY").await;
         sites.seal(&sites.fra).await;
         sites
     }
 
+    async fn key(&self, name: &str, durability: &str) {
+        let key = json!({
+            "project": "payments", "name": name, "algorithm": "A256KW+A256GCM", "purpose": "ENCRYPT",
+            "placement": ["fra", "ber"], "durability": durability, "deletionProtection": false,
+        });
+        self.world.mutate("createKey", key, "key { id }").await;
+    }
+
     async fn seal(&self, at: &End) -> String {
-        let body = json!({ "key": "payments/cards", "plaintext": base64url(b"4111") });
+        self.seal_with("cards", at).await
+    }
+
+    async fn seal_with(&self, name: &str, at: &End) -> String {
+        let body = json!({ "key": format!("payments/{name}"), "plaintext": base64url(b"4111") });
         let sealed = self.world.until_allowed(&at.agent, "/v1/encrypt", &at.token, &body).await;
         sealed["message"].as_str().unwrap().to_owned()
     }
@@ -159,6 +167,14 @@ async fn a_key_of_two_sites_is_made_once_used_at_both_rotated_and_destroyed_at_b
     let back = sites.seal(ber).await;
     sites.open(fra, &back).await;
     assert_eq!((sites.events("VersionMade").await, sites.events("MaterialSent").await), (1, 1));
+
+    // With one agent at each site there are two homes: both use what one site alone could not.
+    sites.key("safe", "TWO_HOLDERS").await;
+    for (at, other) in [(fra, ber), (ber, fra)] {
+        let sealed = sites.seal_with("safe", at).await;
+        sites.open(other, &sealed).await;
+    }
+    assert_eq!((sites.events("VersionMade").await, sites.events("MaterialSent").await), (2, 2));
 
     // The next version likewise; and another agent there, for which only its own site vouched, has all of it.
     world.mutate("rotateKey", json!({ "key": "payments/cards" }), "key { id }").await;
