@@ -179,7 +179,19 @@ impl Enrolment {
     /// What an invitation to a site needs: looked up before the command.
     pub async fn welcome(&self, tenant: TenantId, site: SiteId) -> Result<Welcome, EnrolError> {
         let agents = self.agents_of(tenant, site).await?;
-        Ok(Welcome { root: self.statements.root(tenant).await?.sha256, founder: founder(&agents), former: former(&agents) })
+        // Who has just enrolled may not be in the read model yet. An invitation that does not name it would be refused.
+        let founder = match founder(&agents) {
+            None => self.recorded_founder(tenant, site).await?,
+            known => known,
+        };
+        Ok(Welcome { root: self.statements.root(tenant).await?.sha256, founder, former: former(&agents) })
+    }
+
+    /// Whom the site's own stream names as the first of its agents, when that one is at work.
+    async fn recorded_founder(&self, tenant: TenantId, site: SiteId) -> Result<Option<Digest>, EnrolError> {
+        let Some(named) = self.handler.load::<Site>(tenant, site).await.map_err(fault)?.state.founder else { return Ok(None) };
+        let agent = self.handler.load::<Agent>(tenant, named.agent).await?.state;
+        Ok(founder(std::slice::from_ref(&agent)).filter(|keyid| *keyid == named.keyid))
     }
 
     /// The file an agent is given. Secret: it holds the token.
