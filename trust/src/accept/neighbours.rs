@@ -21,15 +21,15 @@ use super::{
     Rejection,
     keys::homes_needed,
     memory::{Memory, NeighbourMemory, PairMemory, Restriction, VersionMemory},
-    roster::{Roster, RosterRules, entry, vouches},
+    roster::{Evidence, Roster, RosterRules, entry},
 };
 use crate::{
     document::HolderReport,
     dsse,
-    pair::{PublicPair, Signers},
+    pair::PublicPair,
     statement::{
         policy::KeyDefinition,
-        state::{KeyState, MAX_NEIGHBOUR_AGENTS, MAX_NEIGHBOUR_VOUCHES, MAX_NEIGHBOURS, RosterSlot, State, Subject, VersionEntry, Vouch},
+        state::{KeyState, MAX_NEIGHBOUR_AGENTS, MAX_NEIGHBOUR_VOUCHES, MAX_NEIGHBOURS, RosterSlot, State, Subject, VersionEntry},
     },
 };
 
@@ -212,36 +212,19 @@ fn counts(
     if was_its(&keyid).is_some() || rules.confirmed.neighbours.get(&agent) == Some(&keyid) {
         return true;
     }
-    let about = (site, agent, keyid);
-    let mut vouching_agents = BTreeSet::new();
-    for vouch in &slot.vouches {
-        match vouch {
-            // Whom a site began with is known there.
-            Vouch::Enrolment => {}
-            Vouch::Agent { agent: voucher, vouch } => {
-                let held = |subject: Subject| memory.restrictions.contains_key(&subject);
-                let of_its_site = || neighbours.believed.get(voucher).filter(|(home, _)| *home == site && !held(Subject::Site(*home)));
-                let believed = own.believed.get(voucher).or_else(|| of_its_site().map(|(_, pair)| pair));
-                let may = rules.vouching.agents && *voucher != agent && !held(Subject::Agent(*voucher));
-                if let Some(pair) = believed.filter(|_| may)
-                    && vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)
-                {
-                    vouching_agents.insert(*voucher);
-                }
-            }
-            Vouch::Signers { vouch } => {
-                let signers = rules.tenant_signers.filter(|_| rules.vouching.signers);
-                if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, about, rules)) {
-                    return true;
-                }
-            }
-            Vouch::Previous { keyid: previous, vouch } => {
-                let previous = was_its(previous);
-                if previous.is_some_and(|(_, _, pair)| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)) {
-                    return true;
-                }
-            }
-        }
-    }
-    rules.vouching.agents && vouching_agents.len() >= rules.vouching.agents_needed.max(1) as usize
+    let is_held = |subject: Subject| memory.restrictions.contains_key(&subject);
+    let of_its_site = |voucher: &AgentId| {
+        let (_, pair) = neighbours.believed.get(voucher).filter(|(home, _)| *home == site && !is_held(Subject::Site(*home)))?;
+        Some(pair)
+    };
+    let evidence = Evidence {
+        // Whom a site began with is known there.
+        is_founder: false,
+        voucher: |voucher: AgentId| {
+            let believed = own.believed.get(&voucher).or_else(|| of_its_site(&voucher));
+            believed.filter(|_| !is_held(Subject::Agent(voucher)))
+        },
+        previous: |previous: &Digest| was_its(previous).map(|(_, _, pair)| pair),
+    };
+    evidence.suffices(slot, (site, agent, keyid), rules)
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
-    encoding::Digest,
+    encoding::{Base64, Digest},
     id::{AgentId, SiteId},
 };
 
@@ -122,40 +122,59 @@ fn counts(agent: AgentId, pair: &PublicPair, slot: &RosterSlot, roster: &Roster,
     if agent == rules.identity.agent || rules.confirmed.agents.get(&agent) == Some(&keyid) {
         return true;
     }
-    let about = (rules.identity.site, agent, keyid);
-    let mut vouching_agents = BTreeSet::new();
-    for vouch in &slot.vouches {
-        match vouch {
-            Vouch::Enrolment if rules.identity.founder == Some(keyid) => return true,
-            Vouch::Enrolment => {}
-            Vouch::Agent { agent: voucher, vouch } => {
-                let believed = roster
-                    .believed
-                    .get(voucher)
-                    .filter(|_| rules.vouching.agents && *voucher != agent && !memory.restrictions.contains_key(&Subject::Agent(*voucher)));
-                if believed.is_some_and(|pair| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)) {
-                    vouching_agents.insert(*voucher);
+    let is_held = |voucher| memory.restrictions.contains_key(&Subject::Agent(voucher));
+    let evidence = Evidence {
+        is_founder: rules.identity.founder == Some(keyid),
+        voucher: |voucher| roster.believed.get(&voucher).filter(|_| !is_held(voucher)),
+        previous: |previous: &Digest| roster.past.get(previous).filter(|(owner, _)| *owner == agent).map(|(_, pair)| pair),
+    };
+    evidence.suffices(slot, (rules.identity.site, agent, keyid), rules)
+}
+
+/// Whose word for a pair counts, beside that of the tenant's signers.
+pub(super) struct Evidence<V, P> {
+    /// Whether the pair is that of the site's first agent, as the enrolment file named it.
+    pub(super) is_founder: bool,
+    /// The pair of an agent that is believed, that nothing holds back and that may speak for this one.
+    pub(super) voucher: V,
+    /// An earlier pair of the same agent.
+    pub(super) previous: P,
+}
+
+impl<'p, V: Fn(AgentId) -> Option<&'p PublicPair>, P: Fn(&Digest) -> Option<&'p PublicPair>> Evidence<V, P> {
+    /// Whether enough was said for the pair of this agent of that site.
+    pub(super) fn suffices(&self, slot: &RosterSlot, about: (SiteId, AgentId, Digest), rules: &RosterRules<'_>) -> bool {
+        let by = |pair: &PublicPair, vouch: &Base64| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules);
+        let mut vouching_agents = BTreeSet::new();
+        for vouch in &slot.vouches {
+            match vouch {
+                Vouch::Enrolment if self.is_founder => return true,
+                Vouch::Enrolment => {}
+                Vouch::Agent { agent: voucher, vouch } => {
+                    let may = rules.vouching.agents && *voucher != about.1;
+                    if may && (self.voucher)(*voucher).is_some_and(|pair| by(pair, vouch)) {
+                        vouching_agents.insert(*voucher);
+                    }
                 }
-            }
-            Vouch::Signers { vouch } => {
-                let signers = rules.tenant_signers.filter(|_| rules.vouching.signers);
-                if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, about, rules)) {
-                    return true;
+                Vouch::Signers { vouch } => {
+                    let signers = rules.tenant_signers.filter(|_| rules.vouching.signers);
+                    if signers.is_some_and(|role| vouches(vouch.as_slice(), &role.signers, role.threshold, about, rules)) {
+                        return true;
+                    }
                 }
-            }
-            Vouch::Previous { keyid: previous, vouch } => {
-                let previous = roster.past.get(previous).filter(|(owner, _)| *owner == agent);
-                if previous.is_some_and(|(_, pair)| vouches(vouch.as_slice(), &Signers::one(pair.clone()), 1, about, rules)) {
-                    return true;
+                Vouch::Previous { keyid, vouch } => {
+                    if (self.previous)(keyid).is_some_and(|pair| by(pair, vouch)) {
+                        return true;
+                    }
                 }
             }
         }
+        rules.vouching.agents && vouching_agents.len() >= rules.vouching.agents_needed.max(1) as usize
     }
-    rules.vouching.agents && vouching_agents.len() >= rules.vouching.agents_needed.max(1) as usize
 }
 
 /// Whether these signers say that the pair of this agent of that site is this one.
-pub(super) fn vouches(
+fn vouches(
     bytes: &[u8],
     signers: &Signers,
     threshold: u32,
