@@ -251,7 +251,8 @@ impl ProposalMutation {
             let proposed = statements.propose_pairs(api.ctx.tenant).await.map_err(|error| broken(&error))?;
             let (act, root) = proposed.map_err(refused)?;
             let done = act_with(api, "rotatePairs", act, input.common.into()).await;
-            if !matches!(&done, Ok((_, false))) {
+            // Only where it is certain that nothing came of it: after a fault the root may be in force, and has no other pairs.
+            if matches!(&done, Ok((_, true)) | Err(Stop::Refused(_))) {
                 statements.forget_proposed(api.ctx.tenant, root).await.map_err(|error| broken(&error))?;
             }
             let (outcome, _) = done?;
