@@ -113,7 +113,8 @@ pub(crate) async fn a_connection_may_be_cut_anywhere() {
     {
         println!("{} connections cut: {acknowledged} appends acknowledged, {refused} refused, {unknown} unknown", cutting.cuts());
     }
-    assert!(cutting.cuts() > 60 && acknowledged > 60 && refused > 10, "{} {acknowledged} {refused}", cutting.cuts());
+    // How often a plan comes to a cut is chance (65 to 86 were seen): what counts is that it often did.
+    assert!(cutting.cuts() > 30 && acknowledged > 30 && refused > 10, "{} {acknowledged} {refused}", cutting.cuts());
 }
 
 /// The same append, until it has an answer.
