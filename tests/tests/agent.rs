@@ -32,6 +32,7 @@ mod agent {
     mod sites;
     mod streams;
     mod transit;
+    mod transit_server;
     mod vault_faults;
     mod vaults;
     mod vouching;

@@ -11,14 +11,14 @@ const PLAIN: &str = "plain_http = true";
 const POLICY: &str = "permit (principal, action, resource);";
 
 /// A system, a person with a token of the agent, and a folder in which OpenSSL works.
-struct Person {
+pub(super) struct Person {
     system: System,
     agent: data_plane_agent::app::Running,
     token: String,
 }
 
 impl Person {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let system = System::start().await;
         let config = system.agent_config("agent", PLAIN);
         system.enrol(&config).await;
@@ -30,7 +30,7 @@ impl Person {
         Self { system, agent, token }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.system.path(name).to_str().unwrap().to_owned()
     }
 
@@ -42,7 +42,7 @@ impl Person {
     }
 
     /// The same until it succeeds: statements take a moment to arrive.
-    async fn done(&self, arguments: &[&str]) {
+    pub(super) async fn done(&self, arguments: &[&str]) {
         until(|| async { self.cli(arguments).await.map_err(|error| format!("{arguments:?}: {error:?}")) }).await;
     }
 
@@ -53,7 +53,7 @@ impl Person {
         }
     }
 
-    async fn create(&self, name: &str, algorithm: &str, purpose: &str) {
+    pub(super) async fn create(&self, name: &str, algorithm: &str, purpose: &str) {
         let names = ["key", "create", name, "--project", "payments", "--algorithm", algorithm, "--purpose", purpose, "--site", "fra"];
         self.cli(&[&names[..], &["--durability", "single-copy", "--origin", "imported", "--exportable"]].concat()).await.unwrap();
     }
@@ -67,12 +67,12 @@ impl Person {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    async fn key(&self, name: &str) -> Value {
+    pub(super) async fn key(&self, name: &str) -> Value {
         let query = "query($key: String!) { key(reference: $key) { origin state primaryVersion versions { number state } } }";
         self.system.query(query, json!({ "key": name })).await["key"].clone()
     }
 
-    async fn call(&self, path: &str, body: &Value) -> Value {
+    pub(super) async fn call(&self, path: &str, body: &Value) -> Value {
         self.system.until_allowed(&self.agent, path, &self.token, body).await
     }
 }
