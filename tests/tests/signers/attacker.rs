@@ -36,7 +36,7 @@ use super::super::*;
 
 /// Who has the database, the sealing key, and so every sealed pair.
 pub(super) struct Attacker {
-    database: Database,
+    pub(super) database: Database,
     store: Arc<SqlStore>,
     heartbeats: Heartbeats,
     pub(super) secrets: Secrets,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use control_plane::{bundles::signers::TenantSigners, sealing::Secret, verify::verify_store};
 use schema::clock::{SystemClock, SystemIds};
+use sea_orm::ConnectionTrait as _;
 use serde_json::json;
 use trust::{
     pair::Pair,
@@ -24,6 +25,10 @@ impl Attacker {
     async fn kept(&self, name: &str) -> Option<TenantSigners> {
         let secret: Option<Secret> = self.secrets.secret(self.tenant, name).await.unwrap();
         secret.map(|secret| TenantSigners::from_secret(secret.reveal()).unwrap())
+    }
+
+    async fn run(&self, sql: &str) {
+        self.database.write().execute_unprepared(sql).await.unwrap();
     }
 
     /// Everything the old pairs can sign, on top of what is in force: none of it is believed.
@@ -198,6 +203,33 @@ async fn where_signers_hold_root_they_decide_on_fresh_pairs() {
     }
     site.until_root(4).await;
     site.world.publish(OPEN).await;
+    site.until_open().await;
+    site.agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_after_the_root_was_recorded_costs_no_pairs() {
+    let site = Site::start().await;
+    site.hand_over().await;
+    site.until_open().await;
+    let thief = site.break_in().await;
+    site.cli(&["root", "rotate-pairs"]).await.unwrap();
+    let first = site.until_waiting("ROOT", 1).await[0]["sha256"].as_str().unwrap().to_owned();
+
+    // What another proposal takes the place of cannot be erased: the command fails after its own root was recorded.
+    thief.run("CREATE TABLE held AS SELECT name FROM secrets ORDER BY created DESC LIMIT 1").await;
+    let refusing = "CREATE TRIGGER held_fast BEFORE DELETE ON secrets WHEN OLD.name IN (SELECT name FROM held)";
+    thief.run(&format!("{refusing} BEGIN SELECT RAISE(ABORT, 'not now'); END")).await;
+    site.cli(&["root", "rotate-pairs"]).await.unwrap_err();
+    let second = site.until_waiting("ROOT", 1).await[0]["sha256"].as_str().unwrap().to_owned();
+    assert_ne!(first, second, "the trial proves nothing: the command failed before its root was recorded");
+    assert!(thief.kept(&format!("statement-signers/{second}")).await.is_some(), "the pairs of the root that waits are gone");
+
+    thief.run("DROP TRIGGER held_fast").await;
+    for signer in &site.signers[..2] {
+        site.sign("root", signer, &[]).await.unwrap();
+    }
+    site.until_root(3).await;
     site.until_open().await;
     site.agent.stop().await.unwrap();
 }
