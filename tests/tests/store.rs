@@ -76,6 +76,7 @@ conformance! {
     model::random_concurrent_histories_make_sense;
     log::blobs_come_back;
     log::a_tenant_has_a_ledger_of_its_own;
+    log::the_end_of_a_long_ledger_is_found_without_its_beginning;
     log::a_closed_store_says_so;
     crash::every_acknowledged_record_survives_kill_9;
     at_rest::a_wrong_sealing_key_is_refused_by_fingerprint;

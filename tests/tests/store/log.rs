@@ -378,3 +378,42 @@ pub(crate) async fn a_tenant_has_a_ledger_of_its_own(engine: Engine) {
         }
     }
 }
+
+/// Of a long ledger the last records are found from a mark near them: what is before that mark is not looked at, whether the last are
+/// read, counted, or asked for by the event.
+pub(crate) async fn the_end_of_a_long_ledger_is_found_without_its_beginning(engine: Engine) {
+    const COUNT: u64 = 2_650;
+    let (files, world) = World::new(engine).await;
+    let streams = [fresh_stream(), fresh_stream()];
+    for expected in (0..COUNT).step_by(50) {
+        world.store.append(append(TENANT, &streams[0], expected, 50, "x")).await.unwrap();
+        world.store.append(append(OTHER, &streams[1], expected / 50, 1, "x")).await.unwrap();
+    }
+    let all = everything(&world).await;
+    let mine: Vec<_> = all.iter().filter(|stored| stored.record.envelope().tenant == TENANT).collect();
+    let agrees = async |from: u64, limit: usize| {
+        let read = world.store.read_tenant(TENANT, from, limit).await.unwrap();
+        let ids = read.iter().map(|stored| stored.record.envelope().id).collect::<Vec<_>>();
+        let expected = mine.iter().skip(usize::try_from(from).unwrap()).take(limit).map(|stored| stored.record.envelope().id);
+        assert_eq!(ids, expected.collect::<Vec<_>>(), "{limit} from {from}");
+    };
+    for (from, limit) in [(2_640, 20), (0, 3), (499, 2), (500, 1), (501, 700), (2_500, 1), (2_649, 1), (2_650, 5), (9_000, 5)] {
+        agrees(from, limit).await;
+    }
+    assert_eq!(world.store.tenant_length(TENANT).await.unwrap(), COUNT);
+    assert_eq!(world.store.tenant_length(OTHER).await.unwrap(), COUNT / 50);
+
+    // What is far behind the last mark is not there any more, and nobody misses it who asks for the end.
+    let gone = format!("DELETE FROM records WHERE tenant = '{TENANT}' AND position < {}", mine[2_500].cursor.position());
+    match engine {
+        Engine::Sqlite => drop(world.database.write().execute_unprepared(&gone).await.unwrap()),
+        Engine::Postgres | Engine::PostgresRoles => drop(files.psql(&gone).unwrap()),
+        Engine::Kurrent => return,
+    }
+    assert_eq!(world.store.tenant_length(TENANT).await.unwrap(), COUNT);
+    agrees(2_600, 100).await;
+    let (index, _) = world.store.tenant_record(TENANT, mine[2_649].record.envelope().id).await.unwrap().unwrap();
+    assert_eq!(index, 2_649);
+    // Nobody else's records count.
+    assert_eq!(world.store.tenant_length(OTHER).await.unwrap(), COUNT / 50);
+}

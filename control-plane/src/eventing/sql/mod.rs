@@ -1,8 +1,10 @@
 //! The event store in SQLite and PostgreSQL.
 //!
 //! Positions are dense numbers, given out under the lock of one head row that is held until the commit: whoever can see
-//! a position can see all before it. [`writer`] commits the appends of many in one transaction.
+//! a position can see all before it. [`writer`] commits the appends of many in one transaction. [`marks`] say where in the log
+//! the records of a tenant are, so that the last of them are found as fast as the first.
 
+mod marks;
 mod writer;
 
 use std::{
@@ -32,6 +34,7 @@ use crate::{
     database::Database,
     sealing::{Keyring, SealingError},
 };
+use marks::Marks;
 use writer::{Request, Row, Writer};
 
 /// How often a follower looks for what other replicas have appended, when nobody tells it.
@@ -47,6 +50,7 @@ pub struct SqlStore {
     database: Database,
     keyring: Arc<Keyring>,
     blobs: Blobs,
+    marks: Marks,
     requests: mpsc::Sender<Request>,
     head: watch::Sender<Cursor>,
     listening: Arc<AtomicBool>,
@@ -57,7 +61,8 @@ impl SqlStore {
     pub async fn open(database: Database, keyring: Arc<Keyring>) -> Result<Self, ReadError> {
         let (requests, queue) = mpsc::channel(QUEUE_LENGTH);
         let blobs = Blobs::new(database.clone(), keyring.clone());
-        let store = Self { database, keyring, blobs, requests, head: watch::Sender::new(Cursor::START), listening: Arc::default() };
+        let (marks, head) = (Marks::new(&database), watch::Sender::new(Cursor::START));
+        let store = Self { database, keyring, blobs, marks, requests, head, listening: Arc::default() };
         store.announce(store.head().await?);
         let writer = Writer::new(store.database.clone(), store.head.clone());
         tokio::spawn(writer.run(queue));
@@ -103,6 +108,17 @@ impl SqlStore {
         let stopped = || AppendError::Unavailable { unknown: false, source: "the event store is closed".into() };
         self.requests.send(request).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
+    }
+}
+
+impl SqlStore {
+    /// How many records of a tenant are between two positions, the second not included.
+    async fn count(&self, tenant: TenantId, from: i64, to: i64) -> Result<u64, DbErr> {
+        let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1 AND position >= $2 AND position < $3";
+        let values = vec![tenant.to_string().into(), from.into(), to.into()];
+        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await?;
+        let count: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+        Ok(count.unwrap_or(0).unsigned_abs())
     }
 }
 
@@ -156,10 +172,11 @@ impl EventStore for SqlStore {
     }
 
     async fn read_tenant(&self, tenant: TenantId, from: u64, limit: usize) -> Result<Vec<Stored>, ReadError> {
-        let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 ORDER BY position LIMIT $2 OFFSET $3");
-        let values = vec![tenant.to_string().into(), number(limit as u64).into(), number(from).into()];
-        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await;
-        let rows = rows.map_err(|source| ReadError::Unavailable { act: "reading a tenant's records", source: source.into() })?;
+        let unavailable = |source: DbErr| ReadError::Unavailable { act: "reading a tenant's records", source: source.into() };
+        let mark = self.marks.before(tenant, from).await.map_err(unavailable)?;
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE tenant = $1 AND position >= $2 ORDER BY position LIMIT $3 OFFSET $4");
+        let values = vec![tenant.to_string().into(), mark.position.into(), number(limit as u64).into(), number(from - mark.leaf).into()];
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
         let mut records = Vec::with_capacity(rows.len());
         for row in &rows {
             records.extend(self.stored(row).await?);
@@ -174,19 +191,15 @@ impl EventStore for SqlStore {
         let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, values)).await.map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
         let Some(stored) = self.stored(&row).await? else { return Ok(None) };
-        let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1 AND position < $2";
         let position: i64 = row.try_get_by_index(0).map_err(unavailable)?;
-        let before = self.database.of(tenant).query_one_raw(self.database.sql(sql, vec![tenant.to_string().into(), position.into()])).await;
-        let before: Option<i64> = before.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
-        Ok(Some((before.unwrap_or(0).unsigned_abs(), stored)))
+        let mark = self.marks.before_position(tenant, position).await.map_err(unavailable)?;
+        Ok(Some((mark.leaf + self.count(tenant, mark.position, position).await.map_err(unavailable)?, stored)))
     }
 
     async fn tenant_length(&self, tenant: TenantId) -> Result<u64, ReadError> {
         let unavailable = |source: DbErr| ReadError::Unavailable { act: "counting a tenant's records", source: source.into() };
-        let sql = "SELECT COUNT(*) FROM records WHERE tenant = $1";
-        let row = self.database.of(tenant).query_one_raw(self.database.sql(sql, vec![tenant.to_string().into()])).await;
-        let count: Option<i64> = row.map_err(unavailable)?.map(|row| row.try_get_by_index(0)).transpose().map_err(unavailable)?;
-        Ok(count.unwrap_or(0).unsigned_abs())
+        let mark = self.marks.newest(tenant).await.map_err(unavailable)?;
+        Ok(mark.leaf + self.count(tenant, mark.position, i64::MAX).await.map_err(unavailable)?)
     }
 
     async fn head(&self) -> Result<Cursor, ReadError> {

@@ -383,7 +383,7 @@ impl Checker {
     /// Whether the read model may know this revision by now. Where the log is not in SQL, the read model's own place tells.
     async fn is_recorded(&self, tenant: &str, stream: &str, revision: u64) -> Result<bool, DbErr> {
         let sql = "SELECT 1 FROM records WHERE tenant = $1 AND stream = $2 AND revision = $3 \
-                   UNION ALL SELECT 1 FROM ledger_index WHERE tenant = $1 AND position > $4 LIMIT 1";
+                   UNION ALL SELECT 1 FROM ledger_index WHERE tenant = $1 AND position > $4 AND NOT EXISTS (SELECT 1 FROM records) LIMIT 1";
         let values: Vec<Value> = vec![tenant.into(), stream.into(), number(revision).into(), number(self.upto.position()).into()];
         Ok(self.database.read().query_one_raw(self.database.sql(sql, values)).await?.is_some())
     }
