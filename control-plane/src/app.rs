@@ -92,6 +92,12 @@ use crate::{
 };
 
 const AGENT_WORKERS: usize = 2;
+/// How long a connecting agent is given for its handshake and its first request: as long as agents wait for it themselves. When very
+/// many come at once, on a start or after an outage, the last of them are served later and not cut off.
+const AGENT_PATIENCE: Duration = Duration::from_secs(10);
+/// A connection of an agent that is quiet for so long is asked whether anybody is there, and closed when nobody has answered after as
+/// long again. Its long polls take longer than that by far.
+const AGENT_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_WORKERS: usize = 8;
 
 /// Why the control plane did not start. Each says what to do.
@@ -795,6 +801,9 @@ impl AgentListener {
         let server = server
             .on_connect(keep_peer_certificates)
             .workers(AGENT_WORKERS)
+            .tls_handshake_timeout(AGENT_PATIENCE)
+            .client_request_timeout(AGENT_PATIENCE)
+            .keep_alive(AGENT_KEEP_ALIVE)
             .disable_signals()
             .shutdown_timeout(config.server.shutdown_timeout.0.as_secs())
             .listen_rustls_0_23(socket, self.tls.clone())?;

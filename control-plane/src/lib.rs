@@ -12,6 +12,7 @@
 pub mod access;
 pub mod app;
 pub mod backup;
+mod bounded;
 pub mod bundles;
 pub mod config;
 pub mod database;

@@ -345,6 +345,28 @@ async fn a_long_poll_waits_and_wakes() {
     assert!(elapsed < Duration::from_secs(4), "stopped after {elapsed:?}");
 }
 
+/// When a thousand come at once, the last are served later, and not cut off; but nobody may say nothing for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_is_given_as_long_for_a_handshake_as_agents_wait_for_it() {
+    use std::{io::Read as _, net::TcpStream};
+
+    let world = World::start().await;
+    let address = world.running.agents_address();
+    let silent = tokio::task::spawn_blocking(move || {
+        let mut connection = TcpStream::connect(address).unwrap();
+        let mut read = |wait| {
+            connection.set_read_timeout(Some(Duration::from_secs(wait))).unwrap();
+            connection.read(&mut [0]).map_err(|error| error.kind())
+        };
+        (read(5), read(20))
+    });
+    let (early, late) = silent.await.unwrap();
+    use std::io::ErrorKind::{ConnectionReset, TimedOut, WouldBlock};
+    assert!(matches!(early, Err(WouldBlock | TimedOut)), "after five seconds: {early:?}");
+    assert!(matches!(late, Ok(0) | Err(ConnectionReset)), "in the end: {late:?}");
+    world.running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_carries_between_sites_that_share_a_key_what_is_of_that_key_and_between_no_others() {
     let world = World::start().await;

@@ -4,7 +4,7 @@
 //! certificate request of its own is enrolled; once somebody vouches for its roster entry it is rostered. It refuses a
 //! wrong, used, late or cancelled token, a roster entry that names another agent, site or root, a renewal for another
 //! certificate key, and everything after revocation. Two processes that come with one identity are both cut off
-//! ([`ratchet`]).
+//! ([`ratchet`]). [`standing`] remembers who was found to be one, for those who are looked at again and again.
 
 mod aggregate;
 mod command;
@@ -13,6 +13,7 @@ pub mod graphql;
 pub mod ratchet;
 mod refusal;
 pub mod report;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 

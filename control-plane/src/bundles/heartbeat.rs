@@ -78,7 +78,12 @@ pub struct Current {
 impl Current {
     /// The entity tag of the whole set.
     pub fn etag(&self) -> String {
-        format!("\"{}.{}\"", self.epoch, self.serial)
+        Self::tag(self.epoch, self.serial)
+    }
+
+    /// The entity tag of the set with this heartbeat.
+    pub(super) fn tag(epoch: u64, serial: u64) -> String {
+        format!("\"{epoch}.{serial}\"")
     }
 
     /// Whether it pins exactly these statements.

@@ -11,7 +11,7 @@
 //! - [`recovery`]: after a restore from an older backup: what agents know better, and the next epoch.
 //! - [`demand`]: roots that demand that nothing is lost with one server.
 //! - [`ending`]: what ends soon and only people can renew.
-//! - [`service`]: publishes and serves; [`reactor`]: when; [`in_force`]: what is in force where, for people;
+//! - [`service`]: publishes; [`serve`]: what waiting agents get, found once for all of a site (`together`); [`reactor`]: when; [`in_force`]: what is in force where, for people;
 //!   [`containment`]: how far a suspension has come.
 
 pub mod compile;
@@ -31,10 +31,12 @@ pub mod reactor;
 pub mod read;
 pub mod recovery;
 pub mod recovery_graphql;
+pub mod serve;
 pub mod service;
 mod shelf;
 pub mod signers;
 pub mod stream;
 pub mod templates;
+mod together;
 mod waiting;
 mod within;

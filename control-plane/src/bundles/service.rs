@@ -1,23 +1,24 @@
-//! Publishing and serving: facts are compiled, what changed is signed and recorded, a heartbeat pins it, agents get it.
+//! Publishing: facts are compiled, what changed is signed and recorded, a heartbeat pins it, agents get it ([`super::serve`]).
 //!
 //! Order, always: sign -> record with the expected serial, envelope beside it -> pin in a heartbeat that is kept -> serve.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use futures::future::try_join_all;
 use schema::{
     clock::{Clock, Ids, Timestamp, new_id},
-    encoding::{Base64, Digest},
+    encoding::Digest,
     event::statement::StatementKind,
     id::{AgentId, KeyId, PrincipalId, SiteId, TenantId},
     key::Limits,
-    wire::agent::StatementSet,
 };
-use tokio::sync::watch;
 use trust::{
     accept::Rejection,
     dsse::{Envelope, EnvelopeError, sign_statement},
@@ -40,13 +41,16 @@ use super::{
     pairs::InUse,
     read::{FactsError, FactsReader},
     recovery::Behind,
+    serve::Serving,
     shelf::Shelf,
     signers::{InvalidSigners, TenantSigners, fill, renew_before},
     stream::{StatementCommand, StatementRefusal, StatementStream, stream_id},
+    together::{Shared, Together},
     within,
 };
 use crate::{
     access::{context::OpContext, permit::Question},
+    bounded::Bounded,
     eventing::{
         handler::{CommandError, Handler, Options},
         store::ReadError,
@@ -60,10 +64,10 @@ const PRINCIPAL: PrincipalId = PrincipalId::System("statements");
 pub(super) const FIRST_EPOCH: u64 = 1;
 /// How often a compilation starts over when another replica was first.
 const ATTEMPTS: usize = 5;
-/// How often a waiting agent's site is looked at, for what other replicas publish.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Sites whose heartbeats are signed and kept side by side: each waits for the database, and many wait no longer than one.
+const PINNED_TOGETHER: usize = 8;
 /// Envelopes kept in memory, at most so many bytes.
-const CACHE_BYTES: usize = 32 << 20;
+const ENVELOPES_BYTES: usize = 32 << 20;
 
 /// Why statements were not published or served.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,9 @@ pub enum StatementsError {
     /// Other replicas were first, time and again.
     #[error("other replicas keep publishing for this tenant at the same moment")]
     Contended,
+    /// What several waited for failed, for all of them.
+    #[error(transparent)]
+    Shared(Arc<StatementsError>),
 }
 
 impl StatementsError {
@@ -124,6 +131,7 @@ impl StatementsError {
         match self {
             Self::Record(error) => matches!(**error, CommandError::Refused(_) | CommandError::Contended),
             Self::Heartbeat(HeartbeatError::Behind) => true,
+            Self::Shared(error) => error.is_race(),
             _ => false,
         }
     }
@@ -143,20 +151,13 @@ struct Inner {
     in_use: InUse,
     /// What was published last, by tenant; the lock also keeps two compilations of a tenant apart.
     published: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<Option<Shelf>>>>>,
-    wakers: Mutex<HashMap<(TenantId, SiteId), watch::Sender<()>>>,
-    served: Mutex<HashMap<(TenantId, SiteId), Served>>,
-    envelopes: Mutex<EnvelopeCache>,
+    compiling: Shared<TenantId, Together<Result<(), Arc<StatementsError>>>>,
+    /// How often something was compiled.
+    compilations: AtomicU64,
+    serving: Serving,
+    envelopes: Mutex<Bounded<Digest, Arc<[u8]>>>,
     ending: Ending,
     behind: Behind,
-}
-
-/// The set an agent gets, and its entity tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Served {
-    /// The entity tag, quotes included.
-    pub etag: String,
-    /// [`StatementSet`] as JSON.
-    pub body: Bytes,
 }
 
 /// The tenant's current root, by what agents pin.
@@ -170,13 +171,7 @@ pub struct RootPin {
     pub sha256: Digest,
 }
 
-#[derive(Default)]
-struct EnvelopeCache {
-    bytes: usize,
-    by_digest: HashMap<Digest, Arc<[u8]>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -199,9 +194,10 @@ impl Statements {
             ids,
             in_use: InUse::default(),
             published: Mutex::default(),
-            wakers: Mutex::default(),
-            served: Mutex::default(),
-            envelopes: Mutex::default(),
+            compiling: Shared::default(),
+            compilations: AtomicU64::new(0),
+            serving: Serving::default(),
+            envelopes: Mutex::new(Bounded::new(ENVELOPES_BYTES)),
             ending: Ending::default(),
             behind: Behind::default(),
         }))
@@ -224,8 +220,15 @@ impl Statements {
         Err(StatementsError::Contended)
     }
 
-    /// Brings everything of a tenant up to date: compiles, publishes what changed or is about to end, and pins it.
+    /// Brings everything of a tenant up to date: compiles, publishes what changed or is about to end, and pins it. Once for all who
+    /// ask for it while it is done: the next time begins after the last of them has asked.
     pub async fn bring_up_to_date(&self, tenant: TenantId) -> Result<(), StatementsError> {
+        let compiling = self.0.compiling.of(tenant);
+        let compile = |_| async move { self.compile_and_publish(tenant).await.map_err(Arc::new) };
+        compiling.ask(Instant::now(), compile).await.map_err(StatementsError::Shared)
+    }
+
+    async fn compile_and_publish(&self, tenant: TenantId) -> Result<(), StatementsError> {
         for _ in 0..ATTEMPTS {
             let shelf = self.shelf(tenant);
             let mut shelf = shelf.lock().await;
@@ -236,6 +239,11 @@ impl Statements {
             }
         }
         Err(StatementsError::Contended)
+    }
+
+    /// How often the statements of a tenant, whichever, were compiled since the start.
+    pub fn compilations(&self) -> u64 {
+        self.0.compilations.load(Ordering::Relaxed)
     }
 
     /// Signs a new heartbeat of a site that pins what the last one did.
@@ -321,48 +329,6 @@ impl Statements {
         Ok(sites)
     }
 
-    /// The set a site's agents should have now; none while nothing was published for it.
-    pub async fn set(&self, tenant: TenantId, site: SiteId) -> Result<Option<Served>, StatementsError> {
-        let Some((epoch, serial)) = self.0.heartbeats.serial(tenant, site).await? else { return Ok(None) };
-        let etag = format!("\"{epoch}.{serial}\"");
-        if let Some(served) = locked(&self.0.served).get(&(tenant, site)).filter(|served| served.etag == etag) {
-            return Ok(Some(served.clone()));
-        }
-        let Some(current) = self.0.heartbeats.current(tenant, site).await? else { return Ok(None) };
-        let served = Served { etag: current.etag(), body: self.body(tenant, current).await? };
-        locked(&self.0.served).insert((tenant, site), served.clone());
-        Ok(Some(served))
-    }
-
-    /// As [`Self::set`], but waits, at most so long, while the set is the one with this tag; none when it stayed that.
-    pub async fn newer_set(
-        &self,
-        tenant: TenantId,
-        site: SiteId,
-        known: Option<&str>,
-        patience: Duration,
-    ) -> Result<Option<Served>, StatementsError> {
-        let until = Instant::now() + patience;
-        let mut woken = locked(&self.0.wakers).entry((tenant, site)).or_insert_with(|| watch::Sender::new(())).subscribe();
-        loop {
-            // Marked before looking: what is published while we look wakes us.
-            woken.mark_unchanged();
-            if let Some(served) = self.set(tenant, site).await?
-                && known != Some(served.etag.as_str())
-            {
-                return Ok(Some(served));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            tokio::select! {
-                _ = woken.changed() => {}
-                () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
-            }
-        }
-    }
-
     /// Signs and records a lease for one agent. Only that agent is served it.
     pub async fn lease(
         &self,
@@ -409,22 +375,9 @@ impl Statements {
         Ok(None)
     }
 
-    async fn body(&self, tenant: TenantId, current: Current) -> Result<Bytes, StatementsError> {
-        let mut set = StatementSet { heartbeat: Some(current.envelope.into()), ..StatementSet::default() };
-        for member in &current.members {
-            let envelope = Base64(self.envelope(tenant, member.envelope).await?.to_vec());
-            match member.kind {
-                Kind::Root => set.roots.push(envelope),
-                Kind::Policy => set.policies.push(envelope),
-                Kind::State => set.state = Some(envelope),
-                Kind::Heartbeat | Kind::Lease => {}
-            }
-        }
-        serde_json::to_vec(&set).map(Bytes::from).map_err(|error| StatementsError::Damaged(EnvelopeError::Malformed(error)))
-    }
-
     async fn publish_all(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
         let started = Instant::now();
+        self.0.compilations.fetch_add(1, Ordering::Relaxed);
         self.roots(tenant, shelf).await?;
         let asked = self.0.clock.now();
         let facts = self.0.facts.facts(tenant).await?;
@@ -479,14 +432,18 @@ impl Statements {
                 count += 1;
             }
         }
+        let mut pinned = Vec::new();
         for site in facts.sites.keys() {
             let projects = placed.get(site);
             let members = shelf.members(*site, |project| projects.is_some_and(|projects| projects.contains(project)));
             if self.hangs_together(tenant, shelf, &members).await? {
-                self.pin(tenant, *site, &members).await?;
+                pinned.push((*site, members));
             } else {
                 tracing::warn!(%tenant, %site, "policies lack signatures of the newest root's signers: the site keeps what it has until they are there");
             }
+        }
+        for some in pinned.chunks(PINNED_TOGETHER) {
+            try_join_all(some.iter().map(|(site, members)| self.pin(tenant, *site, members))).await?;
         }
         self.forget_former(tenant, facts.sites.keys().copied(), shelf).await?;
         if count > 0 {
@@ -544,7 +501,7 @@ impl Statements {
         let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
         let recorded = Recorded { kind, scope: scope_text(tenant, scope), epoch, serial, sha256 };
         let envelope = self.record(tenant, recorded, bytes.clone()).await?;
-        locked(&self.0.envelopes).put(envelope, bytes.into());
+        self.keep_envelope(envelope, bytes.into());
         let expires = statement.head().expires;
         let member = Member { kind: S::KIND, scope, epoch, serial, sha256, envelope, issued: now, expires, since: 0 };
         Ok((statement, member))
@@ -642,12 +599,21 @@ impl Statements {
     }
 
     pub(super) async fn envelope(&self, tenant: TenantId, digest: Digest) -> Result<Arc<[u8]>, StatementsError> {
-        if let Some(bytes) = locked(&self.0.envelopes).by_digest.get(&digest) {
+        if let Some(bytes) = locked(&self.0.envelopes).get(&digest) {
             return Ok(Arc::clone(bytes));
         }
         let bytes: Arc<[u8]> = self.0.handler.store().blob(tenant, digest).await?.ok_or(StatementsError::Missing)?.into();
-        locked(&self.0.envelopes).put(digest, Arc::clone(&bytes));
+        self.keep_envelope(digest, Arc::clone(&bytes));
         Ok(bytes)
+    }
+
+    fn keep_envelope(&self, digest: Digest, bytes: Arc<[u8]>) {
+        let weight = bytes.len();
+        locked(&self.0.envelopes).put(digest, bytes, weight);
+    }
+
+    pub(super) fn serving(&self) -> &Serving {
+        &self.0.serving
     }
 
     pub(super) fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
@@ -686,13 +652,6 @@ impl Statements {
         &self.0.facts
     }
 
-    /// Long polls for this site look again.
-    pub fn wake(&self, tenant: TenantId, site: SiteId) {
-        if let Some(waker) = locked(&self.0.wakers).get(&(tenant, site)) {
-            waker.send_replace(());
-        }
-    }
-
     pub(super) fn context(&self, tenant: TenantId) -> OpContext {
         let request = new_id(&*self.0.ids, self.0.clock.now());
         OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request }
@@ -707,17 +666,6 @@ pub(super) struct Recorded {
     pub(super) epoch: u64,
     pub(super) serial: u64,
     pub(super) sha256: Digest,
-}
-
-impl EnvelopeCache {
-    fn put(&mut self, digest: Digest, bytes: Arc<[u8]>) {
-        if self.bytes + bytes.len() > CACHE_BYTES {
-            (self.bytes, self.by_digest) = Default::default();
-        }
-        if bytes.len() <= CACHE_BYTES && self.by_digest.insert(digest, Arc::clone(&bytes)).is_none() {
-            self.bytes += bytes.len();
-        }
-    }
 }
 
 pub(super) fn is_ending(kind: Kind, expires: Timestamp, now: Timestamp) -> bool {
@@ -747,3 +695,6 @@ pub(super) fn scope_text(tenant: TenantId, scope: Scope) -> String {
         Scope::Site(site) => site.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

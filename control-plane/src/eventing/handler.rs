@@ -300,6 +300,13 @@ impl Handler {
         Ok(loaded)
     }
 
+    /// Whether a stream ends at this revision still. Nothing is opened for that.
+    pub async fn is_at<A: Aggregate>(&self, tenant: TenantId, id: A::Id, revision: u64) -> Result<bool, CommandError<A::Refusal>> {
+        // Of who was erased nothing is told.
+        self.keyring.tenant(tenant).await?;
+        Ok(self.store.read_stream(tenant, &StreamId::of(id), revision, 1).await?.is_empty())
+    }
+
     /// Handles a command whose question is known beforehand.
     pub async fn handle<A: Aggregate>(
         &self,

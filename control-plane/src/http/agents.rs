@@ -42,9 +42,10 @@ use trust::pair::PublicPair;
 
 use crate::{
     agents::{
-        Agent, Quarantined,
+        Agent, AgentRefusal, Quarantined,
         enrolment::{EnrolError, Enrolment},
         report::{ReportError, Reports},
+        standing::Standings,
     },
     bundles::service::Statements,
     eventing::handler::{CommandError, Handler},
@@ -110,6 +111,7 @@ pub struct AgentApi {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     checks: AtomicU32,
     polls: Polls,
+    standings: Standings,
     stopping: CancellationToken,
 }
 
@@ -132,6 +134,7 @@ impl AgentApi {
             addresses: RateLimiter::keyed(per_minute(enrolments_per_minute)),
             checks: AtomicU32::new(0),
             polls: Polls::default(),
+            standings: Standings::default(),
             stopping,
         }
     }
@@ -186,7 +189,9 @@ struct Wait {
 }
 
 async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
-    let (peer, _) = api.peer(shown.clone(), Expired::IsOut).await?;
+    let peer = &shown.peer;
+    api.limit_agent(peer.identity.agent)?;
+    api.still(&shown).await?;
     let (tenant, site) = (peer.identity.tenant, peer.identity.site);
     let at = request.headers().get(RATCHET_HEADER).and_then(|value| value.to_str().ok()).and_then(ratchet_position);
     if !api.reports.may_be_served(&peer.identity, at).await.map_err(|error| fault(&error))? {
@@ -195,15 +200,17 @@ async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, que
     }
     let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let patience = Duration::from_secs(query.wait).min(LONGEST_WAIT);
-    if api.statements.set(tenant, site).await.map_err(|error| fault(&error))?.is_none() {
+    let mut waiter = api.statements.waiter(tenant, site, known);
+    if !waiter.is_served().await.map_err(|error| fault(&error))? {
         api.statements.bring_up_to_date(tenant).await.map_err(|error| fault(&error))?;
+        waiter.look_again();
     }
     let _poll = api.polls.begin(peer.identity.agent).ok_or_else(|| too_many(LOOK_EVERY))?;
     let until = Instant::now() + patience;
     let newer = loop {
         let left = until.saturating_duration_since(Instant::now());
         let newer = tokio::select! {
-            newer = api.statements.newer_set(tenant, site, known, left.min(LOOK_EVERY)) => newer.map_err(|error| fault(&error))?,
+            newer = waiter.newer(left.min(LOOK_EVERY)) => newer.map_err(|error| fault(&error))?,
             () = api.stopping.cancelled() => break None,
         };
         // An agent that was revoked while it waited learns nothing more.
@@ -305,33 +312,42 @@ impl AgentApi {
         Ok((shown.peer, agent))
     }
 
-    /// Whether an agent that waits is still one.
+    /// Whether an agent that waits, or begins to, is one. Its history is read again only when something was added to it.
     async fn still(&self, shown: &Shown) -> Result<(), HttpProblem> {
-        self.known(shown, Expired::IsOut).await.map(drop)
+        self.is_taken(shown)?;
+        let identity = &shown.peer.identity;
+        let holds = self.standings.hold(&self.handler, identity, Digest::of(&shown.peer.public_key)).await;
+        if !holds.map_err(unreadable)? {
+            self.standing(identity, &shown.peer.public_key).await?;
+        }
+        self.in_time(shown, Expired::IsOut)
     }
 
-    async fn known(&self, Shown { peer, certificate }: &Shown, expired: Expired) -> Result<Agent, HttpProblem> {
-        // A connection outlives the authority that let it in.
-        if !self.roots.takes(certificate, self.clock.now()) {
-            let detail = "the authority of this certificate is believed no more; come back by the agent's pair";
-            return Err(refusal(403, "certificate_authority_retired", detail));
-        }
-        let agent = self.standing(&peer.identity, &peer.public_key).await?;
-        // TLS has looked at this too, but when the connection began.
-        let until = if expired == Expired::MayRenew { peer.expires.plus(RENEWAL_WINDOW) } else { peer.expires };
-        if until < self.clock.now() {
-            return Err(certificate_expired());
-        }
+    async fn known(&self, shown: &Shown, expired: Expired) -> Result<Agent, HttpProblem> {
+        self.is_taken(shown)?;
+        let agent = self.standing(&shown.peer.identity, &shown.peer.public_key).await?;
+        self.in_time(shown, expired)?;
         Ok(agent)
+    }
+
+    /// A connection outlives the authority that let it in.
+    fn is_taken(&self, shown: &Shown) -> Result<(), HttpProblem> {
+        if self.roots.takes(&shown.certificate, self.clock.now()) {
+            return Ok(());
+        }
+        let detail = "the authority of this certificate is believed no more; come back by the agent's pair";
+        Err(refusal(403, "certificate_authority_retired", detail))
+    }
+
+    /// TLS has looked at this too, but when the connection began.
+    fn in_time(&self, Shown { peer, .. }: &Shown, expired: Expired) -> Result<(), HttpProblem> {
+        let until = if expired == Expired::MayRenew { peer.expires.plus(RENEWAL_WINDOW) } else { peer.expires };
+        if until < self.clock.now() { Err(certificate_expired()) } else { Ok(()) }
     }
 
     /// Whether an agent, as its own history has it, is one still, and has this key.
     async fn standing(&self, identity: &AgentIdentity, public_key: &[u8]) -> Result<Agent, HttpProblem> {
-        let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await;
-        let loaded = loaded.map_err(|error| match error.is_erasure() {
-            true => refusal(403, "agent_unknown", "no such agent has enrolled here"),
-            false => fault(&error),
-        })?;
+        let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await.map_err(unreadable)?;
         let agent = loaded.state;
         let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == identity.site);
         let (Some(_), Some(enrolment)) = (fixed, &agent.enrolment) else {
@@ -350,6 +366,7 @@ impl AgentApi {
         if Digest::of(public_key) != enrolment.certificate_key {
             return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
         }
+        self.standings.found(identity, enrolment.certificate_key, loaded.revision);
         Ok(agent)
     }
 
@@ -400,6 +417,11 @@ impl Drop for Poll {
             }
         }
     }
+}
+
+/// Of an agent whose tenant was erased nothing is known.
+fn unreadable(error: CommandError<AgentRefusal>) -> HttpProblem {
+    if error.is_erasure() { agent_unknown() } else { fault(&error) }
 }
 
 fn agent_unknown() -> HttpProblem {

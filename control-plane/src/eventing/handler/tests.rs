@@ -222,6 +222,25 @@ async fn of_a_long_stream_only_what_is_new_is_read() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_stream_is_looked_at_without_reading_what_is_before_it() {
+    use sea_orm::ConnectionTrait;
+
+    let fixture = Fixture::new().await;
+    fixture.ask("", Count::GrowThrice(1)).await.unwrap();
+    // Whoever read these would fail.
+    fixture.database.write().execute_unprepared("UPDATE records SET sealed = x'00' WHERE revision <= 3").await.unwrap();
+    assert!(fixture.handler.is_at::<Counter>(TENANT, ID, 3).await.unwrap());
+
+    let other = Fixture::new().await;
+    other.ask("", Count::Grow(1)).await.unwrap();
+    other.ask("", Count::Grow(1)).await.unwrap();
+    assert!(!other.handler.is_at::<Counter>(TENANT, ID, 1).await.unwrap());
+    assert!(other.handler.is_at::<Counter>(TENANT, ID, 2).await.unwrap());
+    other.keyring.erase(TENANT).await.unwrap();
+    assert!(other.handler.is_at::<Counter>(TENANT, ID, 2).await.is_err());
+}
+
+#[tokio::test]
 async fn ids_of_a_command_come_from_its_key() {
     let (one, two) = (Fixture::new().await, Fixture::new().await);
     let with_key = one.handler.ids(&member(1), Some(&"k".parse().unwrap()), "stream").await.unwrap();
