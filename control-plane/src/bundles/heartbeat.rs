@@ -313,6 +313,6 @@ fn sign(
     };
     let serial = last.map_or(1, |last| last.serial + 1);
     fill(&mut heartbeat.head, Kind::Heartbeat, root.epoch, serial, root.serial, now);
-    let (envelope, _) = sign_statement(&heartbeat, &[signers.pair(Kind::Heartbeat)]);
+    let (envelope, _) = sign_statement(&heartbeat, &[&signers.pair(Kind::Heartbeat)]);
     Ok(Current { epoch: root.epoch, serial, issued: now, envelope, members })
 }

@@ -6,7 +6,7 @@
 //! replaced are erased once every site goes by the root that no longer names them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,7 +31,7 @@ use super::{
     signers::TenantSigners,
     stream::{StatementCommand, StatementRefusal},
 };
-use crate::sealing::Secret;
+use crate::{bounded::Bounded, sealing::Secret};
 
 /// The name of the sealed secret that holds a tenant's first pairs.
 pub(crate) const SIGNERS_SECRET: &str = "statement-signers";
@@ -41,9 +41,17 @@ pub(crate) fn secret_name(root: &Digest) -> String {
     format!("{SIGNERS_SECRET}/{root}")
 }
 
+/// Tenants whose pairs are kept open: those that signed last.
+const OPEN: usize = 10_000;
+
 /// The pairs in use, by tenant.
-#[derive(Default)]
-pub(super) struct InUse(Mutex<HashMap<TenantId, Known>>);
+pub(super) struct InUse(Mutex<Bounded<TenantId, Known>>);
+
+impl Default for InUse {
+    fn default() -> Self {
+        Self(Mutex::new(Bounded::new(OPEN)))
+    }
+}
 
 #[derive(Clone)]
 struct Known {
@@ -56,12 +64,12 @@ struct Known {
 
 impl InUse {
     fn of(&self, tenant: TenantId, fits: impl FnOnce(&Known) -> bool) -> Option<Arc<TenantSigners>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&tenant).filter(|known| fits(known)).map(|known| Arc::clone(&known.signers))
     }
 
     fn put(&self, tenant: TenantId, known: Known) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, known);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(tenant, known, 1);
     }
 }
 
@@ -199,14 +207,15 @@ fn sealed(signers: &TenantSigners) -> Secret {
 fn with_pairs(present: &Authority, fresh: &TenantSigners) -> Root {
     let mut root = present.root().clone();
     let mut roles: BTreeMap<Kind, Role> = root.roles.clone();
+    let mut ours = Vec::new();
     for (kind, role) in roles.iter_mut().filter(|(kind, _)| !present.is_tenant_held(**kind)) {
-        *role = Role { threshold: 1, signers: vec![fresh.pair(*kind).keyid()] };
+        let pair = fresh.pair(*kind);
+        *role = Role { threshold: 1, signers: vec![pair.keyid()] };
+        ours.push(pair);
     }
     let named = |keyid: &Digest| roles.values().any(|role| role.signers.contains(keyid));
     root.signers.retain(|keyid, _| named(keyid));
-    for kind in roles.keys().filter(|kind| !present.is_tenant_held(**kind)) {
-        root.signers.insert(fresh.pair(*kind).keyid(), fresh.pair(*kind).public().to_signer(false));
-    }
+    root.signers.extend(ours.iter().map(|pair| (pair.keyid(), pair.public().to_signer(false))));
     root.roles = roles;
     root
 }

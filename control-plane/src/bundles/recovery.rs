@@ -444,7 +444,7 @@ impl Statements {
             proposed.map(drop).map_err(|error| StatementsError::Record(Box::new(error)))
         } else {
             let signers = self.signers_under(tenant, &authority).await?;
-            let (bytes, sha256) = sign_statement(&root, &[signers.pair(Kind::Root)]);
+            let (bytes, sha256) = sign_statement(&root, &[&signers.pair(Kind::Root)]);
             let recorded = Recorded { kind: StatementKind::Root, scope: scope_text(tenant, Scope::Tenant), epoch, serial, sha256 };
             self.record(tenant, recorded, bytes).await.map(drop)
         }

@@ -3,7 +3,6 @@
 //! Order, always: sign -> record with the expected serial, envelope beside it -> pin in a heartbeat that is kept -> serve.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -68,6 +67,8 @@ const ATTEMPTS: usize = 5;
 const PINNED_TOGETHER: usize = 8;
 /// Envelopes kept in memory, at most so many bytes.
 const ENVELOPES_BYTES: usize = 32 << 20;
+/// What was published last, kept for tenants that nobody compiles now, at most so many bytes: some two hundred small tenants.
+const SHELVES_BYTES: usize = 48 << 20;
 
 /// Why statements were not published or served.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +151,9 @@ struct Inner {
     ids: Arc<dyn Ids>,
     in_use: InUse,
     /// What was published last, by tenant; the lock also keeps two compilations of a tenant apart.
-    published: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<Option<Shelf>>>>>,
+    published: Shared<TenantId, tokio::sync::Mutex<Option<Shelf>>>,
+    /// Those of them that stay when nobody uses them: of the tenants that were compiled last.
+    shelves: Mutex<Bounded<TenantId, Arc<tokio::sync::Mutex<Option<Shelf>>>>>,
     compiling: Shared<TenantId, Together<Result<(), Arc<StatementsError>>>>,
     /// How often something was compiled.
     compilations: AtomicU64,
@@ -193,7 +196,8 @@ impl Statements {
             clock,
             ids,
             in_use: InUse::default(),
-            published: Mutex::default(),
+            published: Shared::default(),
+            shelves: Mutex::new(Bounded::new(SHELVES_BYTES)),
             compiling: Shared::default(),
             compilations: AtomicU64::new(0),
             serving: Serving::default(),
@@ -206,10 +210,11 @@ impl Statements {
     /// The tenant's current root; the first one is made when there is none.
     pub async fn root(&self, tenant: TenantId) -> Result<RootPin, StatementsError> {
         for _ in 0..ATTEMPTS {
-            let shelf = self.shelf(tenant);
-            let mut shelf = shelf.lock().await;
+            let place = self.shelf(tenant);
+            let mut shelf = place.lock().await;
             match self.roots(tenant, &mut shelf).await {
                 Ok(roots) => {
+                    self.keep_shelf(tenant, &place, shelf.as_ref());
                     let last = roots.last().ok_or(StatementsError::Missing)?;
                     return Ok(RootPin { epoch: last.epoch, serial: last.serial, sha256: last.sha256 });
                 }
@@ -230,12 +235,15 @@ impl Statements {
 
     async fn compile_and_publish(&self, tenant: TenantId) -> Result<(), StatementsError> {
         for _ in 0..ATTEMPTS {
-            let shelf = self.shelf(tenant);
-            let mut shelf = shelf.lock().await;
+            let place = self.shelf(tenant);
+            let mut shelf = place.lock().await;
             match self.publish_all(tenant, &mut shelf).await {
                 // Another replica was first: what it published is read anew.
                 Err(error) if error.is_race() => *shelf = None,
-                answer => return answer,
+                answer => {
+                    self.keep_shelf(tenant, &place, shelf.as_ref());
+                    return answer;
+                }
             }
         }
         Err(StatementsError::Contended)
@@ -343,7 +351,7 @@ impl Statements {
         let mut head = Head { site: Some(site), agent: Some(agent), ..blank_head(Kind::Lease, tenant) };
         fill(&mut head, Kind::Lease, root.epoch, last.serial + 1, root.serial, self.0.clock.now());
         let (epoch, serial) = (head.epoch, head.serial);
-        let (bytes, sha256) = sign_statement(&lease(head), &[signers.pair(Kind::Lease)]);
+        let (bytes, sha256) = sign_statement(&lease(head), &[&signers.pair(Kind::Lease)]);
         let recorded = Recorded { kind: StatementKind::Lease, scope: agent.to_string(), epoch, serial, sha256 };
         self.record(tenant, recorded, bytes.clone()).await?;
         Ok(bytes)
@@ -498,7 +506,7 @@ impl Statements {
         let mut statement = content;
         let now = now.max(statement.newest());
         fill(statement.head_mut(), S::KIND, epoch, serial, root_serial, now);
-        let (bytes, sha256) = sign_statement(&statement, &[signers.pair(S::KIND)]);
+        let (bytes, sha256) = sign_statement(&statement, &[&signers.pair(S::KIND)]);
         let recorded = Recorded { kind, scope: scope_text(tenant, scope), epoch, serial, sha256 };
         let envelope = self.record(tenant, recorded, bytes.clone()).await?;
         self.keep_envelope(envelope, bytes.into());
@@ -617,7 +625,14 @@ impl Statements {
     }
 
     pub(super) fn shelf(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<Option<Shelf>>> {
-        Arc::clone(locked(&self.0.published).entry(tenant).or_default())
+        self.0.published.of(tenant)
+    }
+
+    /// Keeps what was published last, so that it is not read again soon.
+    fn keep_shelf(&self, tenant: TenantId, place: &Arc<tokio::sync::Mutex<Option<Shelf>>>, shelf: Option<&Shelf>) {
+        if let Some(shelf) = shelf {
+            locked(&self.0.shelves).put(tenant, Arc::clone(place), shelf.weight());
+        }
     }
 
     pub(super) fn in_use(&self) -> &InUse {

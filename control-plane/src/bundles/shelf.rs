@@ -16,6 +16,15 @@ use trust::{
 
 use super::{compile::Published, heartbeat::Member, stream::Pending};
 
+/// What the keys of those who sign under a root take once they are ready to verify with: some 38 KiB each.
+const AUTHORITY_BYTES: usize = 160 << 10;
+/// What is known of a statement.
+const MEMBER_BYTES: usize = 1 << 10;
+/// A key, a caller, or another thing that policy defines.
+const DEFINITION_BYTES: usize = 1 << 10;
+/// A signed document of an agent.
+const VOUCH_BYTES: usize = 6 << 10;
+
 /// What was published last for one tenant, and what waits.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
@@ -89,6 +98,25 @@ impl Shelf {
     /// The present epoch.
     pub(super) fn epoch(&self) -> u64 {
         self.authority.root().head.epoch
+    }
+
+    /// About how many bytes of memory it takes: enough to keep no more of them than there is room for.
+    pub(super) fn weight(&self) -> usize {
+        let mut weight = AUTHORITY_BYTES + self.waiting_root.iter().count() * AUTHORITY_BYTES + self.roots.len() * MEMBER_BYTES;
+        for policy in self.policies.values().map(|(policy, _)| policy).chain(self.waiting.values().map(|(policy, _)| policy)) {
+            weight += MEMBER_BYTES + policy.cedar.values().map(String::len).sum::<usize>();
+            weight += (policy.keys.len() + policy.callers.len() + policy.composites.len() + policy.templates.len()) * DEFINITION_BYTES;
+            weight += policy.caller_authorities.iter().map(|authority| authority.as_slice().len()).sum::<usize>();
+        }
+        weight += self.waiting.values().map(|(_, waiting)| waiting.payload.len()).sum::<usize>();
+        for (state, _) in self.states.values() {
+            weight += MEMBER_BYTES + (state.keys.len() + state.templated.len() + state.revocations.len()) * DEFINITION_BYTES;
+            let slots = state.roster.values().chain(state.neighbours.values().flat_map(|neighbour| neighbour.roster.values()));
+            weight += slots.map(|slot| slot.entry.as_slice().len() + slot.vouches.len() * VOUCH_BYTES).sum::<usize>();
+            let versions = state.keys.values().flat_map(|key| key.versions.values());
+            weight += versions.map(|version| (1 + version.ready.len()) * VOUCH_BYTES).sum::<usize>();
+        }
+        weight
     }
 
     pub(super) fn as_published(&self) -> Published {

@@ -44,13 +44,9 @@ pub const fn renew_before(kind: Kind) -> Duration {
 /// Statements begin this much before they are signed, for agents whose clock runs behind.
 const BACKDATE: Duration = Duration::from_secs(300);
 
-/// One 1-of-1 pair for each kind that is signed here. Secret; does not print.
-pub struct TenantSigners {
-    root: Pair,
-    policy: Pair,
-    state: Pair,
-    heartbeat: Pair,
-}
+/// One 1-of-1 pair for each kind that is signed here, as the seeds they come from: a pair that is ready to sign takes a hundred
+/// kilobytes, and most tenants sign a heartbeat a minute. Secret; does not print.
+pub struct TenantSigners(Zeroizing<[u8; 4 * SEEDS_BYTES]>);
 
 /// What was sealed is not four pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,50 +56,46 @@ pub struct InvalidSigners;
 impl TenantSigners {
     /// Makes four new pairs.
     pub fn generate(ids: &dyn Ids) -> Self {
-        Self { root: Pair::generate(ids), policy: Pair::generate(ids), state: Pair::generate(ids), heartbeat: Pair::generate(ids) }
+        let mut seeds = Zeroizing::new([0; 4 * SEEDS_BYTES]);
+        seeds.chunks_mut(SEEDS_BYTES).for_each(|pair| ids.fill(pair));
+        Self(seeds)
     }
 
     /// The seeds of root, policy, state and heartbeat pair, one after the other; to be sealed.
     pub fn to_secret(&self) -> Zeroizing<Vec<u8>> {
-        let mut secret = Zeroizing::new(Vec::with_capacity(4 * SEEDS_BYTES));
-        for pair in [&self.root, &self.policy, &self.state, &self.heartbeat] {
-            secret.extend_from_slice(pair.to_seeds().as_slice());
-        }
-        secret
+        Zeroizing::new(self.0.to_vec())
     }
 
     /// Reads what [`Self::to_secret`] wrote.
     pub fn from_secret(secret: &[u8]) -> Result<Self, InvalidSigners> {
-        let (seeds, rest) = secret.as_chunks::<SEEDS_BYTES>();
-        let [root, policy, state, heartbeat] = seeds else { return Err(InvalidSigners) };
-        if !rest.is_empty() {
+        let mut seeds = Zeroizing::new([0; 4 * SEEDS_BYTES]);
+        if secret.len() != seeds.len() {
             return Err(InvalidSigners);
         }
-        let [root, policy, state, heartbeat] = [root, policy, state, heartbeat].map(Pair::from_seeds);
-        Ok(Self { root, policy, state, heartbeat })
+        seeds.copy_from_slice(secret);
+        Ok(Self(seeds))
     }
 
     /// The pair that signs a kind.
-    pub fn pair(&self, kind: Kind) -> &Pair {
-        match kind {
-            Kind::Root => &self.root,
-            Kind::Policy => &self.policy,
+    pub fn pair(&self, kind: Kind) -> Pair {
+        let place = match kind {
+            Kind::Root => 0,
+            Kind::Policy => 1,
             // Root names nobody for leases: they are signed like state.
-            Kind::State | Kind::Lease => &self.state,
-            Kind::Heartbeat => &self.heartbeat,
-        }
+            Kind::State | Kind::Lease => 2,
+            Kind::Heartbeat => 3,
+        };
+        let (seeds, _) = self.0.as_chunks::<SEEDS_BYTES>();
+        Pair::from_seeds(&seeds[place])
     }
 
     /// The content of the tenant's first root: each pair alone for its kind.
     pub fn first_root(&self, tenant: TenantId) -> Root {
-        let kinds = [Kind::Root, Kind::Policy, Kind::State, Kind::Heartbeat];
+        let pairs = [Kind::Root, Kind::Policy, Kind::State, Kind::Heartbeat].map(|kind| (kind, self.pair(kind)));
         Root {
             head: blank_head(Kind::Root, tenant),
-            signers: kinds.iter().map(|kind| (self.pair(*kind).keyid(), self.pair(*kind).public().to_signer(false))).collect(),
-            roles: kinds
-                .iter()
-                .map(|kind| (*kind, Role { threshold: 1, signers: vec![self.pair(*kind).keyid()] }))
-                .collect::<BTreeMap<_, _>>(),
+            signers: pairs.iter().map(|(_, pair)| (pair.keyid(), pair.public().to_signer(false))).collect(),
+            roles: pairs.iter().map(|(kind, pair)| (*kind, Role { threshold: 1, signers: vec![pair.keyid()] })).collect::<BTreeMap<_, _>>(),
             ledger: LedgerRule::default(),
         }
     }

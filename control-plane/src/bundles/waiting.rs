@@ -118,7 +118,7 @@ impl Statements {
                 let signers = self.signers_under(tenant, authority).await?;
                 let pair = signers.pair(Kind::Root);
                 if parts.iter().all(|part| part.keyid != pair.keyid()) {
-                    parts.push(Part::sign(Kind::Root, &waiting.payload, pair));
+                    parts.push(Part::sign(Kind::Root, &waiting.payload, &pair));
                 }
             }
             let member = self.publish_gathered(tenant, Kind::Root, Scope::Tenant, &waiting, &parts).await?;

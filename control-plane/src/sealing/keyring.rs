@@ -31,6 +31,8 @@ use crate::database::Database;
 const DATA: &str = "data";
 const INDEX: &str = "index";
 pub(super) const DESTROYED: &str = "destroyed";
+/// Tenants whose keys are kept open.
+const MAX_OPEN: usize = 10_000;
 /// How often a process looks whether others have replaced or destroyed keys.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How many of those pass between two times that the source is asked whether it would still open the sealing key.
@@ -306,7 +308,11 @@ impl Keyring {
         }
         let (Some(index), Some(current)) = (index, current) else { return Ok(None) };
         let keys = Arc::new(TenantKeys { tenant, index, current, data });
-        write(&self.opened).insert(tenant, Arc::clone(&keys));
+        let mut opened = write(&self.opened);
+        if opened.len() >= MAX_OPEN {
+            opened.clear();
+        }
+        opened.insert(tenant, Arc::clone(&keys));
         Ok(Some(keys))
     }
 

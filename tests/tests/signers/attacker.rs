@@ -112,7 +112,7 @@ impl Attacker {
 
     /// Serves a set: a heartbeat that pins it is signed and put into the table, and the control plane serves it by itself.
     pub(super) async fn serve(&self, set: &Set) {
-        self.serve_with(set, self.pairs.pair(Kind::Heartbeat)).await;
+        self.serve_with(set, &self.pairs.pair(Kind::Heartbeat)).await;
     }
 
     /// The same, with this pair.
@@ -157,7 +157,7 @@ impl Attacker {
         let mut state = set.state.0.clone();
         state.head.serial += 100;
         change(&mut state);
-        self.sign(state, Scope::Site(self.site), &[self.pairs.pair(Kind::State)]).await
+        self.sign(state, Scope::Site(self.site), &[&self.pairs.pair(Kind::State)]).await
     }
 
     /// The next policy of a project, with this change, signed by these pairs.
@@ -224,8 +224,8 @@ async fn a_stolen_control_plane_grants_nothing_and_is_seen_withholding() {
     site.until_status("/v1/encrypt", &body, 403).await;
     let attacker = site.break_in().await;
     let honest = attacker.set().await;
-    let pair = |kind| attacker.pairs.pair(kind);
-    let all = [pair(Kind::Root), pair(Kind::Policy), pair(Kind::State), pair(Kind::Heartbeat)];
+    let own = [Kind::Root, Kind::Policy, Kind::State, Kind::Heartbeat].map(|kind| attacker.pairs.pair(kind));
+    let all = own.each_ref();
 
     // It signs an evil policy, with every pair it has.
     for pairs in [&all[1..2], &all[..]] {

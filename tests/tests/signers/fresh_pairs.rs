@@ -40,21 +40,21 @@ impl Attacker {
         self.serve(&honest).await;
         site.until_rejected("below_threshold").await;
         let fresh = self.kept(&format!("statement-signers/{}", honest.roots.last().unwrap().1.sha256)).await.unwrap();
-        self.serve_with(&honest, fresh.pair(Kind::Heartbeat)).await;
+        self.serve_with(&honest, &fresh.pair(Kind::Heartbeat)).await;
         site.until_believed_again(self).await;
 
         // A state, under a heartbeat that is genuine: as if one of the two were known.
         let state = self.state(&honest, |_| ()).await;
-        self.serve_with(&Set { state, ..honest.clone() }, fresh.pair(Kind::Heartbeat)).await;
+        self.serve_with(&Set { state, ..honest.clone() }, &fresh.pair(Kind::Heartbeat)).await;
         site.until_rejected("below_threshold").await;
-        self.serve_with(&honest, fresh.pair(Kind::Heartbeat)).await;
+        self.serve_with(&honest, &fresh.pair(Kind::Heartbeat)).await;
         site.until_believed_again(self).await;
 
         // A policy, and a root that goes elsewhere.
-        let policies = self.policy(&honest, &[old(Kind::Policy), old(Kind::Root)], |_| ()).await;
-        self.serve_with(&Set { policies, ..honest.clone() }, fresh.pair(Kind::Heartbeat)).await;
+        let policies = self.policy(&honest, &[&old(Kind::Policy), &old(Kind::Root)], |_| ()).await;
+        self.serve_with(&Set { policies, ..honest.clone() }, &fresh.pair(Kind::Heartbeat)).await;
         site.until_rejected("below_threshold").await;
-        self.serve_with(&honest, fresh.pair(Kind::Heartbeat)).await;
+        self.serve_with(&honest, &fresh.pair(Kind::Heartbeat)).await;
         site.until_believed_again(self).await;
         let mut roots = honest.roots.clone();
         let (mut root, stranger): (Root, Pair) = (roots.last().unwrap().0.clone(), Pair::generate(&SystemIds));
@@ -62,10 +62,10 @@ impl Attacker {
         root.head.root_serial = root.head.serial;
         root.signers.insert(stranger.keyid(), stranger.public().to_signer(false));
         root.roles.insert(Kind::Heartbeat, Role { threshold: 1, signers: vec![stranger.keyid()] });
-        roots.push(self.sign(root, Scope::Tenant, &[old(Kind::Root)]).await);
+        roots.push(self.sign(root, Scope::Tenant, &[&old(Kind::Root)]).await);
         self.serve_with(&Set { roots, ..honest.clone() }, &stranger).await;
         site.until_rejected("below_threshold").await;
-        self.serve_with(&honest, fresh.pair(Kind::Heartbeat)).await;
+        self.serve_with(&honest, &fresh.pair(Kind::Heartbeat)).await;
         site.until_believed_again(self).await;
     }
 }

@@ -49,7 +49,7 @@ async fn publish_root(config: &Config, tenant: TenantId, serial: u64, required: 
     let mut root = pairs.first_root(tenant);
     root.ledger.required = required;
     fill(&mut root.head, Kind::Root, 1, serial, serial, clock.now());
-    let (bytes, sha256) = sign_statement(&root, &[pairs.pair(Kind::Root)]);
+    let (bytes, sha256) = sign_statement(&root, &[&pairs.pair(Kind::Root)]);
     let scope = tenant.to_string();
     let id = stream_id(&handler.keys(tenant).await.unwrap(), StatementKind::Root, &scope);
     let envelope_sha256 = Digest::of(&bytes);

@@ -102,3 +102,30 @@ async fn who_asks_for_the_same_tenant_at_once_has_it_compiled_once() {
     fixture.statements.bring_up_to_date(TENANT).await.unwrap();
     assert_eq!(fixture.statements.compilations(), compiled + 1);
 }
+
+#[tokio::test]
+async fn of_many_tenants_only_what_was_published_last_for_some_stays_in_memory() {
+    let fixture = Fixture::new().await;
+    let tenant = TenantId::from_bits;
+    let one = {
+        fixture.statements.bring_up_to_date(tenant(1)).await.unwrap();
+        let place = fixture.statements.shelf(tenant(1));
+        let shelf = place.lock().await;
+        shelf.as_ref().unwrap().weight()
+    };
+    *locked(&fixture.statements.0.shelves) = Bounded::new(3 * one);
+    let mut pins = Vec::new();
+    for number in 1..=8 {
+        fixture.statements.bring_up_to_date(tenant(number)).await.unwrap();
+        pins.push(fixture.statements.root(tenant(number)).await.unwrap());
+    }
+    let kept = (1..=8).filter(|number| fixture.statements.0.published.in_use(&tenant(*number)).is_some()).collect::<Vec<_>>();
+    assert_eq!(kept, [6, 7, 8]);
+    // What was forgotten is read again, and nothing is published anew for it.
+    for (number, pin) in (1..=8).zip(pins) {
+        fixture.statements.bring_up_to_date(tenant(number)).await.unwrap();
+        assert_eq!(fixture.statements.root(tenant(number)).await.unwrap(), pin);
+        let policy = fixture.statements.stream(tenant(number), StatementKind::Policy, &scope_text(tenant(number), Scope::Tenant)).await;
+        assert_eq!(policy.unwrap().serial, 1);
+    }
+}
