@@ -111,28 +111,40 @@ impl Agent {
 
     /// Long-polls once; whether there was something new. Everything that is served must be believed.
     pub async fn sync(&mut self, wait_seconds: u64) -> Result<bool, (StatusCode, String)> {
+        let Some(body) = self.fetch(wait_seconds).await.unwrap()? else { return Ok(false) };
+        self.believe(&serde_json::from_slice(&body).unwrap());
+        Ok(true)
+    }
+
+    /// Long-polls once; the set when it is another than the last.
+    pub async fn fetch(&mut self, wait_seconds: u64) -> reqwest::Result<Result<Option<Vec<u8>>, (StatusCode, String)>> {
         let mut request = self.http.get(format!("{}?wait={wait_seconds}", self.url(path::STATEMENTS)));
         if let Some(etag) = &self.etag {
             request = request.header("if-none-match", etag);
         }
-        let answer = request.send().await.unwrap();
-        if answer.status() == StatusCode::NOT_MODIFIED {
-            return Ok(false);
-        }
+        let answer = request.send().await?;
         let status = answer.status();
-        if !status.is_success() {
-            let problem: Value = answer.json().await.unwrap();
-            return Err((status, problem["code"].as_str().unwrap().to_owned()));
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(Ok(None));
         }
-        self.etag = Some(answer.headers()["etag"].to_str().unwrap().to_owned());
-        let set: StatementSet = answer.json().await.unwrap();
+        if !status.is_success() {
+            let problem: Value = answer.json().await?;
+            return Ok(Err((status, problem["code"].as_str().unwrap_or_default().to_owned())));
+        }
+        let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        let body = answer.bytes().await?.to_vec();
+        self.etag = Some(etag);
+        Ok(Ok(Some(body)))
+    }
+
+    /// Judges a set as agents do; it must be believed.
+    pub fn believe(&mut self, set: &StatementSet) {
         let EnrolmentToken { tenant, site, agent, root, founder, .. } = self.applicant.file;
         let identity = Identity { tenant, site, agent, root, founder, keyid: self.applicant.pair.keyid() };
         let now = SystemClock.now();
         let now = Moment { signed: now, wall: now };
-        let accepted = accept(self.set.as_ref(), &set, &identity, &Confirmed::default(), now);
+        let accepted = accept(self.set.as_ref(), set, &identity, &Confirmed::default(), now);
         self.set = Some(accepted.unwrap_or_else(|rejection| panic!("the served set is not believed: {}: {rejection}", rejection.code())));
-        Ok(true)
     }
 
     /// Syncs until what it believes is so.
