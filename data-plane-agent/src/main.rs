@@ -210,7 +210,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let config = config()?;
             say(&format!("The settings are good: data in {}, listening on {}.\n", config.data_dir.display(), config.server.listen))
         }
-        Command::PrintOpenapi => say(&openapi::text()?),
+        Command::PrintOpenapi => say(openapi::COMMITTED),
         Command::PrintConfigSchema => say(&(serde_json::to_string_pretty(&service::config::schema::<Config>())? + "\n")),
     }
 }
