@@ -273,8 +273,11 @@ fn seen_from(site: SiteId, key: &KeyFacts, neighbours: &BTreeMap<SiteId, Neighbo
             version.state = VersionState::PreActivation;
         }
     }
+    // Nobody has what was destroyed any more: it stays the primary where it was, which never goes back.
     let usable = |(number, version): &(&u32, &VersionEntry)| {
-        here.contains(*number) && version.record.is_some() && version.state != VersionState::PreActivation
+        (here.contains(*number) || version.state == VersionState::Destroyed)
+            && version.record.is_some()
+            && version.state != VersionState::PreActivation
     };
     state.primary = state.versions.range(..=state.primary).filter(usable).map(|(number, _)| *number).max().unwrap_or(0);
     state
@@ -746,6 +749,10 @@ mod tests {
         facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().ready.remove(&there);
         let waiting = &compile(&facts, &Published::default()).states[&OTHER_SITE].keys[&KEY];
         assert_eq!((waiting.primary, waiting.versions[&1].state), (0, VersionState::PreActivation));
+        // Once it was destroyed, and is gone from there, the primary does not go back.
+        facts.keys.get_mut(&KEY).unwrap().state.versions.get_mut(&1).unwrap().state = VersionState::Destroyed;
+        let destroyed = &compile(&facts, &Published::default()).states[&OTHER_SITE].keys[&KEY];
+        assert_eq!((destroyed.primary, destroyed.versions[&1].state), (1, VersionState::Destroyed));
     }
 
     #[test]
