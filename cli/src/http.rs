@@ -6,25 +6,34 @@ use crate::error::{Error, Exit};
 
 /// A client for one server. Without `proxy`, the proxy variables of the environment count.
 pub fn client(ca_file: Option<&Path>, proxy: Option<&url::Url>) -> Result<reqwest::Client, Error> {
-    let mut builder = reqwest::Client::builder()
+    let Some(path) = ca_file else { return built(builder(proxy)?) };
+    let pem = std::fs::read(path)
+        .map_err(|source| Error::fault(&format!("could not read the certificate authority {}", path.display()), source))?;
+    client_of(&pem, &path.display().to_string(), proxy)
+}
+
+/// A client for one server whose certificate is of these authorities, PEM; `what` names them.
+pub fn client_of(pem: &[u8], what: &str, proxy: Option<&url::Url>) -> Result<reqwest::Client, Error> {
+    let certificates =
+        reqwest::Certificate::from_pem_bundle(pem).map_err(|source| Error::fault(&format!("{what} is not a PEM certificate"), source))?;
+    if certificates.is_empty() {
+        return Err(Error::usage(format!("{what} holds no certificate")));
+    }
+    built(builder(proxy)?.tls_certs_only(certificates))
+}
+
+fn builder(proxy: Option<&url::Url>) -> Result<reqwest::ClientBuilder, Error> {
+    let builder = reqwest::Client::builder()
         .min_tls_version(reqwest::tls::Version::TLS_1_3)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")));
-    if let Some(proxy) = proxy {
-        let unusable = |_| Error::usage(format!("--proxy: '{proxy}' is not a proxy like http://proxy:3128"));
-        builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(unusable)?);
-    }
-    if let Some(path) = ca_file {
-        let pem = std::fs::read(path)
-            .map_err(|source| Error::fault(&format!("could not read the certificate authority {}", path.display()), source))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|source| Error::fault(&format!("{} is not a PEM certificate", path.display()), source))?;
-        if certificates.is_empty() {
-            return Err(Error::usage(format!("{} holds no certificate", path.display())));
-        }
-        builder = builder.tls_certs_only(certificates);
-    }
+    let Some(proxy) = proxy else { return Ok(builder) };
+    let unusable = |_| Error::usage(format!("--proxy: '{proxy}' is not a proxy like http://proxy:3128"));
+    Ok(builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(unusable)?))
+}
+
+fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, Error> {
     builder.build().map_err(|source| Error::fault("could not make an HTTP client", source))
 }
 

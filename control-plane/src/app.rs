@@ -724,7 +724,7 @@ impl Parts {
             roots,
             enrolments_per_minute: config.limits.enrolments_per_minute,
         };
-        AgentApi::new(parts, clock.clone(), stopping.clone())
+        AgentApi::new(parts, (clock.clone(), ids.clone()), stopping.clone())
     }
 
     fn edge(self, ground: &Ground, config: &Config) -> Edge {

@@ -1,6 +1,7 @@
 //! `freehold-agent`: runs an agent, and the few things an operator does beside it on the same host.
 
 mod caller_command;
+mod exchange_command;
 mod keys_command;
 mod lock_command;
 mod statements_command;
@@ -21,7 +22,7 @@ use data_plane_agent::{
     config::{Config, Flags},
     control::{
         directory::ControlDirectory,
-        enrol::{self, EnrolParts, read_enrolment_file},
+        enrol::{self, EnrolParts, Enrolled, read_enrolment_file},
         vouch::{self, Whom},
     },
     local, lock,
@@ -46,6 +47,7 @@ use service::{config::ConfigError, files::DirectoryLock, telemetry::Service};
 
 use crate::{
     caller_command::{CallerCommand, caller},
+    exchange_command::ExchangeCommand,
     keys_command::{KeysCommand, keys},
     lock_command::{lock_agent, unlock_agent},
     statements_command::StatementsCommand,
@@ -74,10 +76,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Join a site, once: the agent makes its own keys and proves its right with the enrolment file.
+    ///
+    /// A host that is connected to nothing joins by two files: `--request FILE` writes what it asks; `freehold agent enrol`, wherever the
+    /// control plane can be reached and with a copy of the same enrolment file, hands it in; `--answer FILE` takes what comes back. From then
+    /// on the agent says and hears everything by `freehold-agent exchange`.
     Enrol {
         /// The file that `freehold agent invite` wrote: single-use, secret, good for a limited time.
-        #[arg(long, value_name = "FILE")]
-        token_file: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "answer")]
+        token_file: Option<PathBuf>,
+        /// Call nobody: write what is asked into this file, for somebody to carry. The token is not in it.
+        #[arg(long, value_name = "FILE", conflicts_with = "answer")]
+        request: Option<PathBuf>,
+        /// Take the answer that `freehold agent enrol` wrote.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["token_file", "again"])]
+        answer: Option<PathBuf>,
         /// Give up the agent that this host was, and join as a new one that keeps the vault: after a restoration, or when the
         /// former identity was copied, cut off or revoked.
         #[arg(long)]
@@ -116,6 +128,9 @@ enum Command {
     /// Register applications with this agent: their tokens are made here and known nowhere else.
     #[command(subcommand)]
     Caller(CallerCommand),
+    /// Say everything to the control plane, and hear its answer, by files: for an agent that is connected to nothing.
+    #[command(subcommand)]
+    Exchange(ExchangeCommand),
     /// Move key material between agents by hand, for sites that are connected to nothing; connected agents do it by themselves.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -171,7 +186,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let config = || load(cli.config.as_deref(), &cli.flags);
     match cli.command {
-        Command::Enrol { token_file, again } => enrol(&config()?, &token_file, again),
+        Command::Enrol { answer: Some(answer), .. } => enrol_by_answer(&config()?, &answer),
+        Command::Enrol { token_file, request, again, .. } => {
+            let token_file = token_file.context("--token-file names the enrolment file")?;
+            enrol(&config()?, &token_file, request.as_deref(), again)
+        }
         Command::Run => serve(config()?),
         Command::Lock { reason } => lock_agent(&config()?, reason.as_deref()),
         Command::Unlock { secret_file } => unlock_agent(config()?, secret_file),
@@ -184,6 +203,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             )),
         },
         Command::Caller(command) => caller(&config()?, command),
+        Command::Exchange(command) => say(&command.run(&config()?)?),
         Command::Keys(command) => keys(&config()?, command),
         Command::Statements(command) => say(&command.run(&config()?)?),
         Command::Recovery(command) => {
@@ -254,7 +274,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     })
 }
 
-fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> {
+fn enrol(config: &Config, token_file: &Path, request: Option<&Path>, again: bool) -> anyhow::Result<()> {
     service::log::init(&config.log)?;
     service::tls::install_provider();
     harden();
@@ -270,8 +290,36 @@ fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> 
             say(&format!("Gave up {}.{journal} The vault stays.\n", former.agent))?;
         }
     }
+    match request {
+        None => told_enrolled(&enrolling(config, async |parts| Ok(enrol::enrol(&token, parts).await?))?),
+        Some(out) => {
+            let file = enrolling(config, async |parts| Ok(enrol::request(&token, parts).await?))?;
+            service::files::write_atomic(out, &serde_json::to_vec_pretty(&file)?, service::files::READABLE)?;
+            say(&format!(
+                "{0} asks to join as {1}. Where the control plane can be reached, and with a copy of {2}:\n  freehold agent enrol {0} --enrolment-file {2} --answer FILE\nThen bring the answer here: freehold-agent enrol --answer FILE\n",
+                out.display(),
+                token.agent,
+                token_file.display()
+            ))
+        }
+    }
+}
+
+/// The other half of joining by files.
+fn enrol_by_answer(config: &Config, answer: &Path) -> anyhow::Result<()> {
+    service::log::init(&config.log)?;
+    service::tls::install_provider();
+    harden();
+    let file = enrol::read_answer(answer)?;
+    service::files::create_private_directory(&config.data_dir)?;
+    let _lock = DirectoryLock::take(&config.data_dir)?;
+    told_enrolled(&enrolling(config, async |parts| Ok(enrol::answer(file, parts).await?))?)
+}
+
+/// Does it with what enrolling needs.
+fn enrolling<T>(config: &Config, work: impl AsyncFnOnce(&EnrolParts<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let host = host_name();
-    let enrolled = runtime()?.block_on(async {
+    runtime()?.block_on(async {
         let vault = open_vault(config, Arc::new(SystemIds)).await?;
         let parts = EnrolParts {
             directory: &ControlDirectory::open(&config.data_dir)?,
@@ -281,12 +329,15 @@ fn enrol(config: &Config, token_file: &Path, again: bool) -> anyhow::Result<()> 
             ids: &SystemIds,
             host: &host,
         };
-        anyhow::Ok(enrol::enrol(&token, &parts).await?)
-    })?;
+        work(&parts).await
+    })
+}
+
+fn told_enrolled(enrolled: &Enrolled) -> anyhow::Result<()> {
     let next = if enrolled.statements {
-        "Its site's statements were fetched and are believed."
+        "Its site's statements came and are believed."
     } else {
-        "Its site has no statements yet; they are fetched when the agent runs."
+        "Its site has no statements yet; they come when the agent runs (by file: freehold-agent statements import)."
     };
     say(&format!(
         "Enrolled as {} at {}.\nKey id (join code): {}\nThe certificate is good until {}. {next}\nNow start it: freehold-agent run\n",

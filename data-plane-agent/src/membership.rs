@@ -10,7 +10,7 @@ use schema::{
     wire::agent::{Rejected, ReportAnswer},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Mutex, Notify, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,11 +30,12 @@ use crate::{
         client::{Connection, ControlClient, Reach},
         contexts::ContextKeys,
         directory::{AgentKeys, ControlDirectory, KeepError, StoredCertificate, StoredIdentity},
+        exchange::{Exchange, ExchangeParts},
         lease::LeaseKeeper,
         prekeys::Prekeys,
         ratchet::RatchetKeeper,
         relay::Movement,
-        report::{Documents, Reporter, Work},
+        report::{Documents, Reporter, Reporting, Reports, Work},
         sync::{StatementSync, SyncParts},
         time::AgentClock,
         vouch::vouches,
@@ -152,7 +153,12 @@ impl Membership {
             clock: agent_clock.clone(),
         };
         let client = ControlClient::enrolled(&stored, &certificate, &keys, &reach)?;
-        let connection = Connection::new(client);
+        let apart = control.by_file.unwrap_or(stored.apart);
+        let connection = if apart { Connection::apart(client) } else { Connection::new(client) };
+        let mut prekeys = prekeys;
+        if apart {
+            prekeys.last_long();
+        }
 
         let ratchet = RatchetKeeper::open(directory.clone(), ids.clone())?;
         let ring = to_report.clone();
@@ -204,23 +210,14 @@ impl Membership {
             findings: findings.clone(),
             arrived: arrived.clone(),
         };
-        let movement = Movement {
-            accepted: sync.follow(),
-            connection: connection.clone(),
-            mover: Mover::new(mover),
-            errands: Errands::open(&config.data_dir, agent_clock.clone(), journal.clone(), current.clone()),
-        };
+        let errands = Errands::open(&config.data_dir, agent_clock.clone(), journal.clone(), current.clone());
         let (enforced, rejections) = (current.clone(), current.clone());
-        let reporter = Reporter {
-            connection: connection.clone(),
+        let reports: Arc<dyn Reporting> = Arc::new(Reports {
             accepted: sync.follow(),
             enforced: Box::new(move || enforced.load().map(|set| (set.heartbeat_serial, set.state_serial))),
             rejection: Box::new(move || rejections.rejection()),
             vault: vault.description().kind.to_owned(),
-            tested: tests.follow(),
-            arrived: arrived.subscribe(),
-            to_report,
-            work: ReportWork {
+            work: Mutex::new(ReportWork {
                 current,
                 vault,
                 identity: stored.identity.clone(),
@@ -229,18 +226,46 @@ impl Membership {
                 reconciler: Reconciler::knowing(directory.ended()?),
                 directory: directory.clone(),
                 accepted: sync.follow(),
-                tests,
+                tests: tests.clone(),
                 backups,
                 findings,
                 said: None,
-            },
-            ratchet,
+            }),
+            ratchet: ratchet.clone(),
             host: host_name(),
             started: clock.now(),
+        });
+        let reporter = Reporter {
+            connection: connection.clone(),
+            accepted: sync.follow(),
+            reports: reports.clone(),
+            tested: tests.follow(),
+            arrived: arrived.subscribe(),
+            to_report,
             ids: ids.clone(),
         };
         let Identity { tenant, site, agent, .. } = stored.identity;
-        let shipper = Shipper::new(journal, Sender { tenant, site, agent }, pair, connection.clone());
+        let shipper = || Shipper::new(journal.clone(), Sender { tenant, site, agent }, pair.clone(), connection.clone());
+        let exchange = ExchangeParts {
+            directory: directory.clone(),
+            carried: carried::folder(&config.data_dir),
+            stored: stored.clone(),
+            keys: keys.clone(),
+            apart,
+            accepted: sync.follow(),
+            clocks: (agent_clock.clone(), clock.clone()),
+            ids: ids.clone(),
+            reports,
+            ratchet,
+            leases: leases.clone(),
+        };
+        let movement = Movement {
+            accepted: sync.follow(),
+            connection: connection.clone(),
+            mover: Mover::new(mover),
+            errands: errands.with_exchange(Exchange::new(exchange, shipper())),
+        };
+        let shipper = shipper();
         let renewal = Renewal {
             connection,
             directory,
@@ -259,9 +284,12 @@ impl Membership {
         tasks.spawn(reporter.run(stopping.clone()));
         tasks.spawn(movement.run(stopping.clone()));
         tasks.spawn(leases.run(stopping.clone()));
-        tasks.spawn(shipper.run(stopping.clone()));
-        tasks.spawn(renewal.run(certificate, stopping.clone()));
-        tracing::info!(%agent, %site, %tenant, "the agent belongs to its site");
+        // By file receipts are sent, and certificates renewed, with what else is said.
+        if !apart {
+            tasks.spawn(shipper.run(stopping.clone()));
+            tasks.spawn(renewal.run(certificate, stopping.clone()));
+        }
+        tracing::info!(%agent, %site, %tenant, by_file = apart, "the agent belongs to its site");
         Ok(())
     }
 }
@@ -362,9 +390,9 @@ impl Work for ReportWork {
         Documents { vouches, recovery_key, self_tests: Some(self.self_tests()), findings: self.findings.all(), ..documents }
     }
 
-    fn delivered(&mut self, answer: &ReportAnswer) {
+    fn delivered(&mut self, holder_reports: &[Base64], answer: &ReportAnswer) {
         if answer.refused.is_empty() {
-            self.reconciler.delivered();
+            self.reconciler.delivered(holder_reports);
         }
     }
 }

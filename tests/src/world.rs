@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The system. Its project is `payments`, its site `fra`.
 pub struct World {
-    clock: Arc<dyn Clock>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
     /// Where its files are; gone with it.
     pub folder: tempfile::TempDir,
     http: reqwest::Client,

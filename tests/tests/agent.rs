@@ -1,6 +1,7 @@
 //! An agent over real HTTP, with a real vault and journal, and statements that are really signed and accepted.
 
 mod agent {
+    mod air_gapped;
     mod authorities;
     mod budgets;
     mod certificates;

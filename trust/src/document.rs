@@ -4,6 +4,7 @@
 
 mod certificate;
 mod context;
+mod exchange;
 mod movement;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 //!
 //! - [`statement`]: what is said: root, policy, state, heartbeat, lease; one file each.
 //! - [`document`]: small signed documents of agents: roster entries, vouches, version records, ready reports, prekeys, transfers.
+//! - [`enrolment`]: how a request to join travels as a file, without its token.
 //! - [`movement`]: who is sent material, and whose is taken; [`seal`]: how it is sealed on its way.
 //! - [`recovery`]: the documents by which keys outlive a host: recovery keys, reports and heads of backups.
 //! - [`pair`]: Ed25519 and ML-DSA-65 keys that always sign together.
@@ -14,6 +15,7 @@
 pub mod accept;
 pub mod document;
 pub mod dsse;
+pub mod enrolment;
 pub mod evidence;
 mod json;
 pub mod movement;

@@ -7,6 +7,7 @@ mod attacks {
     mod context_key;
     mod evidence;
     mod external;
+    mod inbox;
     mod lease;
     mod movement;
     mod neighbours;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Idempotency, Limit, Session,
     containment::{Contain, Stopwatch},
+    exchange::{self, Listener},
     root::Signing,
 };
 use crate::{error::Error, graphql::documents::AGENT, output, secret};
@@ -49,6 +50,37 @@ pub enum Agents {
         lifetime: Option<u64>,
         #[command(flatten)]
         idempotency: Idempotency,
+    },
+    /// Let an agent join that is connected to nothing: hands in the file of 'freehold-agent enrol --request'
+    ///
+    /// The token is not in that file: it comes from a copy of the enrolment file, and shows that the request was made with it and not changed on
+    /// its way. The answer goes into a file for 'freehold-agent enrol --answer'. Vouching is as ever.
+    Enrol {
+        /// The file that 'freehold-agent enrol --request' wrote
+        #[arg(value_name = "REQUEST")]
+        request: PathBuf,
+        /// The enrolment file that 'freehold agent invite' wrote
+        #[arg(long, value_name = "FILE")]
+        enrolment_file: PathBuf,
+        /// Where the answer goes
+        #[arg(long, value_name = "FILE")]
+        answer: PathBuf,
+        #[command(flatten)]
+        listener: Listener,
+    },
+    /// Hand in what an agent says that is connected to nothing: the file of 'freehold-agent exchange write'
+    ///
+    /// The control plane takes it as if the agent had called. The answer goes into a file for 'freehold-agent exchange take': statements,
+    /// material of other agents, leases, and how far receipts were taken. It needs no API token: the file is signed by its agent.
+    Exchange {
+        /// The file that 'freehold-agent exchange write' wrote
+        #[arg(value_name = "OUTBOX")]
+        outbox: PathBuf,
+        /// Where the answer goes
+        #[arg(long, value_name = "FILE")]
+        answer: PathBuf,
+        #[command(flatten)]
+        listener: Listener,
     },
     /// Withdraw an invitation that was not used yet
     CancelInvitation {
@@ -153,6 +185,13 @@ impl Agents {
         if let Self::Lock { agent_config, reason } = &self {
             return lock_here(agent_config.as_deref(), reason.as_deref());
         }
+        match &self {
+            Self::Enrol { request, enrolment_file, answer, listener } => {
+                return exchange::enrol(session, request, enrolment_file, answer, listener).await;
+            }
+            Self::Exchange { outbox, answer, listener } => return exchange::exchange(session, outbox, answer, listener).await,
+            _ => {}
+        }
         let client = session.control_plane()?;
         let watch = Stopwatch::start();
         let mut contained = None;
@@ -176,14 +215,15 @@ impl Agents {
                 if let Some(enrolment) = payload.get("enrolment").and_then(Value::as_str) {
                     secret::write_new(&enrolment_file, "the enrolment", enrolment)?;
                     output::note(&format!(
-                        "the enrolment is in {0}: bring it to the agent's host and run 'freehold-agent enrol --token-file {0}'",
+                        "the enrolment is in {0}: bring it to the agent's host and run 'freehold-agent enrol --token-file {0}' (connected to nothing: \
+                         add --request FILE there, and keep a copy here)",
                         enrolment_file.display()
                     ));
                 }
                 return output::object(session.output, SHOW, payload.get("agent").unwrap_or(&Value::Null));
             }
             Self::Vouch { agent, code, signing } => return super::vouch::vouch(session, &agent, code, &signing).await,
-            Self::Lock { .. } => return Ok(()),
+            Self::Lock { .. } | Self::Enrol { .. } | Self::Exchange { .. } => return Ok(()),
             Self::CancelInvitation { agent } => ("CancelInvitation", json!({ "agent": agent })),
             Self::Suspend { agent, reason, contain } => {
                 let input = json!({ "agent": agent, "reason": reason });

@@ -11,6 +11,7 @@ pub mod composite;
 pub mod containment;
 pub mod decisions;
 pub mod erasure;
+pub mod exchange;
 pub mod files;
 pub mod key;
 pub mod material;

@@ -1,6 +1,7 @@
 //! Sites.
 
 use clap::Subcommand;
+use schema::key::Operation;
 use serde_json::{Value, json};
 
 use super::{
@@ -62,6 +63,29 @@ pub enum Site {
         /// Why
         #[arg(long)]
         reason: Option<String>,
+    },
+    /// Say how old statements may be at a site, also on their way there: for sites that are connected rarely, or to nothing
+    ///
+    /// Ages count from the last heartbeat that came. A set that somebody carries is believed as long as it would not be stale on arrival, and
+    /// for four days at most.
+    Offline {
+        /// Id or name
+        site: String,
+        /// From this age on, warnings; how long a carried set may be on its way, e.g. 4d
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN", required_unless_present = "default")]
+        stale: Option<u64>,
+        /// From this age on, only what --allow names, e.g. 14d
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN", requires = "stale")]
+        grace: Option<u64>,
+        /// From this age on, nothing, e.g. 30d
+        #[arg(long, value_parser = super::seconds, value_name = "SPAN", requires = "grace")]
+        expired: Option<u64>,
+        /// What is allowed in between; may be repeated
+        #[arg(long, value_parser = super::one_of::<Operation>, value_name = "OPERATION", default_values = ["decrypt", "verify"])]
+        allow: Vec<String>,
+        /// Back to the rule of the tenant, or the defaults: 10 minutes, a day, a week
+        #[arg(long, conflicts_with_all = ["stale", "grace", "expired"])]
+        default: bool,
     },
     /// The signed statements in force at a site, and which agents enforce them
     Statements {
@@ -125,6 +149,16 @@ impl Site {
             }
             Self::Resume { site, reason } => {
                 let payload = client.mutate(SITE, "ResumeSite", json!({ "site": site, "reason": reason })).await?;
+                output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
+            }
+            Self::Offline { site, stale, grace, expired, allow, default: _ } => {
+                let rule = stale.map(|stale| {
+                    let grace = grace.unwrap_or(stale.saturating_mul(2));
+                    let expired = expired.unwrap_or(grace.saturating_mul(2));
+                    let [stale, grace, expired] = [stale, grace, expired].map(|seconds| seconds.to_string());
+                    json!({ "staleSeconds": stale, "graceSeconds": grace, "expiredSeconds": expired, "graceOperations": allow })
+                });
+                let payload = client.mutate(SITE, "SetSiteOfflineRule", json!({ "site": site, "offline": rule })).await?;
                 output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
             }
             Self::Statements { site, out: Some(out) } => {

@@ -7,7 +7,7 @@ use schema::{
     encoding::{Base64, Digest},
     event::agent::{
         AgentEnrolled, AgentEvent, AgentInvited, AgentQuarantined, AgentResumed, AgentRevoked, AgentSuspended, AgentVouchSigned,
-        AgentVouched, CertificateRenewed, InvitationCancelled,
+        AgentVouched, CertificateRenewed, InvitationCancelled, OutboxTaken,
     },
     id::{AgentId, SiteId},
     key::{RevocationReason, words},
@@ -72,6 +72,9 @@ pub struct Agent {
     pub signed: BTreeMap<Digest, Base64>,
     /// Since when its roster entry counts.
     pub rostered: Option<Timestamp>,
+    /// What came of it as a file last.
+    #[serde(default)]
+    pub outbox: Option<TakenOutbox>,
     /// Since when it may do nothing.
     pub suspended: Option<Timestamp>,
     /// When it was last resumed: every earlier restriction is lifted.
@@ -91,6 +94,17 @@ pub struct Quarantined {
     /// Who else came.
     pub other: Sighting,
     /// When that was seen.
+    pub at: Timestamp,
+}
+
+/// The last of its outboxes that was handed in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakenOutbox {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its payload.
+    pub sha256: Digest,
+    /// When it was first handed in.
     pub at: Timestamp,
 }
 
@@ -290,6 +304,20 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Never one from before the last; the last as often as somebody likes.
+    fn take_outbox(&self, number: u64, sha256: Digest) -> Result<Vec<AgentEvent>, AgentRefusal> {
+        match &self.outbox {
+            _ if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
+            _ if self.quarantined.is_some() => Err(AgentRefusal::Quarantined),
+            Some(last) if number < last.number => Err(AgentRefusal::OutboxSuperseded { taken: last.number }),
+            Some(last) if number == last.number && sha256 != last.sha256 => Err(AgentRefusal::OutboxNumberTaken { taken: last.number }),
+            Some(last) if number == last.number => Ok(Vec::new()),
+            _ => Ok(vec![OutboxTaken { number, sha256 }.into()]),
+        }
+    }
+}
+
 impl Aggregate for Agent {
     type Id = AgentId;
     type Command = AgentCommand;
@@ -326,6 +354,7 @@ impl Aggregate for Agent {
             AgentCommand::Vouch { keyid, vouch } => self.vouch(fixed, keyid, vouch),
             AgentCommand::SignVouch(sign) => self.sign_vouch(sign),
             AgentCommand::RenewCertificate { .. } => self.renew(command),
+            AgentCommand::TakeOutbox { number, sha256 } => self.take_outbox(*number, *sha256),
             AgentCommand::Quarantine { .. } if self.enrolment.is_none() => Err(AgentRefusal::NotEnrolled),
             // Both go on coming; it is recorded once.
             AgentCommand::Quarantine { .. } if self.quarantined.is_some() => Ok(Vec::new()),
@@ -382,6 +411,9 @@ impl Aggregate for Agent {
             AgentEvent::CertificateRenewed(event) => {
                 self.certificate =
                     Some(Certificate { serial: event.certificate_serial.clone(), csr: event.csr, expires: event.certificate_expires });
+            }
+            AgentEvent::OutboxTaken(event) => {
+                self.outbox = Some(TakenOutbox { number: event.number, sha256: event.sha256, at: meta.time });
             }
             AgentEvent::AgentSuspended(_) => self.suspended = Some(meta.time),
             AgentEvent::AgentResumed(_) => {

@@ -61,6 +61,13 @@ pub enum AgentCommand {
         #[serde(skip)]
         certificate_expires: Timestamp,
     },
+    /// Take what came of it as a file. The handler has verified the signature.
+    TakeOutbox {
+        /// The number of the outbox.
+        number: u64,
+        /// SHA-256 of its payload.
+        sha256: Digest,
+    },
     /// Let it do nothing for now.
     Suspend {
         /// Why.

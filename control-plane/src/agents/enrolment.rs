@@ -29,7 +29,7 @@ use crate::{
     },
     pki::{
         authority::{IssueError, Issued, SigningRequest},
-        identity::{AgentIdentity, PeerCertificate},
+        identity::AgentIdentity,
     },
     sites::{Site, SiteCommand, SiteRefusal},
 };
@@ -272,10 +272,10 @@ impl Enrolment {
         })
     }
 
-    /// The next certificate of an agent that proved possession of its key twice: in TLS, and in the request.
-    pub async fn renew(&self, peer: &PeerCertificate, request: &RenewRequest) -> Result<RenewResponse, EnrolError> {
+    /// The next certificate of an agent that proved who it is: in TLS, or by its pair; and possession of its key in the request.
+    pub async fn renew(&self, identity: &AgentIdentity, request: &RenewRequest) -> Result<RenewResponse, EnrolError> {
         let signing_request = SigningRequest::parse(&request.csr_pem).map_err(EnrolError::Certificate)?;
-        let issued = self.renewed(&peer.identity, &signing_request).await?;
+        let issued = self.renewed(identity, &signing_request).await?;
         Ok(RenewResponse { certificate_pem: issued.chain_pem, ca_pem: self.authorities_pem(), certificate_expires: issued.expires })
     }
 

@@ -25,6 +25,8 @@ refusals! {
         NotASigner { keyid: schema::encoding::Digest } = "vouch_by_no_signer" at "signer", "the pair {keyid} is none of those who sign policy for the tenant";
         VouchNotGenuine { keyid: schema::encoding::Digest } = "vouch_not_genuine" at "signature", "these are not signatures of {keyid} over the vouch for this agent";
         OtherCertificateKey = "certificate_key_changed" at "csr", "a renewal keeps the certificate's key; an agent that lost its key enrols again";
+        OutboxSuperseded { taken: u64 } = "outbox_superseded" at "outbox", "a newer outbox of this agent was handed in already, number {taken}: let the agent write another one, which holds all of this one that is still to be said";
+        OutboxNumberTaken { taken: u64 } = "outbox_number_taken" at "outbox", "another outbox of this agent was handed in under the same number, {taken}: if its host was not restored from a copy, somebody else has its keys; revoke the agent, and enrol that host again (freehold-agent enrol --again)";
         AlreadySuspended = "agent_already_suspended", "the agent is already suspended";
         NotSuspended = "agent_not_suspended", "the agent is not suspended, so there is nothing to resume";
         Suspended = "agent_suspended", "the agent is suspended; resume it first";

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use schema::{
     clock::Timestamp,
     encoding::{Base64, Digest},
-    event::agent::{AgentEnrolled, AgentEvent, AgentInvited, AgentVouched, CertificateRenewed, InvitationCancelled},
+    event::agent::{AgentEnrolled, AgentEvent, AgentInvited, AgentVouched, CertificateRenewed, InvitationCancelled, OutboxTaken},
     id::{AgentId, SiteId},
     key::RevocationReason,
     rule::{Sighting, Vouch},
@@ -185,6 +185,32 @@ fn a_certificate_is_renewed_for_its_own_key() {
     assert!(present.state().index().terms.contains(&("certificate".to_owned(), "0b".to_owned())));
     let (suspended, _) = present.when(&AgentCommand::Suspend { reason: None }).then_accepted();
     suspended.when(&renew(Digest::of(b"spki"))).then_refused("agent_suspended");
+}
+
+#[test]
+fn of_outboxes_the_numbers_only_rise_and_each_number_is_of_one() {
+    let take = |number, content: &[u8]| AgentCommand::TakeOutbox { number, sha256: Digest::of(content) };
+    let taken = |number, content: &[u8]| AgentEvent::from(OutboxTaken { number, sha256: Digest::of(content) });
+    agent().given([invited(None)]).when(&take(1, b"one")).then_refused("agent_not_enrolled");
+    let present = agent()
+        .given([invited(None), enrolled()])
+        .when(&take(1, b"one"))
+        .then([taken(1, b"one")])
+        .when(&take(1, b"one"))
+        .then([])
+        .when(&take(1, b"another one"))
+        .then_refused("outbox_number_taken")
+        .when(&take(4, b"four"))
+        .then([taken(4, b"four")])
+        .when(&take(3, b"three"))
+        .then_refused("outbox_superseded");
+    let (suspended, _) = present.when(&AgentCommand::Suspend { reason: None }).then_accepted();
+    let (revoked, _) = suspended
+        .when(&take(5, b"five"))
+        .then([taken(5, b"five")])
+        .when(&AgentCommand::Revoke { reason: RevocationReason::KeyCompromise, comment: None })
+        .then_accepted();
+    revoked.when(&take(6, b"six")).then_refused("agent_revoked");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use schema::{
@@ -212,9 +213,9 @@ impl Heartbeats {
         tenant: TenantId,
         site: SiteId,
         (last, members): (Option<Current>, Vec<Member>),
-        now: Timestamp,
+        (now, life): (Timestamp, Duration),
     ) -> Result<Option<Current>, HeartbeatError> {
-        let next = sign(signers, tenant, site, members, last.as_ref(), (now, self.named.now()))?;
+        let next = sign(signers, tenant, site, members, last.as_ref(), (now, life, self.named.now()))?;
         let kept = self.keep(tenant, site, &next, last.is_some()).await?;
         Ok(kept.then_some(next))
     }
@@ -291,7 +292,7 @@ fn sign(
     site: SiteId,
     members: Vec<Member>,
     last: Option<&Current>,
-    (now, authorities): (Timestamp, BTreeSet<Digest>),
+    (now, life, authorities): (Timestamp, Duration, BTreeSet<Digest>),
 ) -> Result<Current, HeartbeatError> {
     let of = |kind, scope| members.iter().rev().find(move |member| member.kind == kind && member.scope == scope);
     let root = of(Kind::Root, Scope::Tenant).ok_or(HeartbeatError::Incomplete)?;
@@ -313,6 +314,7 @@ fn sign(
     };
     let serial = last.map_or(1, |last| last.serial + 1);
     fill(&mut heartbeat.head, Kind::Heartbeat, root.epoch, serial, root.serial, now);
+    heartbeat.head.expires = heartbeat.head.expires.max(now.plus(life));
     let (envelope, _) = sign_statement(&heartbeat, &[&signers.pair(Kind::Heartbeat)]);
     Ok(Current { epoch: root.epoch, serial, issued: now, envelope, members })
 }

@@ -23,6 +23,7 @@ pub mod gather;
 pub mod graphql;
 pub mod heartbeat;
 pub mod in_force;
+mod inbox;
 mod neighbours;
 pub mod pairs;
 pub mod proposal_graphql;

@@ -86,6 +86,7 @@ pub const NO_TRIGGERS: &[&str] = &[
     "InvitationCancelled",
     "AgentVouchSigned",
     "CertificateRenewed",
+    "OutboxTaken",
     "KeyDescribed",
     "CompositeDescribed",
     "KeyDeletionProtectionSet",

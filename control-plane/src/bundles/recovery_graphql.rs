@@ -117,7 +117,7 @@ impl RecoveryQuery {
     async fn site_statement_set(&self, ctx: &Context<'_>, site: ID) -> Result<Option<String>> {
         let api = Api::reading(ctx, None).await?;
         let Ok(site) = site.parse() else { return Ok(None) };
-        let served = api.services.statements.set(api.ctx.tenant, site).await.map_err(|error| broken(&error))?;
+        let served = api.services.statements.set_to_carry(api.ctx.tenant, site).await.map_err(|error| broken(&error))?;
         Ok(served.map(|served| String::from_utf8_lossy(&served.body).into_owned()))
     }
 }

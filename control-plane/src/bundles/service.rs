@@ -256,21 +256,26 @@ impl Statements {
 
     /// Signs a new heartbeat of a site that pins what the last one did.
     pub async fn beat(&self, tenant: TenantId, site: SiteId) -> Result<(), StatementsError> {
+        self.beat_lasting(tenant, site, Duration::ZERO).await
+    }
+
+    /// The same; it may be accepted for so long at least.
+    pub(super) async fn beat_lasting(&self, tenant: TenantId, site: SiteId, life: Duration) -> Result<(), StatementsError> {
         let epoch = self.0.heartbeats.latest(tenant, site).await?.map_or(FIRST_EPOCH, |current| current.epoch);
         if self.is_behind(tenant, epoch).await? {
             return Ok(());
         }
-        self.issue(tenant, site, None).await
+        self.issue(tenant, site, None, life).await
     }
 
     /// Signs a site's next heartbeat; it pins these, or what the last one did.
-    async fn issue(&self, tenant: TenantId, site: SiteId, members: Option<&[Member]>) -> Result<(), StatementsError> {
+    async fn issue(&self, tenant: TenantId, site: SiteId, members: Option<&[Member]>, life: Duration) -> Result<(), StatementsError> {
         let now = self.0.clock.now();
         // Of two that are signed at once one is kept, and the other is signed again after it.
         let current = loop {
             let (last, pinned) = self.0.heartbeats.next(tenant, site, members).await?;
             let signers = self.signers_pinned(tenant, &pinned).await?;
-            if let Some(kept) = self.0.heartbeats.issue(&signers, tenant, site, (last, pinned), now).await? {
+            if let Some(kept) = self.0.heartbeats.issue(&signers, tenant, site, (last, pinned), (now, life)).await? {
                 break kept;
             }
         };
@@ -466,7 +471,7 @@ impl Statements {
         if current.is_some_and(|current| current.pins(members)) {
             return Ok(());
         }
-        self.issue(tenant, site, Some(members)).await
+        self.issue(tenant, site, Some(members), Duration::ZERO).await
     }
 
     async fn publish_changed<S: Statement + Headed>(

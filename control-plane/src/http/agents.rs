@@ -1,5 +1,7 @@
 //! The agents' listener: paths of [`schema::wire::agent::path`], JSON over mutual TLS. Who calls follows from the client
-//! certificate alone; only enrolment, and an agent that comes back by its pair, come without one.
+//! certificate alone; only enrolment, an agent that comes back by its pair, and what an agent signed for somebody to carry, come without one.
+
+mod exchange;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,7 +23,7 @@ use actix_web::{
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use schema::{
-    clock::Clock,
+    clock::{Clock, Ids},
     encoding::Digest,
     id::AgentId,
     wire::{
@@ -29,6 +31,7 @@ use schema::{
             ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer,
             ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, path,
         },
+        exchange::EXCHANGE,
         problem::Problem,
         relay::{RelayAnswer, RelayAsk},
     },
@@ -107,17 +110,19 @@ pub struct AgentApi {
     ingest: Ingest,
     roots: Arc<AgentRoots>,
     clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
     agents: DefaultKeyedRateLimiter<AgentId>,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     checks: AtomicU32,
     polls: Polls,
     standings: Standings,
+    exchanges: exchange::Counter,
     stopping: CancellationToken,
 }
 
 impl AgentApi {
     /// Puts the parts together. Long polls end at once when `stopping` is cancelled.
-    pub fn new(parts: Parts, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
+    pub fn new(parts: Parts, (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>), stopping: CancellationToken) -> Self {
         let Parts { handler, statements, enrolment, reports, leases, relay, ingest, roots, enrolments_per_minute } = parts;
         let per_minute = |count| Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
         Self {
@@ -130,11 +135,13 @@ impl AgentApi {
             ingest,
             roots,
             clock,
+            ids,
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
             addresses: RateLimiter::keyed(per_minute(enrolments_per_minute)),
             checks: AtomicU32::new(0),
             polls: Polls::default(),
             standings: Standings::default(),
+            exchanges: exchange::Counter::default(),
             stopping,
         }
     }
@@ -153,6 +160,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(path::LEASES, LARGE_BODY_BYTES).route(web::post().to(leases)).default_service(web::to(wrong_method)))
         .service(resource(path::RELAY, LARGE_BODY_BYTES).route(web::post().to(relay)).default_service(web::to(wrong_method)))
         .service(resource(path::RECEIPTS, LARGE_BODY_BYTES).route(web::post().to(receipts)).default_service(web::to(wrong_method)))
+        .service(resource(EXCHANGE, 0).route(web::post().to(exchange::exchange)).default_service(web::to(wrong_method)))
         .default_service(web::to(not_found));
 }
 
@@ -163,7 +171,7 @@ async fn enrol(request: HttpRequest, api: Data<AgentApi>, body: Json<EnrolReques
 
 async fn renew(shown: Shown, api: Data<AgentApi>, body: Json<RenewRequest>) -> Result<Json<RenewResponse>, HttpProblem> {
     let (peer, _) = api.peer(shown, Expired::MayRenew).await?;
-    Ok(Json(api.enrolment.renew(&peer, &body).await.map_err(enrol_problem)?))
+    Ok(Json(api.enrolment.renew(&peer.identity, &body).await.map_err(enrol_problem)?))
 }
 
 /// Comes without a certificate, or with one that is of no use: the agent's pair says who it is.
@@ -173,7 +181,7 @@ async fn comeback(request: HttpRequest, api: Data<AgentApi>, body: Json<Comeback
     if !api.enrolment.knows(&identity).await.map_err(enrol_problem)? {
         return Err(agent_unknown());
     }
-    let agent = api.standing(&identity, signing_request.public_key()).await?;
+    let agent = api.standing(&identity, Some(signing_request.public_key())).await?;
     let ended = agent.certificate.as_ref().is_none_or(|certificate| certificate.expires.plus(RENEWAL_WINDOW) < api.clock.now());
     if ended {
         return Err(certificate_expired());
@@ -241,17 +249,7 @@ fn ratchet_position(text: &str) -> Option<(u64, Digest)> {
 async fn report(request: HttpRequest, shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
     let (peer, agent) = api.peer(shown, Expired::IsOut).await?;
     let address = request.peer_addr().map(|address| address.ip());
-    let taken = api.reports.take(&peer.identity, &agent, &body, address).await;
-    if let (Ok(_), Some(set)) = (&taken, &body.holds) {
-        let (tenant, site) = (peer.identity.tenant, peer.identity.site);
-        api.statements.learn(tenant, Some(site), Some(peer.identity.agent), set).await.map(drop).map_err(|error| fault(&error))?;
-    }
-    Ok(Json(taken.map_err(|error| match &error {
-        ReportError::RatchetMissing => refusal(400, "ratchet_missing", &error.to_string()),
-        ReportError::Forked { .. } => refusal(403, "agent_quarantined", &error.to_string()),
-        ReportError::TooMany { list } => Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into(),
-        error => fault(error),
-    })?))
+    Ok(Json(api.take_report(&peer.identity, &agent, &body, address).await?))
 }
 
 async fn leases(shown: Shown, api: Data<AgentApi>, body: Json<LeaseAsk>) -> Result<Json<LeaseAnswer>, HttpProblem> {
@@ -318,14 +316,14 @@ impl AgentApi {
         let identity = &shown.peer.identity;
         let holds = self.standings.hold(&self.handler, identity, Digest::of(&shown.peer.public_key)).await;
         if !holds.map_err(unreadable)? {
-            self.standing(identity, &shown.peer.public_key).await?;
+            self.standing(identity, Some(&shown.peer.public_key)).await?;
         }
         self.in_time(shown, Expired::IsOut)
     }
 
     async fn known(&self, shown: &Shown, expired: Expired) -> Result<Agent, HttpProblem> {
         self.is_taken(shown)?;
-        let agent = self.standing(&shown.peer.identity, &shown.peer.public_key).await?;
+        let agent = self.standing(&shown.peer.identity, Some(&shown.peer.public_key)).await?;
         self.in_time(shown, expired)?;
         Ok(agent)
     }
@@ -345,8 +343,8 @@ impl AgentApi {
         if until < self.clock.now() { Err(certificate_expired()) } else { Ok(()) }
     }
 
-    /// Whether an agent, as its own history has it, is one still, and has this key.
-    async fn standing(&self, identity: &AgentIdentity, public_key: &[u8]) -> Result<Agent, HttpProblem> {
+    /// Whether an agent, as its own history has it, is one still, and has this key, where a certificate says who it is.
+    async fn standing(&self, identity: &AgentIdentity, public_key: Option<&[u8]>) -> Result<Agent, HttpProblem> {
         let loaded = self.handler.load::<Agent>(identity.tenant, identity.agent).await.map_err(unreadable)?;
         let agent = loaded.state;
         let fixed = agent.fixed.as_ref().filter(|fixed| fixed.site == identity.site);
@@ -363,11 +361,34 @@ impl AgentApi {
             );
             return Err(refusal(403, "agent_quarantined", &detail));
         }
-        if Digest::of(public_key) != enrolment.certificate_key {
+        if public_key.is_some_and(|key| Digest::of(key) != enrolment.certificate_key) {
             return Err(refusal(403, "certificate_superseded", "this certificate is for a key the agent no longer has"));
         }
         self.standings.found(identity, enrolment.certificate_key, loaded.revision);
         Ok(agent)
+    }
+
+    /// Takes a report, and learns from a set that knows more than this control plane.
+    async fn take_report(
+        &self,
+        identity: &AgentIdentity,
+        agent: &Agent,
+        report: &Report,
+        address: Option<IpAddr>,
+    ) -> Result<ReportAnswer, HttpProblem> {
+        let taken = self.reports.take(identity, agent, report, address).await;
+        if let (Ok(_), Some(set)) = (&taken, &report.holds) {
+            let learned = self.statements.learn(identity.tenant, Some(identity.site), Some(identity.agent), set).await;
+            learned.map(drop).map_err(|error| fault(&error))?;
+        }
+        taken.map_err(|error| match &error {
+            ReportError::RatchetMissing => refusal(400, "ratchet_missing", &error.to_string()),
+            ReportError::Forked { .. } => refusal(403, "agent_quarantined", &error.to_string()),
+            ReportError::TooMany { list } => {
+                Problem::new(400, "report_too_large", "Report too large", error.to_string()).field(*list).into()
+            }
+            error => fault(error),
+        })
     }
 
     fn limit_agent(&self, agent: AgentId) -> Result<(), HttpProblem> {

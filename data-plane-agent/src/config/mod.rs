@@ -91,6 +91,9 @@ impl Default for ServerConfig {
 pub struct ControlPlaneConfig {
     /// Another address than the one the agent enrolled at, `https://host:port`.
     pub url: Option<String>,
+    /// Whether this agent is connected to nothing, so that what it says and hears travels as files (`freehold-agent exchange`).
+    /// Absent: as it joined.
+    pub by_file: Option<bool>,
     /// Proxy and private authorities.
     pub outgoing: OutgoingConfig,
 }

@@ -148,6 +148,27 @@ pub fn confirm_epoch(directory: &ControlDirectory, epoch: u64) -> Result<(), Car
     Ok(directory.keep_confirmed(&confirmed)?)
 }
 
+/// For the running agent: hands itself a set that came with something else, and waits for what it makes of it.
+pub(super) async fn hand_over(folder: &Path, set: &StatementSet, ids: &dyn Ids) -> Result<Taken, CarryError> {
+    create_private_directory(folder)?;
+    let name = base64url(&random::<12>(ids));
+    let (request, answer) = (folder.join(format!("{name}.json")), folder.join(format!("{name}.answer")));
+    write_atomic(&request, &to_json(set), OWNER_ONLY)?;
+    let mut waited = Duration::ZERO;
+    let taken = loop {
+        match fs::read(&answer) {
+            Ok(bytes) => break serde_json::from_slice(&bytes).map_err(|_| CarryError::NoAnswer),
+            Err(_) if waited >= PATIENCE / 2 => break Err(CarryError::NoAnswer),
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        waited += LOOK_EVERY;
+    };
+    drop(fs::remove_file(&request));
+    drop(fs::remove_file(&answer));
+    taken
+}
+
 /// For the running agent: waits until a set was left.
 pub(super) async fn next(folder: PathBuf) -> PathBuf {
     loop {

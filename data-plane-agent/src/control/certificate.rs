@@ -282,6 +282,16 @@ impl Renewal {
     }
 }
 
+/// Whether a certificate that was carried here is of an authority that statements name. Where they name none, nothing is known of any.
+pub(super) fn is_of(named: &BTreeSet<Digest>, certificate: &StoredCertificate, now: Timestamp) -> Result<(), TlsError> {
+    if named.is_empty() {
+        return Ok(());
+    }
+    let believed = Bundle::of(&certificate.ca_pem).only(named);
+    let chain = tls::certificates_from_pem(certificate.certificate_pem.as_bytes(), Path::new("the certificate"))?;
+    tls::verify_client(&chain, believed.ders(), now)
+}
+
 /// Certificates, each once, by SHA-256.
 #[derive(Debug, PartialEq, Eq)]
 struct Bundle(BTreeMap<Digest, CertificateDer<'static>>);

@@ -357,12 +357,23 @@ impl ControlClient {
 pub struct Connection {
     client: RwLock<ControlClient>,
     trouble: Arc<Trouble>,
+    apart: bool,
 }
 
 impl Connection {
     /// Begins with this client.
     pub fn new(client: ControlClient) -> Arc<Self> {
-        Arc::new(Self { trouble: client.trouble.clone(), client: RwLock::new(client) })
+        Arc::new(Self { trouble: client.trouble.clone(), client: RwLock::new(client), apart: false })
+    }
+
+    /// One that is never used: the agent is connected to nothing, and what it says travels as files.
+    pub fn apart(client: ControlClient) -> Arc<Self> {
+        Arc::new(Self { trouble: client.trouble.clone(), client: RwLock::new(client), apart: true })
+    }
+
+    /// Whether nobody is to be called.
+    pub fn is_apart(&self) -> bool {
+        self.apart
     }
 
     /// The client to call with now.

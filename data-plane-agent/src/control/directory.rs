@@ -8,6 +8,7 @@
 //! granting.json      the set before it whose policies go on granting, while those of the accepted set cannot be used
 //! budgets.json       the lease, what was spent of it and of all before, the request that waits for its answer
 //! prekeys.json       short-lived keys that material for this agent is sealed to, sealed
+//! exchange.json      how many outboxes were written, and what the relay said last, of an agent that is connected to nothing
 //! errands/           what commands beside the running agent ask of it, and its answers
 //! ratchet.json       the secrets that prove the next report to be of the same agent as the last
 //! cut-off.json       there while the control plane says that this agent is no longer one
@@ -100,6 +101,9 @@ pub struct StoredIdentity {
     /// The authority of that listener as the enrolment file names it, PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
+    /// It joined by a file, and is connected to nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
     /// The signed roster entry, exact bytes.
     pub roster_entry: Base64,
     /// The certificate signing request, PEM: the same again when an answer was lost.
@@ -175,6 +179,15 @@ impl ControlDirectory {
     /// Who the agent is; none before it has begun to enrol.
     pub fn identity(&self) -> Result<Option<StoredIdentity>, KeepError> {
         self.read("identity.json")
+    }
+
+    /// Keeps whether the agent joins by a file.
+    pub fn keep_apart(&self, stored: &mut StoredIdentity, apart: bool) -> Result<(), KeepError> {
+        if stored.apart != apart {
+            stored.apart = apart;
+            self.write("identity.json", stored)?;
+        }
+        Ok(())
     }
 
     /// The certificate; none before it has enrolled.
@@ -305,6 +318,7 @@ impl ControlDirectory {
             "granting.json",
             "budgets.json",
             "prekeys.json",
+            "exchange.json",
             "ratchet.json",
             "cut-off.json",
             "ended.json",
@@ -323,9 +337,16 @@ impl ControlDirectory {
             confirmed.agents.insert(former.agent, former.keyid);
             self.keep_confirmed(&confirmed)?;
         }
-        for name in
-            ["certificate.json", "authorities.json", "granting.json", "budgets.json", "ratchet.json", "cut-off.json", "identity.json"]
-        {
+        for name in [
+            "certificate.json",
+            "authorities.json",
+            "granting.json",
+            "budgets.json",
+            "exchange.json",
+            "ratchet.json",
+            "cut-off.json",
+            "identity.json",
+        ] {
             self.remove(name)?;
         }
         Ok(former.map(|former| former.agent))
@@ -333,7 +354,7 @@ impl ControlDirectory {
 
     /// Makes the keys of a new agent and keeps them, before anybody hears of them.
     pub async fn make_identity(&self, new: NewIdentity<'_>, vault: &dyn Vault, ids: &dyn Ids) -> Result<StoredIdentity, KeepError> {
-        let NewIdentity { tenant, site, agent, root, founder, control_plane, ca_pem, now } = new;
+        let NewIdentity { tenant, site, agent, root, founder, control_plane, ca_pem, apart, now } = new;
         let pair = Pair::generate(ids);
         let tls_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeepError::TlsKey)?;
         let tls_key_pem = Zeroizing::new(tls_key.serialize_pem());
@@ -343,6 +364,7 @@ impl ControlDirectory {
             v: 1,
             control_plane: control_plane.to_owned(),
             ca_pem: ca_pem.map(str::to_owned),
+            apart,
             roster_entry: trust::document::sign_roster_entry(&pair, tenant, site, agent, root, now),
             csr_pem: signing_request(&tls_key, agent)?,
             sealed_pair: self.seal(&key, "pair", agent, &*pair.to_seeds(), ids)?,
@@ -448,6 +470,8 @@ pub struct NewIdentity<'a> {
     pub control_plane: &'a str,
     /// The authority of that listener, PEM.
     pub ca_pem: Option<&'a str>,
+    /// Whether it joins by a file.
+    pub apart: bool,
     /// Now.
     pub now: Timestamp,
 }

@@ -11,15 +11,20 @@ use schema::{
     clock::{Clock, Ids, Timestamp},
     encoding::Digest,
     id::{AgentId, SiteId, TenantId},
-    wire::agent::{EnrolRequest, EnrolmentToken},
+    wire::{
+        agent::{EnrolRequest, EnrolResponse, EnrolmentToken, StatementSet},
+        exchange::{EnrolmentAnswerFile, EnrolmentRequest, EnrolmentRequestFile, read_carried},
+    },
 };
 use service::{
     config::OutgoingConfig,
     files::{FileError, read_secret},
+    tls::TlsError,
 };
-use trust::{accept::Rejection, time::Moment};
+use trust::{accept::Rejection, enrolment::seal_request, time::Moment};
 
 use super::{
+    certificate::is_of,
     client::{CallError, ClientError, ControlClient, Reach},
     directory::{ControlDirectory, KeepError, NewIdentity, StoredCertificate, StoredIdentity},
 };
@@ -75,6 +80,15 @@ pub enum EnrolError {
     /// The statements are not those of the tenant that the enrolment file names.
     #[error("what this control plane serves is not believed; nothing was kept")]
     Rejected(#[source] Rejection),
+    /// The certificate is not of an authority that the statements name.
+    #[error("the certificate in this file is not of an authority that the site's statements name: it was changed; nothing was kept")]
+    ForeignCertificate(#[source] TlsError),
+    /// Nobody asked for it here.
+    #[error("this host has asked for nothing: run freehold-agent enrol --token-file FILE --request FILE first")]
+    NotAsked,
+    /// A file is something else.
+    #[error("{0} is no answer to a request to join: `freehold agent enrol` writes one")]
+    NotAnAnswer(PathBuf),
     /// Keeping or reading files failed.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -154,6 +168,17 @@ pub fn read_enrolment_file(path: &Path) -> Result<EnrolmentToken, EnrolError> {
     serde_json::from_slice(&bytes).map_err(|source| EnrolError::NotAnEnrolmentFile { path: path.display().to_string(), source })
 }
 
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: u64 = 512 << 20;
+
+/// Reads an answer to a request to join.
+pub fn read_answer(path: &Path) -> Result<EnrolmentAnswerFile, EnrolError> {
+    let not_one = || EnrolError::NotAnAnswer(path.to_owned());
+    let length = std::fs::metadata(path).map_err(|_| not_one())?.len();
+    let bytes = (length <= MAX_ANSWER_BYTES).then(|| std::fs::read(path).ok()).flatten().ok_or_else(not_one)?;
+    read_carried(&bytes).ok_or_else(not_one)
+}
+
 /// Whether an enrolment file can be used at all.
 pub fn check(token: &EnrolmentToken, clock: &dyn Clock) -> Result<(), EnrolError> {
     let now = clock.now();
@@ -167,57 +192,102 @@ pub fn check(token: &EnrolmentToken, clock: &dyn Clock) -> Result<(), EnrolError
 /// Joins. May be run again after a lost answer: the same keys are shown again.
 pub async fn enrol(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<Enrolled, EnrolError> {
     check(token, &*parts.clock)?;
-    let now = parts.clock.now();
-    let identity = identity(token, parts, now).await?;
-    let request = EnrolRequest {
-        token: token.token.clone(),
+    let identity = identity(token, parts, false).await?;
+    let EnrolmentRequest { csr_pem, roster_entry, agent_version, host } = request_of(&identity, parts);
+    let request = EnrolRequest { token: token.token.clone(), csr_pem, roster_entry, agent_version, host };
+    let client = ControlClient::unknown(&token.control_plane, token.ca_pem.as_deref(), parts.outgoing, parts.clock.clone())?;
+    let certificate = certificate(&identity, client.enrol(&request).await?, &*parts.clock)?;
+    remember_former(token, parts.directory)?;
+    let keys = parts.directory.keys(&identity, parts.vault).await?;
+    let reach = Reach { url: None, outgoing: parts.outgoing, authorities: None, clock: parts.clock.clone() };
+    let client = ControlClient::enrolled(&identity, &certificate, &keys, &reach)?;
+    let believed = first_set(&client, &identity, parts).await;
+    finish(identity, &certificate, believed, parts.directory)
+}
+
+/// Makes the keys of an agent that is connected to nothing, and what it asks, for somebody to carry. May be asked again: the keys stay
+/// the same.
+pub async fn request(token: &EnrolmentToken, parts: &EnrolParts<'_>) -> Result<EnrolmentRequestFile, EnrolError> {
+    check(token, &*parts.clock)?;
+    let identity = identity(token, parts, true).await?;
+    remember_former(token, parts.directory)?;
+    Ok(seal_request(&token.token, &request_of(&identity, parts)))
+}
+
+/// Takes the answer to [`request`]. It is judged as if the control plane had been called, and its certificate by the authorities that the
+/// statements name: no connection says whose it is.
+pub async fn answer(file: EnrolmentAnswerFile, parts: &EnrolParts<'_>) -> Result<Enrolled, EnrolError> {
+    let identity = parts.directory.identity()?.ok_or(EnrolError::NotAsked)?;
+    if parts.directory.certificate()?.is_some() {
+        return Err(EnrolError::AlreadyEnrolled { held: identity.identity.agent });
+    }
+    let certificate = certificate(&identity, file.answer, &*parts.clock)?;
+    let believed = match &file.statements {
+        Some(statements) => judge(statements, &identity, parts, Some(&certificate)).map(|()| true),
+        None => Ok(false),
+    };
+    finish(identity, &certificate, believed, parts.directory)
+}
+
+fn request_of(identity: &StoredIdentity, parts: &EnrolParts<'_>) -> EnrolmentRequest {
+    EnrolmentRequest {
         csr_pem: identity.csr_pem.clone(),
         roster_entry: identity.roster_entry.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         host: parts.host.to_owned(),
-    };
-    let client = ControlClient::unknown(&token.control_plane, token.ca_pem.as_deref(), parts.outgoing, parts.clock.clone())?;
-    let answer = client.enrol(&request).await?;
-    if answer.agent != token.agent {
+    }
+}
+
+fn certificate(identity: &StoredIdentity, answer: EnrolResponse, clock: &dyn Clock) -> Result<StoredCertificate, EnrolError> {
+    if answer.agent != identity.identity.agent {
         return Err(EnrolError::OtherAgent(answer.agent));
     }
-    let certificate = StoredCertificate {
-        certificate_pem: answer.certificate_pem,
-        ca_pem: answer.ca_pem,
-        received: now,
-        expires: answer.certificate_expires,
-    };
-    if !token.former.is_empty() {
-        let mut confirmed = parts.directory.confirmed()?;
-        confirmed.former.clone_from(&token.former);
-        parts.directory.keep_confirmed(&confirmed)?;
+    let EnrolResponse { certificate_pem, ca_pem, certificate_expires, .. } = answer;
+    Ok(StoredCertificate { certificate_pem, ca_pem, received: clock.now(), expires: certificate_expires })
+}
+
+fn remember_former(token: &EnrolmentToken, directory: &ControlDirectory) -> Result<(), KeepError> {
+    if token.former.is_empty() {
+        return Ok(());
     }
-    let keys = parts.directory.keys(&identity, parts.vault).await?;
-    let reach = Reach { url: None, outgoing: parts.outgoing, authorities: None, clock: parts.clock.clone() };
-    let client = ControlClient::enrolled(&identity, &certificate, &keys, &reach)?;
-    let statements = match first_set(&client, &identity, parts).await {
+    let mut confirmed = directory.confirmed()?;
+    confirmed.former.clone_from(&token.former);
+    directory.keep_confirmed(&confirmed)
+}
+
+/// Keeps the certificate; over a connection also when the first statements are not believed, unless they are of another tenant.
+fn finish(
+    identity: StoredIdentity,
+    certificate: &StoredCertificate,
+    believed: Result<bool, EnrolError>,
+    directory: &ControlDirectory,
+) -> Result<Enrolled, EnrolError> {
+    let statements = match believed {
         Ok(statements) => statements,
         Err(error) => {
-            if matches!(error, EnrolError::Rejected(Rejection::RootNotPinned { .. })) {
-                parts.directory.forget_identity()?;
-            } else {
-                parts.directory.keep_certificate(&certificate)?;
+            match &error {
+                // Statements that took too long are brought again; a file that is not believed leaves nothing here.
+                EnrolError::Rejected(Rejection::Expired { .. }) => directory.keep_certificate(certificate)?,
+                _ if identity.apart => {}
+                EnrolError::Rejected(Rejection::RootNotPinned { .. }) => directory.forget_identity()?,
+                _ => directory.keep_certificate(certificate)?,
             }
             return Err(error);
         }
     };
-    parts.directory.keep_certificate(&certificate)?;
+    directory.keep_certificate(certificate)?;
     let trust::accept::Identity { tenant, site, agent, keyid, .. } = identity.identity;
     Ok(Enrolled { tenant, site, agent, keyid, certificate_expires: certificate.expires, statements })
 }
 
 /// The keys of this agent: made now, or in an attempt before.
-async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, now: Timestamp) -> Result<StoredIdentity, EnrolError> {
-    if let Some(held) = parts.directory.identity()? {
+async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, apart: bool) -> Result<StoredIdentity, EnrolError> {
+    if let Some(mut held) = parts.directory.identity()? {
         if parts.directory.certificate()?.is_some() {
             return Err(EnrolError::AlreadyEnrolled { held: held.identity.agent });
         }
         if held.identity.agent == token.agent && held.identity.root == token.root {
+            parts.directory.keep_apart(&mut held, apart)?;
             return Ok(held);
         }
     }
@@ -229,26 +299,17 @@ async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, now: Timestamp
         founder: token.founder,
         control_plane: &token.control_plane,
         ca_pem: token.ca_pem.as_deref(),
-        now,
+        apart,
+        now: parts.clock.now(),
     };
     Ok(parts.directory.make_identity(new, parts.vault, parts.ids).await?)
 }
 
 /// Fetches the first set and has it judged. A site whose first statements are still being made is waited for.
-///
-/// A host that enrols again has seen the site before: what it must never forget, it does not.
 async fn first_set(client: &ControlClient, identity: &StoredIdentity, parts: &EnrolParts<'_>) -> Result<bool, EnrolError> {
-    let held = parts.directory.statements()?.and_then(|bytes| trust::accept::restore(&bytes, &identity.identity).ok());
     for _ in 0..FIRST_SET_TRIES {
         match client.statements(None, Duration::ZERO, None).await {
-            Ok(Some(served)) => {
-                let now = Moment { signed: Timestamp::default(), wall: parts.clock.now() };
-                let confirmed = parts.directory.confirmed()?;
-                let set =
-                    trust::accept::accept(held.as_ref(), &served.set, &identity.identity, &confirmed, now).map_err(EnrolError::Rejected)?;
-                parts.directory.keep_statements(&set.to_bytes())?;
-                return Ok(true);
-            }
+            Ok(Some(served)) => return judge(&served.set, identity, parts, None).map(|()| true),
             Ok(None) => {}
             Err(CallError::Refused { status: 503, .. }) => {}
             Err(error) => return Err(error.into()),
@@ -256,4 +317,23 @@ async fn first_set(client: &ControlClient, identity: &StoredIdentity, parts: &En
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     Ok(false)
+}
+
+/// Judges the first set, and the certificate by it where nothing else says whose that is.
+///
+/// A host that enrols again has seen the site before: what it must never forget, it does not.
+fn judge(
+    statements: &StatementSet,
+    identity: &StoredIdentity,
+    parts: &EnrolParts<'_>,
+    carried: Option<&StoredCertificate>,
+) -> Result<(), EnrolError> {
+    let held = parts.directory.statements()?.and_then(|bytes| trust::accept::restore(&bytes, &identity.identity).ok());
+    let now = Moment { signed: Timestamp::default(), wall: parts.clock.now() };
+    let confirmed = parts.directory.confirmed()?;
+    let set = trust::accept::accept(held.as_ref(), statements, &identity.identity, &confirmed, now).map_err(EnrolError::Rejected)?;
+    if let Some(certificate) = carried {
+        is_of(&set.heartbeat().authorities, certificate, parts.clock.now()).map_err(EnrolError::ForeignCertificate)?;
+    }
+    Ok(parts.directory.keep_statements(&set.to_bytes())?)
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use schema::{
     clock::{Ids, random},
-    wire::agent::LeaseAsk,
+    wire::agent::{LeaseAnswer, LeaseAsk},
 };
 use service::files::FileError;
 use tokio::sync::watch;
@@ -44,6 +44,7 @@ pub enum LeaseError {
 }
 
 /// Keeps the leases of the agent current.
+#[derive(Clone)]
 pub struct LeaseKeeper {
     /// The control plane.
     pub connection: Arc<Connection>,
@@ -101,15 +102,28 @@ impl LeaseKeeper {
 
     /// Asks once, if there is something to ask for.
     pub async fn once(&self, set: &AcceptedSet) -> Result<(), LeaseError> {
+        let Some(ask) = self.ask(set).await? else { return Ok(()) };
+        if self.connection.is_apart() {
+            return Ok(()); // the next outbox asks
+        }
+        let answer = self.connection.client().lease(&ask).await?;
+        self.take(set, &answer).await
+    }
+
+    /// What there is to ask for, kept before it is sent.
+    pub async fn ask(&self, set: &AcceptedSet) -> Result<Option<LeaseAsk>, LeaseError> {
         if let Err(rejection) = self.budgets.activate(set) {
             tracing::error!(code = rejection.code(), "the kept lease does not hold and is not used: a new one is asked for");
         }
-        let Some(in_force) = self.current.load() else { return Ok(()) };
-        let Some(wishes) = self.budgets.wishes(&in_force) else { return Ok(()) };
+        let Some(in_force) = self.current.load() else { return Ok(None) };
+        let Some(wishes) = self.budgets.wishes(&in_force) else { return Ok(None) };
         let (nonce, now) = (random::<16>(&*self.ids), self.clock.moment().latest());
         let request = self.budgets.request(&wishes, |ledger| ledger.request(&wishes, &self.identity, &self.pair, nonce, now)).await?;
-        let Some(request) = request else { return Ok(()) };
-        let answer = self.connection.client().lease(&LeaseAsk { request }).await?;
+        Ok(request.map(|request| LeaseAsk { request }))
+    }
+
+    /// Judges what was answered, and keeps it.
+    pub async fn take(&self, set: &AcceptedSet, answer: &LeaseAnswer) -> Result<(), LeaseError> {
         let now = self.clock.moment();
         Ok(self.budgets.take_lease(|ledger| accept_lease(set, &answer.lease, ledger.memory(), Some(now))).await?)
     }

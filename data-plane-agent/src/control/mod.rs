@@ -3,6 +3,7 @@
 //! - [`directory`]: what the agent keeps on disk of its identity, certificate, statements and time.
 //! - [`client`]: the calls, over mutual TLS.
 //! - [`enrol`]: how the agent joins its site, once.
+//! - [`exchange`]: all of it as files, for an agent that is connected to nothing; [`carried`]: statements as files.
 //! - [`time`]: what time it is, whatever the wall clock says.
 //! - [`sync`]: fetches statements, has them judged, keeps them, puts them in force.
 //! - [`lease`]: asks for leases of budgets.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod contexts;
 pub mod directory;
 pub mod enrol;
+pub mod exchange;
 pub mod lease;
 pub mod prekeys;
 pub mod ratchet;

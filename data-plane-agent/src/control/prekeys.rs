@@ -72,6 +72,8 @@ pub struct Prekeys {
     directory: ControlDirectory,
     identity: Identity,
     live: Vec<Live>,
+    /// How long one is good that the relay shows.
+    relayed_life: Duration,
 }
 
 /// What making and keeping prekeys needs.
@@ -108,7 +110,12 @@ impl Prekeys {
                 }
             }
         }
-        Ok(Self { directory, identity, live })
+        Ok(Self { directory, identity, live, relayed_life: RELAYED_LIFE })
+    }
+
+    /// From now on also those that the relay shows last as long as a person needs who carries them there, and back what was sealed.
+    pub fn last_long(&mut self) {
+        self.relayed_life = FILED_LIFE;
     }
 
     /// The signed prekeys, for the relay.
@@ -122,9 +129,9 @@ impl Prekeys {
         let before = self.live.len();
         self.live.retain(|live| means.now <= live.own.not_after && (waiting || (live.way == Way::File && !live.used)));
         let mut changed = self.live.len() != before;
-        let lasts = |live: &Live| live.way == Way::Relay && means.now.plus(RELAYED_LIFE / 2) < live.own.not_after;
+        let lasts = |live: &Live| live.way == Way::Relay && means.now.plus(self.relayed_life / 2) < live.own.not_after;
         if waiting && !self.live.iter().any(lasts) {
-            let made = self.make(Way::Relay, RELAYED_LIFE, means)?;
+            let made = self.make(Way::Relay, self.relayed_life, means)?;
             self.live.push(made);
             changed = true;
         }

@@ -54,7 +54,9 @@ impl Movement {
         let mut last_failure = None::<String>;
         loop {
             let set = self.accepted.borrow_and_update().clone();
-            if let Some(set) = &set
+            if self.connection.is_apart() {
+                self.mover.rest().await;
+            } else if let Some(set) = &set
                 && (tokio::time::Instant::now() >= next || self.mover.is_due())
             {
                 let outcome = tokio::select! {

@@ -8,7 +8,7 @@ use schema::{
     encoding::Base64,
     wire::agent::{Finding, KNOWS_LESS, RatchetClaim, Rejected, Report, ReportAnswer},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use trust::accept::AcceptedSet;
 
@@ -53,14 +53,32 @@ pub trait Work: Send + 'static {
     /// Does what the set in force asks; gives what the control plane does not know yet.
     async fn documents(&mut self) -> Documents;
 
-    /// The control plane took what was given last, but for what it refused.
-    fn delivered(&mut self, answer: &ReportAnswer);
+    /// The control plane took these holder reports, and whatever went with them, but for what it refused.
+    fn delivered(&mut self, holder_reports: &[Base64], answer: &ReportAnswer);
 }
 
-/// Sends reports.
-pub struct Reporter<W> {
-    /// The control plane.
-    pub connection: Arc<Connection>,
+/// A report, as it is sent or written down.
+pub struct Prepared {
+    /// The report.
+    pub report: Report,
+    /// Whether it says all there is to say.
+    pub whole: bool,
+    /// Whether something that is asked for failed, and is to be tried again soon.
+    pub unfinished: bool,
+}
+
+/// Puts reports together, for the connection and for files.
+#[async_trait]
+pub trait Reporting: Send + Sync {
+    /// Does what there is to do, and says it.
+    async fn prepare(&self) -> Result<Prepared, KeepError>;
+
+    /// The control plane took a report.
+    async fn answered(&self, prepared: &Prepared, answer: &ReportAnswer);
+}
+
+/// What reports are made of.
+pub struct Reports<W> {
     /// The accepted set, and every one that follows (`StatementSync::follow`).
     pub accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
     /// The serials of heartbeat and state whose policies are enforced.
@@ -68,19 +86,29 @@ pub struct Reporter<W> {
     /// Why the newest set was not accepted or cannot be used, if so.
     pub rejection: Box<dyn Fn() -> Option<Rejected> + Send + Sync>,
     /// Makes what there is to say.
-    pub work: W,
+    pub work: Mutex<W>,
     /// What its vault is: `file`, …
     pub vault: String,
-    /// Counts the rounds of self-tests (`SelfTests::follow`).
-    pub tested: watch::Receiver<u64>,
-    /// Counts arrivals of material from other agents.
-    pub arrived: watch::Receiver<u64>,
     /// Proves that every report is of the same agent as the one before.
     pub ratchet: Arc<RatchetKeeper>,
     /// The name of this host, for people.
     pub host: String,
     /// When this process began.
     pub started: Timestamp,
+}
+
+/// Sends reports.
+pub struct Reporter {
+    /// The control plane.
+    pub connection: Arc<Connection>,
+    /// The accepted set, and every one that follows.
+    pub accepted: watch::Receiver<Option<Arc<AcceptedSet>>>,
+    /// Puts them together.
+    pub reports: Arc<dyn Reporting>,
+    /// Counts the rounds of self-tests (`SelfTests::follow`).
+    pub tested: watch::Receiver<u64>,
+    /// Counts arrivals of material from other agents.
+    pub arrived: watch::Receiver<u64>,
     /// Rung when there is something new to say.
     pub to_report: Arc<Notify>,
     /// Randomness, for pauses.
@@ -98,7 +126,7 @@ pub enum ReportError {
     Keep(#[from] KeepError),
 }
 
-impl<W: Work> Reporter<W> {
+impl Reporter {
     /// Reports after each accepted set, each round of self-tests and each arrival of material, and now and then, until
     /// `stopping` is cancelled.
     pub async fn run(mut self, stopping: CancellationToken) {
@@ -141,20 +169,38 @@ impl<W: Work> Reporter<W> {
         }
     }
 
-    /// Does what there is to do, and reports it once; whether some of it failed.
+    /// Does what there is to do, and reports it once; whether some of it failed. An agent that is connected to nothing says it in its
+    /// next outbox.
     pub async fn once(&mut self) -> Result<bool, ReportError> {
-        let mut documents = self.work.documents().await;
+        let prepared = self.reports.prepare().await?;
+        if self.connection.is_apart() {
+            return Ok(prepared.unfinished);
+        }
+        let answer = self.connection.client().report(&prepared.report).await?;
+        self.reports.answered(&prepared, &answer).await;
+        Ok(prepared.unfinished)
+    }
+}
+
+#[async_trait]
+impl<W: Work> Reporting for Reports<W> {
+    async fn prepare(&self) -> Result<Prepared, KeepError> {
+        let mut documents = self.work.lock().await.documents().await;
         // More than one request may hold is said in the next ones: what was not delivered is given again.
         let lists = [&documents.version_records, &documents.holder_reports, &documents.backup_reports];
-        let all = lists.iter().all(|list| list.len() <= MAX_DOCUMENTS);
+        let whole = lists.iter().all(|list| list.len() <= MAX_DOCUMENTS);
         documents.version_records.truncate(MAX_DOCUMENTS);
         documents.holder_reports.truncate(MAX_DOCUMENTS);
         documents.backup_reports.truncate(MAX_DOCUMENTS);
         let unfinished = documents.unfinished;
         let claim = self.ratchet.claim()?;
-        let report = self.report(documents, claim.clone());
-        let answer = self.connection.client().report(&report).await?;
-        self.ratchet.was_answered(&claim);
+        Ok(Prepared { report: self.report(documents, claim), whole, unfinished })
+    }
+
+    async fn answered(&self, prepared: &Prepared, answer: &ReportAnswer) {
+        if let Some(claim) = &prepared.report.ratchet {
+            self.ratchet.was_answered(claim);
+        }
         for refused in &answer.refused {
             tracing::error!(
                 list = refused.list,
@@ -163,12 +209,13 @@ impl<W: Work> Reporter<W> {
                 "the control plane refused a signed document"
             );
         }
-        if all {
-            self.work.delivered(&answer);
+        if prepared.whole {
+            self.work.lock().await.delivered(&prepared.report.holder_reports, answer);
         }
-        Ok(unfinished)
     }
+}
 
+impl<W: Work> Reports<W> {
     fn report(&self, documents: Documents, claim: RatchetClaim) -> Report {
         let accepted = self.accepted.borrow().clone();
         let (enforced, rejection) = ((self.enforced)(), (self.rejection)());

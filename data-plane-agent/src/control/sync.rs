@@ -146,6 +146,13 @@ impl StatementSync {
         let mut last_failure = None::<String>;
         while !stopping.is_cancelled() {
             let folder = self.parts.carried.clone();
+            if self.parts.connection.is_apart() {
+                tokio::select! {
+                    () = stopping.cancelled() => break,
+                    path = carried::next(folder) => self.carry(&path),
+                }
+                continue;
+            }
             let outcome = tokio::select! {
                 () = stopping.cancelled() => break,
                 path = carried::next(folder.clone()) => {

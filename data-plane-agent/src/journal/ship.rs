@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use schema::{
     encoding::Base64,
-    id::{AgentId, SiteId, TenantId},
+    id::{AgentId, IncarnationId, SiteId, TenantId},
     wire::agent::{ReceiptAnswer, ReceiptBatch, ReceiptBatchHead},
 };
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,41 @@ impl Shipper {
         }
     }
 
+    /// What was not taken yet, as it would be shipped, up to so many batches and about so many bytes; and whether there is more. For a
+    /// file: nothing counts as sent.
+    pub async fn waiting(&self, batches: usize, bytes: usize) -> Result<(Vec<ReceiptBatch>, bool), ShipError> {
+        let (mut found, mut size, mut place) = (Vec::new(), 0, self.place);
+        loop {
+            let Some((batch, _, next)) = self.batch_at(place).await? else { return Ok((found, false)) };
+            if found.len() == batches || size >= bytes {
+                return Ok((found, true));
+            }
+            size += batch.entries.iter().map(|entry| entry.as_slice().len()).sum::<usize>();
+            found.push(batch);
+            place = next;
+        }
+    }
+
+    /// The control plane has taken what a file brought, up to here. Of an earlier life of the journal, or heard before, it says nothing new.
+    pub async fn taken(&mut self, incarnation: IncarnationId, answer: &ReceiptAnswer) -> Result<(), ShipError> {
+        if incarnation != self.journal.incarnation() {
+            return Ok(());
+        }
+        while self.place.before.seq < answer.acknowledged {
+            let (journal, place, to) = (self.journal.clone(), self.place, answer.acknowledged);
+            let run = blocking(move || journal.read_to(place, to).map_err(|error| journal.unreadable(error))).await?;
+            // Further than this journal, or in the middle of what was written as one: it is not of this history.
+            let Some(run) = run.filter(|run| run.last.seq <= to) else { return Err(ShipError::Forked { seq: to }) };
+            if run.last.seq == to && run.last.hash != answer.last {
+                return Err(ShipError::Forked { seq: to });
+            }
+            let (journal, last) = (self.journal.clone(), run.last);
+            blocking(move || journal.acknowledge(last)).await?;
+            self.place = run.next;
+        }
+        Ok(())
+    }
+
     async fn ship_batch(&mut self) -> Result<u64, ShipError> {
         let Some((batch, last, next)) = self.next_batch().await? else { return Ok(0) };
         let answer = self.post.post(&batch).await?;
@@ -171,7 +206,11 @@ impl Shipper {
     }
 
     async fn next_batch(&self) -> Result<Option<(ReceiptBatch, Link, Place)>, ShipError> {
-        let (journal, pair, sender, place) = (self.journal.clone(), self.pair.clone(), self.sender, self.place);
+        self.batch_at(self.place).await
+    }
+
+    async fn batch_at(&self, place: Place) -> Result<Option<(ReceiptBatch, Link, Place)>, ShipError> {
+        let (journal, pair, sender) = (self.journal.clone(), self.pair.clone(), self.sender);
         // Reading files and an ML-DSA signature are too long for a worker thread.
         blocking(move || {
             let Some(read) = journal.read(place).map_err(|error| journal.unreadable(error))? else { return Ok(None) };
@@ -229,7 +268,12 @@ impl DurableJournal {
     /// Reads durable groups from this place on, up to the size of a batch. None: nothing is there yet. What cannot be read
     /// is an error only where nothing before it is left to read.
     pub(super) fn read(&self, place: Place) -> io::Result<Option<Run>> {
-        let durable = self.shared.durable.load(Ordering::Acquire);
+        self.read_to(place, u64::MAX)
+    }
+
+    /// The same, but no group that begins after this entry.
+    fn read_to(&self, place: Place, to: u64) -> io::Result<Option<Run>> {
+        let durable = self.shared.durable.load(Ordering::Acquire).min(to);
         let mut run = Run { first: place.before, last: place.before, entries: Vec::new(), next: place };
         let mut reading = Reading::default();
         while run.last.seq < durable && reading.bytes < BATCH_BYTES {

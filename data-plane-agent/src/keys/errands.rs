@@ -15,7 +15,10 @@ use schema::{
     encoding::{Base64, base64url},
     id::{AgentId, KeyVersion},
     key::Operation,
-    wire::agent::{Intent, OutcomeResult},
+    wire::{
+        agent::{Intent, OutcomeResult, StatementSet},
+        exchange::OutboxFile,
+    },
 };
 use serde::{Deserialize, Serialize};
 use service::{
@@ -25,7 +28,11 @@ use service::{
 use trust::{accept::AcceptedSet, document::Prekey, movement::accept_prekey};
 
 use super::movement::{Mover, NotTaken};
-use crate::{journal::Journal, policy::current::Current};
+use crate::{
+    control::exchange::{Exchange, Exchanged},
+    journal::Journal,
+    policy::current::Current,
+};
 
 /// The format of files with prekeys and transfers.
 pub const MOVEMENT_FORMAT: &str = "application/vnd.freehold.movement+json";
@@ -88,6 +95,15 @@ pub enum Errand {
         /// Transfers that came as a file.
         transfers: Vec<Base64>,
     },
+    /// Everything that there is to say to the control plane.
+    Outbox,
+    /// What the control plane answered.
+    Inbox {
+        /// The signed answer.
+        inbox: Base64,
+        /// Statements that came with it.
+        statements: Option<StatementSet>,
+    },
 }
 
 /// What came of it.
@@ -106,6 +122,15 @@ pub enum Answer {
         /// Codes and details of what was not taken.
         refused: Vec<(String, String)>,
     },
+    /// A file to carry to the control plane.
+    Outbox {
+        /// The file.
+        file: OutboxFile,
+        /// Whether receipts are left for the next one.
+        more: bool,
+    },
+    /// What came of an answer of the control plane.
+    Exchanged(Exchanged),
     /// No.
     Refused {
         /// A stable code.
@@ -189,6 +214,7 @@ pub struct Errands {
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
     current: Arc<Current>,
+    exchange: Option<Exchange>,
 }
 
 impl Errands {
@@ -198,7 +224,12 @@ impl Errands {
         for left in entries(&folder) {
             drop(fs::remove_file(left));
         }
-        Self { folder, clock, journal, current }
+        Self { folder, clock, journal, current, exchange: None }
+    }
+
+    /// The same, and files for the control plane.
+    pub fn with_exchange(self, exchange: Exchange) -> Self {
+        Self { exchange: Some(exchange), ..self }
     }
 
     /// Does what was asked since it last looked.
@@ -218,6 +249,13 @@ impl Errands {
     }
 
     async fn run_one(&self, errand: Errand, user: u32, set: Option<&AcceptedSet>, mover: &mut Mover) -> Answer {
+        // The first statements may come with an answer.
+        if let (Errand::Inbox { inbox, statements }, Some(exchange)) = (&errand, &self.exchange) {
+            return match exchange.take(mover, inbox, statements.as_ref()).await {
+                Ok(exchanged) => Answer::Exchanged(exchanged),
+                Err(error) => refused(error.code(), &whole(&error)),
+            };
+        }
         let Some(set) = set else {
             return refused("no_statements", "this agent believes no statements yet: it does not know whom to believe");
         };
@@ -233,6 +271,13 @@ impl Errands {
                     Err(refusal) => refused(refusal.code(), &whole(&refusal)),
                 }
             }
+            Errand::Outbox | Errand::Inbox { .. } => match &self.exchange {
+                Some(exchange) => match exchange.write(mover).await {
+                    Ok((file, more)) => Answer::Outbox { file, more },
+                    Err(error) => refused(error.code(), &whole(&error)),
+                },
+                None => refused("agent_not_enrolled", "this agent belongs to no site yet"),
+            },
             Errand::Take { transfers } => {
                 let (mut versions, mut not_taken) = (Vec::new(), Vec::new());
                 for bytes in &transfers {

@@ -8,7 +8,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -60,6 +60,20 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 pub trait Relay: Send + Sync {
     /// Gives it what is for others, and fetches what others have for this agent.
     async fn exchange(&self, ask: &RelayAsk) -> Result<RelayAnswer, CallError>;
+}
+
+/// The relay of an agent that is connected to nothing: requests are written down, and what was heard last is the answer to the first.
+struct Written {
+    heard: Mutex<Option<RelayAnswer>>,
+    asks: Mutex<Vec<RelayAsk>>,
+}
+
+#[async_trait]
+impl Relay for Written {
+    async fn exchange(&self, ask: &RelayAsk) -> Result<RelayAnswer, CallError> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).push(ask.clone());
+        Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default())
+    }
 }
 
 /// Why a round came to nothing. What concerns one version only is logged, and the round goes on.
@@ -229,6 +243,34 @@ impl Mover {
             self.sent_contexts.extend(sending_contexts.into_iter().map(|sending| (sending, now)));
         }
         Ok(Outcome { taken, sent, waiting: !missing.is_empty() || !wanted.is_empty() || listens })
+    }
+
+    /// What this agent has for others, and asks, for somebody to carry: what it heard last stands for an answer. The last request fetches.
+    pub async fn outbox(&mut self, set: &AcceptedSet, heard: RelayAnswer) -> Result<Vec<RelayAsk>, MoveError> {
+        // What went with another outbox may never have arrived.
+        self.sent.clear();
+        self.sent_contexts.clear();
+        let carried = Written { heard: Mutex::new(Some(heard)), asks: Mutex::default() };
+        self.round(set, &carried).await?;
+        let mut asks = carried.asks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !asks.is_empty() {
+            asks.rotate_left(1);
+        }
+        Ok(asks)
+    }
+
+    /// Takes what others had for this agent, as somebody brought it: how many versions came in, and what need not be kept for it.
+    pub async fn inbox(&mut self, set: &AcceptedSet, answer: &RelayAnswer) -> Result<(usize, Vec<Digest>), MoveError> {
+        let (taken, mut done) = self.take_all(set, &answer.transfers).await;
+        done.extend(self.take_context_keys(set, &answer.context_keys).await);
+        let waiting = !self.missing(set).await.is_empty() || self.listens(set);
+        self.tend(waiting).await?;
+        Ok((taken, done))
+    }
+
+    /// Keeps what belongs to the time only, for an agent that makes no rounds.
+    pub async fn rest(&mut self) {
+        self.make_context_keys().await;
     }
 
     /// Whether a round is due though no set has changed: a month has begun or is about to, or the relay was not asked for long.

@@ -4,7 +4,7 @@
 //! the next time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -161,10 +161,11 @@ impl Reconciler {
         }
     }
 
-    /// The control plane took what [`Self::run`] gave last.
-    pub fn delivered(&mut self) {
-        let destroyed = self.signed.keys().filter(|(_, said)| *said == Said::Destroyed).map(|(version, _)| *version);
-        self.heard.extend(destroyed);
+    /// The control plane took these of the holder reports that [`Self::run`] gave.
+    pub fn delivered(&mut self, holder_reports: &[Base64]) {
+        let taken: HashSet<&[u8]> = holder_reports.iter().map(Base64::as_slice).collect();
+        let destroyed = self.signed.iter().filter(|((_, said), document)| *said == Said::Destroyed && taken.contains(document.as_slice()));
+        self.heard.extend(destroyed.map(|((version, _), _)| *version));
     }
 
     /// Makes what this agent is to make, and reports what it holds.
@@ -502,7 +503,10 @@ mod tests {
         let gone = bench.run(&mut reconciler).await;
         assert_eq!(report(&bench, &gone.holder_reports[0]).status, HolderStatus::Destroyed);
         assert!(matches!(bench.vault.held(NEXT).await, Err(VaultError::Destroyed(_))));
-        reconciler.delivered();
+        reconciler.delivered(&[]);
+        assert!(reconciler.heard.is_empty(), "it was not among what was taken");
+        reconciler.delivered(&gone.holder_reports);
+        assert_eq!(reconciler.heard, BTreeSet::from([NEXT]));
         assert_eq!(bench.run(&mut reconciler).await, Documents::default());
     }
 

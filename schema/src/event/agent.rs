@@ -74,6 +74,14 @@ events! {
             /// When the certificate ends.
             certificate_expires: Timestamp,
         },
+        /// What it had to say came as a file, by somebody's hand.
+        OutboxTaken 1 {
+            /// The number of the outbox.
+            #[serde(with = "u64_string")]
+            number: u64,
+            /// SHA-256 of its payload.
+            sha256: Digest,
+        },
         /// It may do nothing until it is resumed.
         AgentSuspended 1 {
             /// Why.

@@ -102,7 +102,7 @@ pub struct RenewRequest {
 }
 
 /// The next certificate.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewResponse {
     /// The certificate and the authorities above it, PEM.
     pub certificate_pem: String,

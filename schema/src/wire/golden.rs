@@ -11,6 +11,9 @@ use super::{
         ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, EnrolmentToken, LeaseAnswer, LeaseAsk, Receipt, ReceiptAnswer,
         ReceiptBatch, ReceiptBatchHead, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet,
     },
+    exchange::{
+        EnrolmentAnswerFile, EnrolmentRequest, EnrolmentRequestFile, ExchangeAnswer, ExchangeAsk, Inbox, InboxFile, Outbox, OutboxFile,
+    },
     relay::{RelayAnswer, RelayAsk},
 };
 
@@ -89,6 +92,15 @@ fn what_either_side_ever_said_is_understood_by_the_other() {
         read_all::<ReceiptBatchHead>(),
         read_all::<ReceiptAnswer>(),
         read_all::<Receipt>(),
+        read_all::<ExchangeAsk>(),
+        read_all::<ExchangeAnswer>(),
+        read_all::<Outbox>(),
+        read_all::<Inbox>(),
+        read_all::<OutboxFile>(),
+        read_all::<InboxFile>(),
+        read_all::<EnrolmentRequest>(),
+        read_all::<EnrolmentRequestFile>(),
+        read_all::<EnrolmentAnswerFile>(),
     ]);
     let present: BTreeSet<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(seen, present, "an example that no type claims");

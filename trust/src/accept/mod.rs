@@ -11,13 +11,15 @@
 //! 9. state within policy
 //! 10. ledger proof, when root demands one
 //!
-//! A lease is asked for by its agent, and judged by itself under the set in force ([`accept_lease`]).
+//! A lease is asked for by its agent, and judged by itself under the set in force ([`accept_lease`]). So is what the control plane answers an agent
+//! that is connected to nothing ([`accept_inbox`]).
 //!
 //! Whatever fails, fails by a name of its own ([`Rejection`]), and nothing of the set is used.
 
 mod authorities;
 mod composites;
 mod definitions;
+mod inbox;
 mod keys;
 mod lease;
 mod memory;
@@ -42,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     authorities::authorities,
+    inbox::{InboxRejection, accept_inbox},
     lease::{AcceptedLease, LeaseMemory, accept_lease},
     memory::{
         Asked, CompositeMemory, KeyMemory, Memory, NeighbourMemory, Order, PairMemory, RecoveryMemory, Restriction, Seen, Slot,
