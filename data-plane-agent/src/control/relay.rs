@@ -19,7 +19,7 @@ use crate::keys::{
 };
 
 /// How often errands are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The first pause while something is waited for, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(30));
 /// The pause after something moved: more may follow.

@@ -29,7 +29,7 @@ use schema::{
     token::{Token, TokenKind},
     wire::{
         agent::{EnrolmentToken, ReceiptBody},
-        exchange::{CarriedFile, EnrolmentAnswerFile, EnrolmentRequestFile, InboxFile, MAX_ASK_BYTES, OutboxFile, read_carried},
+        exchange::{CarriedFile, EXCHANGE, EnrolmentAnswerFile, EnrolmentRequestFile, InboxFile, MAX_ASK_BYTES, OutboxFile, read_carried},
     },
 };
 use serde_json::{Value, json};
@@ -461,6 +461,15 @@ async fn files_that_were_changed_swapped_or_kept_do_nothing() {
     let large = fs::File::create(&path).unwrap();
     large.set_len(MAX_ASK_BYTES as u64 + 1).unwrap();
     assert_eq!(fra.submit(&path).await.unwrap_err(), "file_too_large");
+    let authority = reqwest::Certificate::from_pem_bundle(genuine.ca_pem.as_deref().unwrap().as_bytes()).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only(authority).build().unwrap();
+    let url = format!("https://{}{EXCHANGE}", world.plane.agents_address());
+    let post = async |body: Vec<u8>| http.post(&url).header("content-type", "application/json").body(body).send().await;
+    // It is refused while it still comes: who goes on sending may not hear why.
+    if let Ok(answer) = post(vec![b' '; MAX_ASK_BYTES + 1]).await {
+        assert_eq!(answer.status(), 413);
+    }
+    assert_eq!(post(b"{\"outbox\": 7}".to_vec()).await.unwrap().status(), 400);
     assert_eq!(events().await, 0, "nothing of all this was taken");
 
     // An answer for another agent, a changed one, and one from before the agent's own time.
