@@ -96,7 +96,6 @@ impl Movement {
                 next = tokio::time::Instant::now() + pause;
             }
             self.errands.run(set.as_deref(), &mut self.mover).await;
-            let look = tokio::time::Instant::now() + LOOK_EVERY;
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // Whoever joined, or reported, stands in the set: it is looked at again at once.
@@ -107,8 +106,30 @@ impl Movement {
                     backoff.reset();
                     next = tokio::time::Instant::now();
                 }
-                () = tokio::time::sleep_until(next.min(look)) => {}
+                () = tokio::time::sleep_until(look_at(tokio::time::Instant::now(), next)) => {}
             }
         }
+    }
+}
+
+/// When to look again, with the next round due then. Never at once: a round that is overdue is one that cannot be, because there are no
+/// statements yet or no connection is wanted.
+fn look_at(now: tokio::time::Instant, next: tokio::time::Instant) -> tokio::time::Instant {
+    let look = now + LOOK_EVERY;
+    if next > now { next.min(look) } else { look }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_overdue_is_no_reason_to_look_without_a_pause() {
+        let now = tokio::time::Instant::now() + Duration::from_secs(60);
+        for overdue in [Duration::ZERO, Duration::from_millis(1), Duration::from_secs(60)] {
+            assert_eq!(look_at(now, now - overdue), now + LOOK_EVERY);
+        }
+        assert_eq!(look_at(now, now + AT_ONCE), now + AT_ONCE);
+        assert_eq!(look_at(now, now + 2 * LOOK_EVERY), now + LOOK_EVERY);
     }
 }
