@@ -228,6 +228,13 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(error)
 }
 
+/// The same, for a person to read: the largest unit that says it exactly.
+pub fn span(seconds: u64) -> String {
+    let (unit, factor) =
+        [("d", 86_400), ("h", 3_600), ("m", 60)].into_iter().find(|(_, of)| seconds > 0 && seconds.is_multiple_of(*of)).unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / factor)
+}
+
 /// A moment: `2026-01-31`, or RFC 3339.
 pub fn moment(text: &str) -> Result<String, String> {
     if let Ok(time) = chrono_like(text) { Ok(time) } else { Err("expected a time like 2026-01-31 or 2026-01-31T09:30:00Z".to_owned()) }
@@ -274,6 +281,9 @@ mod tests {
 
     #[test]
     fn spans_and_moments() {
+        for text in ["4d", "36h", "90m", "61s", "0s"] {
+            assert_eq!(span(seconds(text).unwrap()), text);
+        }
         assert_eq!(seconds("2h"), Ok(7200));
         assert!(seconds("2x").is_err() && seconds("").is_err() && seconds("h").is_err());
         assert_eq!(moment("2026-01-31").as_deref(), Ok("2026-01-31T00:00:00.000000Z"));

@@ -115,9 +115,25 @@ const SHOW: &[output::Column] = &[
     ("shares", "/recoveryKey/shares"),
     ("of which are needed", "/recoveryKey/threshold"),
     ("made at", "/recoveryKey/agentId"),
+    ("without control plane", "/offlineLine"),
     ("agents", "/agentLines"),
     ("created", "/createdAt"),
 ];
+
+const OFFLINE: &[output::Column] = &[("id", "/id"), ("name", "/name"), ("without control plane", "/offlineLine")];
+
+/// What goes on at a site without the control plane, in one line.
+fn offline_line(site: &Value) -> String {
+    let rule = &site["offline"];
+    let age = |name: &str| rule[name].as_str().and_then(|text| text.parse().ok()).map(super::span);
+    let (Some(stale), Some(grace), Some(expired)) = (age("staleSeconds"), age("graceSeconds"), age("expiredSeconds")) else {
+        return "the tenant's rule, or the defaults".to_owned();
+    };
+    let allowed: Vec<String> =
+        rule["graceOperations"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_lowercase).collect();
+    let allowed = if allowed.is_empty() { "nothing".to_owned() } else { format!("only {}", allowed.join(", ").replace('_', "-")) };
+    format!("warnings from {stale}, {allowed} from {grace}, nothing from {expired}")
+}
 
 impl Site {
     /// Runs the command.
@@ -133,6 +149,7 @@ impl Site {
                 if session.output == output::Format::Table {
                     let lines: Vec<String> = value["agents"]["nodes"].as_array().into_iter().flatten().map(agent_lines).collect();
                     value["agentLines"] = json!(lines.join("\n"));
+                    value["offlineLine"] = json!(offline_line(&value));
                 }
                 output::object(session.output, SHOW, &value)
             }
@@ -159,7 +176,11 @@ impl Site {
                     json!({ "staleSeconds": stale, "graceSeconds": grace, "expiredSeconds": expired, "graceOperations": allow })
                 });
                 let payload = client.mutate(SITE, "SetSiteOfflineRule", json!({ "site": site, "offline": rule })).await?;
-                output::object(session.output, COLUMNS, payload.get("site").unwrap_or(&Value::Null))
+                let mut value = payload.get("site").cloned().unwrap_or_default();
+                if session.output == output::Format::Table {
+                    value["offlineLine"] = json!(offline_line(&value));
+                }
+                output::object(session.output, OFFLINE, &value)
             }
             Self::Statements { site, out: Some(out) } => {
                 let found = client.one(SITE, "Site", json!({ "reference": site }), &format!("site '{site}'")).await?;
