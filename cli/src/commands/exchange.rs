@@ -129,6 +129,9 @@ pub async fn exchange(session: &Session, outbox: &Path, answer: &Path, listener:
     secret::check_new(answer, "the answer")?;
     let file: OutboxFile = read(outbox, "`freehold-agent exchange write`")?;
     let ask = ExchangeAsk { outbox: file.outbox };
+    // The file says where to, and nobody signed that: a person sees it before anything leaves.
+    let place = listener.agents_url.as_deref().unwrap_or(&file.control_plane);
+    output::note(&format!("handing it in at {place}"));
     let at = (file.control_plane.as_str(), file.ca_pem.as_deref());
     let answered: ExchangeAnswer = listener.post(session, at, EXCHANGE, &ask).await?;
     write(answer, &InboxFile { format: InboxFile::FORMAT.to_owned(), v: 1, answer: answered })?;
