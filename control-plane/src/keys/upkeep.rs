@@ -33,7 +33,7 @@ use crate::{
         handler::{CommandError, Handler, Options},
         reactor::{Fault, Reactor},
         store::Stored,
-        view::{QueryError, Views},
+        view::{Filter, Page, QueryError, Views},
     },
     leases::Budget,
     sealing::SealingError,
@@ -67,6 +67,9 @@ const LOOK_AT_USES_EVERY: Duration = Duration::from_secs(30);
 
 /// The least wait of a destruction by rule: what a person must leave, and a minute for the way to the decision.
 const LEAST_WAIT: Duration = MIN_WAIT.saturating_add(Duration::from_secs(60));
+
+/// Keys read at a time.
+const PAGE: usize = 500;
 
 /// How often the clock is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -131,31 +134,43 @@ impl Upkeep {
         let now = self.clock.now();
         let agents: Vec<Agent> = self.views.every(tenant).await?;
         let heard = self.reports.heard(tenant, now.minus(HEARD_WITHIN)).await?;
-        let keys: Vec<Key> = self.views.every(tenant).await?;
         let ctx = OpContext { tenant, principal: PRINCIPAL, scopes: Vec::new(), via: None, request: new_id(&*self.ids, now) };
-        for key in &keys {
-            let Some(fixed) = &key.fixed else { continue };
-            let used = if key.rotation.after_uses.is_some() { self.used(tenant, fixed.id, key.primary).await? } else { 0 };
-            for Due { action, command } in due(key, (&agents, &heard), used, now) {
-                let question = Question::new(action, "Key", fixed.id);
-                match self.handler.handle::<Key>(&ctx, question, fixed.id, Options::default(), command.into()).await {
-                    Ok(handled) if handled.events.is_empty() => {}
-                    Ok(_) => tracing::info!(%tenant, key = %fixed.id, action, "upkeep acted on a key"),
-                    // Somebody acted in between, or it is no longer due.
-                    Err(CommandError::Refused(refusal)) => {
-                        tracing::debug!(%tenant, key = %fixed.id, action, %refusal, "upkeep had nothing to do")
-                    }
-                    Err(error) => {
-                        tracing::error!(%tenant, key = %fixed.id, action, error = &error as &dyn std::error::Error, "upkeep failed")
-                    }
+        let (mut next, mut after) = (None, None);
+        // Page by page: a tenant may have more keys than should be in memory at once.
+        loop {
+            let keys = self.views.page::<Key>(tenant, &Filter::default(), &Page::First { count: PAGE, after }).await?;
+            for (_, view) in &keys.items {
+                self.tend_key(&ctx, &view.state, (&agents, &heard), now).await?;
+                next = next.into_iter().chain(next_due(&view.state, now)).min();
+            }
+            after = keys.items.last().map(|(cursor, _)| cursor.clone());
+            if !keys.has_next {
+                return Ok(next);
+            }
+        }
+    }
+
+    async fn tend_key(&self, ctx: &OpContext, key: &Key, agents: (&[Agent], &BTreeSet<AgentId>), now: Timestamp) -> Result<(), TendError> {
+        let Some(fixed) = &key.fixed else { return Ok(()) };
+        let tenant = ctx.tenant;
+        let used = if key.rotation.after_uses.is_some() { self.used(tenant, fixed.id, key.primary).await? } else { 0 };
+        for Due { action, command } in due(key, agents, used, now) {
+            let question = Question::new(action, "Key", fixed.id);
+            match self.handler.handle::<Key>(ctx, question, fixed.id, Options::default(), command.into()).await {
+                Ok(handled) if handled.events.is_empty() => {}
+                Ok(_) => tracing::info!(%tenant, key = %fixed.id, action, "upkeep acted on a key"),
+                // Somebody acted in between, or it is no longer due.
+                Err(CommandError::Refused(refusal)) => {
+                    tracing::debug!(%tenant, key = %fixed.id, action, %refusal, "upkeep had nothing to do")
+                }
+                Err(error) => {
+                    tracing::error!(%tenant, key = %fixed.id, action, error = &error as &dyn std::error::Error, "upkeep failed")
                 }
             }
         }
-        Ok(keys.iter().flat_map(|key| next_due(key, now)).min())
+        Ok(())
     }
-}
 
-impl Upkeep {
     /// How often agents have said that they used a version.
     async fn used(&self, tenant: TenantId, key: KeyId, version: u32) -> Result<u64, TendError> {
         let keys = self.handler.keys(tenant).await?;
