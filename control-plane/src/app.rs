@@ -652,11 +652,13 @@ fn scheduled_backups(config: &Config, ground: &Ground) -> Result<Option<Schedule
 }
 
 fn readiness(ground: &Ground, statements: &Statements, stopping: &CancellationToken) -> Readiness {
-    let (store, views, statements, behind) = (ground.store.clone(), ground.views.clone(), statements.clone(), statements.clone());
+    let (store, views, ending, trouble, behind) =
+        (ground.store.clone(), ground.views.clone(), statements.clone(), statements.clone(), statements.clone());
     let (faults, keyring, room) = (ground.faults.clone(), ground.keyring.clone(), ground.database.room().clone());
     let readiness = Readiness::new(stopping.clone())
         .note("reactors", move || faults.note())
-        .note("statements", move || statements.ending().note())
+        .note("statements", move || ending.ending().note())
+        .note("held back", move || trouble.trouble().text())
         .note("recovery", move || behind.behind_note())
         .note("storage", move || room.note())
         .note("sealing", move || keyring.note());

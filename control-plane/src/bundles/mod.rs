@@ -39,5 +39,6 @@ pub mod signers;
 pub mod stream;
 pub mod templates;
 mod together;
+pub mod trouble;
 mod waiting;
 mod within;

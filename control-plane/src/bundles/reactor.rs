@@ -170,7 +170,11 @@ impl Reactor for StatementReactor {
         tokio::time::sleep(BURST).await;
         let head = caught_up(&self.views, &*self.store).await?;
         for tenant in stale {
-            self.statements.bring_up_to_date(tenant).await?;
+            match self.statements.bring_up_to_date(tenant).await {
+                // What is wrong with one tenant keeps no other waiting: it was told, and is tried again as time passes.
+                Err(error) if !error.is_of_tenant() => return Err(error.into()),
+                _ => {}
+            }
             self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, head);
         }
         Ok(())
@@ -197,6 +201,12 @@ impl Reactor for StatementReactor {
             };
             if let Err(error) = outcome {
                 tracing::error!(%tenant, %site, error = &error as &dyn Error, "signing a heartbeat failed");
+            }
+        }
+        for tenant in self.statements.trouble().due() {
+            match self.statements.bring_up_to_date(tenant).await {
+                Err(error) if !error.is_of_tenant() => return Err(error.into()),
+                _ => {}
             }
         }
         self.statements.ending().measure();

@@ -45,6 +45,7 @@ use super::{
     signers::{InvalidSigners, TenantSigners, fill, renew_before},
     stream::{StatementCommand, StatementRefusal, StatementStream, stream_id},
     together::{Shared, Together},
+    trouble::Trouble,
     within,
 };
 use crate::{
@@ -115,6 +116,18 @@ pub enum StatementsError {
     /// What waits for signatures cannot be read.
     #[error("a proposal is damaged")]
     Unreadable(#[source] UnreadablePayload),
+    /// Agents would not even read it.
+    #[error("the {kind} of {scope} would have {bytes} bytes, and agents take {max} at most")]
+    Oversized {
+        /// Of which kind it is.
+        kind: Kind,
+        /// What it is for: the id of a tenant, project or site.
+        scope: String,
+        /// Bytes of its envelope.
+        bytes: usize,
+        /// The most there may be.
+        max: usize,
+    },
     /// The tenant's own signers sign this, and nobody else.
     #[error("the tenant's own signers sign the {0}, the control plane does not")]
     TenantHeld(Kind),
@@ -133,6 +146,23 @@ impl StatementsError {
             Self::Record(error) => matches!(**error, CommandError::Refused(_) | CommandError::Contended),
             Self::Heartbeat(HeartbeatError::Behind) => true,
             Self::Shared(error) => error.is_race(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is about what one tenant has, so that others need not wait until it is mended.
+    pub fn is_of_tenant(&self) -> bool {
+        match self {
+            Self::Signers(_)
+            | Self::PairsMissing { .. }
+            | Self::Missing
+            | Self::Damaged(_)
+            | Self::Root(_)
+            | Self::Unreadable(_)
+            | Self::Oversized { .. }
+            | Self::TenantHeld(_)
+            | Self::Facts(FactsError::Text(_)) => true,
+            Self::Shared(error) => error.is_of_tenant(),
             _ => false,
         }
     }
@@ -160,6 +190,7 @@ struct Inner {
     serving: Serving,
     envelopes: Mutex<Bounded<Digest, Arc<[u8]>>>,
     ending: Ending,
+    trouble: Trouble,
     behind: Behind,
 }
 
@@ -203,6 +234,7 @@ impl Statements {
             serving: Serving::default(),
             envelopes: Mutex::new(Bounded::new(ENVELOPES_BYTES)),
             ending: Ending::default(),
+            trouble: Trouble::default(),
             behind: Behind::default(),
         }))
     }
@@ -242,11 +274,39 @@ impl Statements {
                 Err(error) if error.is_race() => *shelf = None,
                 answer => {
                     self.keep_shelf(tenant, &place, shelf.as_ref());
-                    return answer;
+                    self.tell(tenant, &answer);
+                    return answer.map(drop);
                 }
             }
         }
         Err(StatementsError::Contended)
+    }
+
+    /// Says once what became of a compilation, where that is not what it should be.
+    fn tell(&self, tenant: TenantId, outcome: &Result<Vec<StatementsError>, StatementsError>) {
+        let trouble = &self.0.trouble;
+        match outcome {
+            Ok(held_back) => match held_back.first() {
+                None => trouble.cleared(tenant),
+                Some(first) if trouble.held_back(tenant, first.to_string()) => tracing::error!(
+                    %tenant,
+                    statements = held_back.len(),
+                    error = first as &dyn std::error::Error,
+                    "not everything was published: sites keep what they have of it"
+                ),
+                Some(_) => {}
+            },
+            Err(error) if error.is_of_tenant() && trouble.failed(tenant, error.to_string()) => {
+                tracing::error!(%tenant, error = error as &dyn std::error::Error, "the statements of a tenant cannot be compiled: its sites keep what they have");
+            }
+            Err(_) => {}
+        }
+        trouble.measure();
+    }
+
+    /// Tenants whose statements are not up to date.
+    pub fn trouble(&self) -> &Trouble {
+        &self.0.trouble
     }
 
     /// How often the statements of a tenant, whichever, were compiled since the start.
@@ -388,7 +448,8 @@ impl Statements {
         Ok(None)
     }
 
-    async fn publish_all(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<(), StatementsError> {
+    /// Gives what is too large to be published. What is in force instead goes on, and everything else with it.
+    async fn publish_all(&self, tenant: TenantId, shelf: &mut Option<Shelf>) -> Result<Vec<StatementsError>, StatementsError> {
         let started = Instant::now();
         self.0.compilations.fetch_add(1, Ordering::Relaxed);
         self.roots(tenant, shelf).await?;
@@ -403,7 +464,7 @@ impl Statements {
         self.settle(tenant, shelf).await?;
         if self.is_behind(tenant, shelf.epoch()).await? {
             tracing::warn!(%tenant, "nothing is published: agents know newer statements than this control plane (freehold recovery status)");
-            return Ok(());
+            return Ok(Vec::new());
         }
         let signers = self.signers_under(tenant, &shelf.authority).await?;
         let Content { policies, states } = compile(&facts, &shelf.as_published());
@@ -411,25 +472,27 @@ impl Statements {
         // state not younger.
         let newest = states.values().map(Headed::newest).max().unwrap_or_default();
         let compiled = self.0.clock.now().max(newest);
-        let mut count = 0;
+        let (mut count, mut held_back) = (0, Vec::new());
         for (scope, content) in policies {
             if !shelf.is_tenant_held() {
                 let last = shelf.policies.get(&scope);
-                if let Some(next) = self
-                    .publish_changed(tenant, scope, content.clone(), last, (shelf.epoch(), shelf.newest_root(), &signers), compiled)
-                    .await?
-                {
+                let root = (shelf.epoch(), shelf.newest_root(), &*signers);
+                let published = self.publish_or_renew(tenant, scope, content.clone(), last, root, compiled, &mut held_back).await?;
+                if let Some(next) = published {
                     shelf.policies.insert(scope, next);
                     count += 1;
                 }
             }
             if shelf.is_tenant_held() || shelf.waiting_root.is_some() || shelf.waiting.contains_key(&scope) {
-                self.propose_changed(tenant, scope, content, shelf, compiled).await?;
+                match self.propose_changed(tenant, scope, content, shelf, compiled).await {
+                    Err(oversized @ StatementsError::Oversized { .. }) => held_back.push(oversized),
+                    proposed => drop(proposed?),
+                }
             }
         }
         let placed = projects_at_sites(&facts);
         for (site, content) in states {
-            let content = if shelf.is_tenant_held() {
+            let content = if shelf.is_tenant_held() || !held_back.is_empty() {
                 let here = placed.get(&site);
                 let policies = shelf.reaching(site, |project| here.is_some_and(|projects| projects.contains(project)));
                 within::policy(content, &policies, shelf.states.get(&site).map(|(state, _)| state), site)
@@ -437,10 +500,8 @@ impl Statements {
                 content
             };
             let last = shelf.states.get(&site);
-            if let Some(next) = self
-                .publish_changed(tenant, Scope::Site(site), content, last, (shelf.epoch(), shelf.newest_root(), &signers), asked)
-                .await?
-            {
+            let root = (shelf.epoch(), shelf.newest_root(), &*signers);
+            if let Some(next) = self.publish_or_renew(tenant, Scope::Site(site), content, last, root, asked, &mut held_back).await? {
                 shelf.states.insert(site, next);
                 count += 1;
             }
@@ -462,7 +523,7 @@ impl Statements {
         if count > 0 {
             tracing::info!(%tenant, statements = count, millis = started.elapsed().as_millis() as u64, "statements were published");
         }
-        Ok(())
+        Ok(held_back)
     }
 
     /// A new heartbeat, unless the present one pins these already.
@@ -472,6 +533,28 @@ impl Statements {
             return Ok(());
         }
         self.issue(tenant, site, Some(members), Duration::ZERO).await
+    }
+
+    /// Publishes what changed. Where that is too large, what was published last goes on, and is renewed in time.
+    #[allow(clippy::too_many_arguments, reason = "those of publishing, and where what was held back is noted")]
+    async fn publish_or_renew<S: Statement + Headed>(
+        &self,
+        tenant: TenantId,
+        scope: Scope,
+        content: S,
+        last: Option<&(S, Member)>,
+        root: (u64, u64, &TenantSigners),
+        now: Timestamp,
+        held_back: &mut Vec<StatementsError>,
+    ) -> Result<Option<(S, Member)>, StatementsError> {
+        match self.publish_changed(tenant, scope, content, last, root, now).await {
+            Err(oversized @ StatementsError::Oversized { .. }) => {
+                held_back.push(oversized);
+                let Some((before, _)) = last else { return Ok(None) };
+                self.publish_changed(tenant, scope, before.blank(), last, root, now).await
+            }
+            published => published,
+        }
     }
 
     async fn publish_changed<S: Statement + Headed>(
@@ -512,6 +595,7 @@ impl Statements {
         let now = now.max(statement.newest());
         fill(statement.head_mut(), S::KIND, epoch, serial, root_serial, now);
         let (bytes, sha256) = sign_statement(&statement, &[&signers.pair(S::KIND)]);
+        check_size(S::KIND, &scope_text(tenant, scope), bytes.len())?;
         let recorded = Recorded { kind, scope: scope_text(tenant, scope), epoch, serial, sha256 };
         let envelope = self.record(tenant, recorded, bytes.clone()).await?;
         self.keep_envelope(envelope, bytes.into());
@@ -690,6 +774,12 @@ pub(super) struct Recorded {
 
 pub(super) fn is_ending(kind: Kind, expires: Timestamp, now: Timestamp) -> bool {
     expires.since(now) < renew_before(kind)
+}
+
+/// Agents refuse what is larger before they read it.
+pub(super) fn check_size(kind: Kind, scope: &str, bytes: usize) -> Result<(), StatementsError> {
+    let max = kind.max_bytes();
+    if bytes > max { Err(StatementsError::Oversized { kind, scope: scope.to_owned(), bytes, max }) } else { Ok(()) }
 }
 
 /// The exact bytes that are signed.

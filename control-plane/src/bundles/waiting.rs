@@ -20,7 +20,7 @@ use trust::{
 use super::{
     compile::Headed,
     heartbeat::Member,
-    service::{Recorded, Statements, StatementsError, is_ending, payload_of, scope_text},
+    service::{Recorded, Statements, StatementsError, check_size, is_ending, payload_of, scope_text},
     shelf::{Shelf, Waiting},
     signers::fill,
     stream::{Pending, Proposal, StatementCommand, StatementStream, stream_id},
@@ -29,6 +29,14 @@ use crate::{access::permit::Question, eventing::handler::Options};
 
 /// A root of the control plane's own is renewed when less than this is left. Somebody looks at least when policies are renewed.
 const OWN_ROOT_RENEWAL: Duration = Duration::from_secs(365 * 86_400);
+
+/// Room in an envelope for the signatures that are yet to come, as many as there may be.
+const SIGNATURES_BYTES: usize = 640 << 10;
+
+/// Characters of base64 for so many bytes.
+const fn base64_bytes(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
 
 impl Statements {
     /// What a stream has waiting, with the genuine parts of those who may sign it under one of these roots.
@@ -285,6 +293,7 @@ impl Statements {
         let payload = payload_of(&policy);
         let sha256 = Digest::of(&payload);
         let text = scope_text(tenant, scope);
+        check_size(Kind::Policy, &text, base64_bytes(payload.len()) + SIGNATURES_BYTES)?;
         let proposal = Proposal { kind: StatementKind::Policy, scope: text, epoch, serial, root_serial, sha256 };
         let command = StatementCommand::Propose(proposal);
         let state = self.change(tenant, StatementKind::Policy, scope, "proposeStatement", command, vec![payload]).await?;

@@ -58,7 +58,7 @@ impl Kind {
     pub const fn max_bytes(self) -> usize {
         match self {
             Self::Root => 256 * 1024,
-            Self::Policy => 8 * 1024 * 1024,
+            Self::Policy => 64 * 1024 * 1024,
             Self::State => 64 * 1024 * 1024,
             Self::Heartbeat => 64 * 1024,
             Self::Lease => 1024 * 1024,

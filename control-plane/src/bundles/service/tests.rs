@@ -1,20 +1,29 @@
 use futures::future::join_all;
-use schema::clock::{ManualClock, SystemIds};
+use schema::{
+    clock::{ManualClock, SystemIds},
+    event::{Envelope as Event, RECORD_VERSION, Record, StreamId},
+    id::EventId,
+};
 use sea_orm::ConnectionTrait as _;
 
 use super::*;
 use crate::{
     access::permit::testing::AllBut,
+    bundles::reactor::StatementReactor,
     database::{Database, Location},
     eventing::{
+        reactor::Reactor as _,
         sql::SqlStore,
-        view::{Kinds, Views},
+        store::{Cursor, Stored},
+        view::{Kinds, Projector, Views},
     },
     sealing::{Keyring, SealingKey},
 };
 
 struct Fixture {
     statements: Statements,
+    reactor: StatementReactor,
+    projector: Projector,
     database: Database,
     _folder: tempfile::TempDir,
 }
@@ -32,11 +41,18 @@ impl Fixture {
         let keyring = Arc::new(Keyring::open(database.clone(), &key, Arc::clone(&clock), Arc::clone(&ids)).await.unwrap());
         let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await.unwrap());
         let handler = Handler::new(store.clone(), Arc::clone(&keyring), Arc::new(AllBut("")), Arc::clone(&clock), Arc::clone(&ids));
-        let (views, _) = Views::open(database.clone(), Arc::clone(&keyring), store.clone(), Kinds::new());
+        let (views, projector) = Views::open(database.clone(), Arc::clone(&keyring), store.clone(), Kinds::new());
         let secrets = Secrets::new(database.clone(), keyring, Arc::clone(&clock));
         let heartbeats = Heartbeats::new(database.clone());
-        let statements = Statements::new(handler, FactsReader::new(views, store), secrets, heartbeats, clock, ids);
-        Self { statements, database, _folder: folder }
+        let facts = FactsReader::new(views.clone(), store.clone());
+        let statements = Statements::new(handler, facts, secrets, heartbeats, clock, ids);
+        let reactor = StatementReactor::new(statements.clone(), views, store);
+        Self { statements, reactor, projector, database, _folder: folder }
+    }
+
+    async fn policy_serial(&self, tenant: TenantId) -> u64 {
+        let stream = self.statements.stream(tenant, StatementKind::Policy, &scope_text(tenant, Scope::Tenant)).await;
+        stream.unwrap().serial
     }
 
     /// What a site's heartbeat is, as if it had been signed. Of members that are no list nobody can put a set together.
@@ -125,7 +141,78 @@ async fn of_many_tenants_only_what_was_published_last_for_some_stays_in_memory()
     for (number, pin) in (1..=8).zip(pins) {
         fixture.statements.bring_up_to_date(tenant(number)).await.unwrap();
         assert_eq!(fixture.statements.root(tenant(number)).await.unwrap(), pin);
-        let policy = fixture.statements.stream(tenant(number), StatementKind::Policy, &scope_text(tenant(number), Scope::Tenant)).await;
-        assert_eq!(policy.unwrap().serial, 1);
+        assert_eq!(fixture.policy_serial(tenant(number)).await, 1);
     }
+}
+
+/// Something happened at a tenant after which its statements may differ.
+fn trigger(tenant: TenantId, place: u64) -> Stored {
+    let record = Record::write(Event {
+        v: RECORD_VERSION,
+        id: EventId::from_bits(u128::from(place)),
+        tenant,
+        stream: StreamId::of(tenant),
+        revision: 1,
+        event_type: "TenantCreated".to_owned(),
+        schema: 1,
+        time: Timestamp::default(),
+        actor: "tests".to_owned(),
+        on_behalf_of: None,
+        via: None,
+        idempotency_key: None,
+        request_mac: None,
+        correlation: "req_00000000000000000000000001".to_owned(),
+        causation: None,
+        data: serde_json::json!({}),
+    });
+    Stored { record: record.unwrap(), cursor: Cursor::at(place) }
+}
+
+#[tokio::test]
+async fn a_tenant_whose_statements_are_damaged_keeps_no_other_waiting() {
+    let mut fixture = Fixture::new().await;
+    let (broken, sound) = (TenantId::from_bits(1), TenantId::from_bits(2));
+    fixture.statements.bring_up_to_date(broken).await.unwrap();
+    assert_eq!(fixture.statements.trouble().text(), None);
+    // What was published is gone, and nothing of it is in memory.
+    fixture.database.write().execute_unprepared("DELETE FROM blobs").await.unwrap();
+    *locked(&fixture.statements.0.envelopes) = Bounded::new(0);
+    *locked(&fixture.statements.0.shelves) = Bounded::new(0);
+
+    fixture.projector.catch_up().await.unwrap();
+    fixture.reactor.react(&[trigger(broken, 1), trigger(sound, 2)]).await.unwrap();
+    assert_eq!(fixture.policy_serial(sound).await, 1);
+    let told = fixture.statements.trouble().text().unwrap();
+    assert!(told.contains(&broken.to_string()) && told.contains("1 tenants") && told.contains("missing"), "{told}");
+    assert!(fixture.statements.trouble().due().is_empty(), "not at once, but as time passes");
+}
+
+#[tokio::test]
+async fn what_agents_would_not_read_is_not_published_and_what_is_in_force_goes_on() {
+    let fixture = Fixture::new().await;
+    let statements = &fixture.statements;
+    statements.bring_up_to_date(TENANT).await.unwrap();
+    let place = statements.shelf(TENANT);
+    let shelf = place.lock().await.clone().unwrap();
+    let last = &shelf.policies[&Scope::Tenant];
+    let signers = statements.signers_under(TENANT, &shelf.authority).await.unwrap();
+    let root = (shelf.epoch(), shelf.newest_root(), &*signers);
+    let mut large = last.0.blank();
+    large.cedar.insert("large".to_owned(), "x".repeat(Kind::Policy.max_bytes() * 3 / 4));
+
+    let (mut held_back, now) = (Vec::new(), statements.now());
+    let published = statements.publish_or_renew(TENANT, Scope::Tenant, large.clone(), Some(last), root, now, &mut held_back).await;
+    assert!(published.unwrap().is_none());
+    assert!(matches!(held_back[..], [StatementsError::Oversized { kind: Kind::Policy, .. }]), "{held_back:?}");
+    assert_eq!(fixture.policy_serial(TENANT).await, 1);
+    statements.tell(TENANT, &Ok(held_back));
+    assert!(statements.trouble().text().unwrap().contains("agents take"));
+    assert!(statements.trouble().due().is_empty(), "trying again makes it no smaller");
+
+    // When its end comes near, what is in force is signed once more.
+    let (mut held_back, later) = (Vec::new(), last.1.expires);
+    let renewed = statements.publish_or_renew(TENANT, Scope::Tenant, large, Some(last), root, later, &mut held_back).await;
+    let (policy, member) = renewed.unwrap().unwrap();
+    assert_eq!((policy.blank(), member.serial), (last.0.blank(), 2));
+    assert_eq!(held_back.len(), 1);
 }
