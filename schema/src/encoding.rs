@@ -1,18 +1,50 @@
 //! How bytes and large numbers look in JSON: base64url without padding, and 64-bit numbers as strings.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine, engine::general_purpose::NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Which instructions a processor has for it is found out while the program runs.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64URL: LazyLock<base64::engine::simd::Simd> = LazyLock::new(|| base64::engine::simd::Simd::url_safe(NO_PAD));
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static BASE64URL: LazyLock<base64::engine::GeneralPurpose> =
+    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD));
 
 /// Encodes bytes as base64url without padding (RFC 4648, section 5).
 pub fn base64url(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+    BASE64URL.encode(bytes)
+}
+
+/// The same, behind what stands there already.
+pub fn push_base64url(out: &mut String, bytes: &[u8]) {
+    BASE64URL.encode_string(bytes, out);
 }
 
 /// Decodes base64url without padding; padding and other alphabets are refused.
 pub fn from_base64url(text: &str) -> Result<Vec<u8>, InvalidBase64Url> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidBase64Url)
+    base64url_bytes(text.as_bytes())
+}
+
+/// The same of bytes that may be no text.
+pub fn base64url_bytes(text: &[u8]) -> Result<Vec<u8>, InvalidBase64Url> {
+    BASE64URL.decode(text).map_err(|_| InvalidBase64Url)
+}
+
+/// Appends a text as JSON. Most texts of ours need no escape, and whether one does is seen faster for the whole of it than character
+/// by character.
+pub fn push_json_text(out: &mut Vec<u8>, text: &str) {
+    let escapes = text.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
+    if escapes {
+        // Writing text to memory cannot fail.
+        let _ = serde_json::to_writer(out, text);
+    } else {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
 }
 
 /// The text is not base64url without padding.

@@ -9,6 +9,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// What is no digit.
+const NONE: u8 = u8::MAX;
+
+/// The value of each digit, in either case.
+const VALUES: [u8; 256] = {
+    let mut values = [NONE; 256];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        values[ALPHABET[value] as usize] = value as u8;
+        values[ALPHABET[value].to_ascii_uppercase() as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
 fn encode(bits: u128, out: &mut [u8; 26]) {
     let mut bits = bits;
     for slot in out.iter_mut().rev() {
@@ -21,10 +36,9 @@ fn decode(text: &[u8]) -> Option<u128> {
     if text.len() != 26 || text[0] > b'7' {
         return None;
     }
-    text.iter().try_fold(0u128, |bits, character| {
-        let character = character.to_ascii_lowercase();
-        let value = ALPHABET.iter().position(|letter| *letter == character)?;
-        Some((bits << 5) | value as u128)
+    text.iter().try_fold(0u128, |bits, character| match VALUES[usize::from(*character)] {
+        NONE => None,
+        value => Some((bits << 5) | u128::from(value)),
     })
 }
 

@@ -19,13 +19,13 @@ pub const BOOT_CHARGE: Duration = Duration::from_secs(60);
 
 /// What the machine's clocks say, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct Reading<'a> {
     /// The wall clock.
     pub wall: Timestamp,
     /// Time since the machine booted, sleep included.
     pub since_boot: Duration,
     /// Which boot: another id after each one.
-    pub boot: String,
+    pub boot: &'a str,
 }
 
 /// The two estimates of now.
@@ -68,12 +68,12 @@ pub struct StoredTime {
 
 impl AgentTime {
     /// Nothing is known yet.
-    pub fn unknown(reading: &Reading) -> Self {
-        Self { signed: Timestamp::default(), since_boot: reading.since_boot, boot: reading.boot.clone() }
+    pub fn unknown(reading: &Reading<'_>) -> Self {
+        Self { signed: Timestamp::default(), since_boot: reading.since_boot, boot: reading.boot.to_owned() }
     }
 
     /// Goes on from what was written down. In another boot, at least [`BOOT_CHARGE`] and the time since that boot have passed.
-    pub fn restore(stored: &StoredTime, reading: &Reading) -> Self {
+    pub fn restore(stored: &StoredTime, reading: &Reading<'_>) -> Self {
         let passed = if stored.boot == reading.boot {
             reading.since_boot.saturating_sub(Duration::from_micros(stored.since_boot_micros))
         } else {
@@ -81,7 +81,7 @@ impl AgentTime {
         };
         // Nothing signed was ever heard: there is nothing for time to pass from.
         let signed = if stored.signed == Timestamp::default() { stored.signed } else { stored.signed.plus(passed) };
-        Self { signed, since_boot: reading.since_boot, boot: reading.boot.clone() }
+        Self { signed, since_boot: reading.since_boot, boot: reading.boot.to_owned() }
     }
 
     /// What to write to disk. The wall clock is not in it.
@@ -91,7 +91,7 @@ impl AgentTime {
     }
 
     /// Now. Moves on and never back.
-    pub fn now(&mut self, reading: &Reading) -> Moment {
+    pub fn now(&mut self, reading: &Reading<'_>) -> Moment {
         if reading.boot == self.boot {
             if self.signed != Timestamp::default() {
                 self.signed = self.signed.plus(reading.since_boot.saturating_sub(self.since_boot));
@@ -102,7 +102,7 @@ impl AgentTime {
     }
 
     /// A heartbeat was accepted that says it is (at least) this time.
-    pub fn heard(&mut self, told: Timestamp, reading: &Reading) {
+    pub fn heard(&mut self, told: Timestamp, reading: &Reading<'_>) {
         self.now(reading);
         self.signed = self.signed.max(told);
     }
@@ -158,8 +158,8 @@ mod tests {
         Timestamp::from_micros(1_700_000_000_000_000).plus(Duration::from_secs(seconds))
     }
 
-    fn reading(wall: u64, since_boot: u64, boot: &str) -> Reading {
-        Reading { wall: at(wall), since_boot: Duration::from_secs(since_boot), boot: boot.to_owned() }
+    fn reading(wall: u64, since_boot: u64, boot: &str) -> Reading<'_> {
+        Reading { wall: at(wall), since_boot: Duration::from_secs(since_boot), boot }
     }
 
     #[test]

@@ -566,7 +566,7 @@ fn a_heartbeat_far_ahead_of_both_clocks() {
 #[test]
 fn clock_moved_both_ways() {
     let world = World::new();
-    let reading = |wall, seconds| Reading { wall, since_boot: Duration::from_secs(seconds), boot: "one".to_owned() };
+    let reading = |wall, seconds| Reading { wall, since_boot: Duration::from_secs(seconds), boot: "one" };
     let mut time = AgentTime::unknown(&reading(START, 0));
     let set = accept(None, &world.set(), &world.identity(), &Confirmed::default(), time.now(&reading(START, 0))).unwrap();
     time.heard(set.told(), &reading(START, 0));
@@ -586,8 +586,7 @@ fn clock_moved_both_ways() {
 fn reboot_offline() {
     let world = World::new();
     let set = honest(&world);
-    let reading =
-        |boot: &str, seconds| Reading { wall: Timestamp::from_micros(0), since_boot: Duration::from_secs(seconds), boot: boot.to_owned() };
+    let reading = |boot: &'static str, seconds| Reading { wall: Timestamp::from_micros(0), since_boot: Duration::from_secs(seconds), boot };
     let mut time = AgentTime::unknown(&reading("one", 0));
     time.heard(set.told(), &reading("one", 0));
     time.now(&reading("one", 86_000));

@@ -108,8 +108,8 @@ fn advice(Moment { signed, wall }: Moment) -> Option<String> {
     }
 }
 
-fn reading(wall: &dyn Clock, boot: &dyn BootClock) -> Reading {
-    Reading { wall: wall.now(), since_boot: boot.since_boot(), boot: boot.boot().to_owned() }
+fn reading<'a>(wall: &dyn Clock, boot: &'a dyn BootClock) -> Reading<'a> {
+    Reading { wall: wall.now(), since_boot: boot.since_boot(), boot: boot.boot() }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use schema::{
     clock::Timestamp,
+    encoding::push_json_text,
     wire::agent::{HostAct, Intent, OutcomeResult},
 };
 
@@ -35,7 +36,7 @@ pub(super) fn outcome(out: &mut Vec<u8>, time: Timestamp, intent: u64, result: O
     out.push(b'"');
     if let Some(code) = code {
         out.extend_from_slice(b",\"code\":");
-        text(out, code);
+        push_json_text(out, code);
     }
     optional_number(out, b",\"size\":\"", size);
     out.push(b'}');
@@ -46,7 +47,7 @@ pub(super) fn refusal(out: &mut Vec<u8>, time: Timestamp, intent: &Intent, code:
     begin(out, time, "refusal");
     request(out, intent);
     out.extend_from_slice(b",\"code\":");
-    text(out, code);
+    push_json_text(out, code);
     out.extend_from_slice(b",\"count\":\"");
     number(out, count);
     out.extend_from_slice(b"\"}");
@@ -91,24 +92,24 @@ fn request(out: &mut Vec<u8>, intent: &Intent) {
             if index > 0 {
                 out.push(b',');
             }
-            text(out, name);
+            push_json_text(out, name);
             out.push(b':');
-            text(out, mac);
+            push_json_text(out, mac);
         }
         out.push(b'}');
     }
     optional_text(out, b",\"context_key\":", intent.context_key.as_deref());
     out.extend_from_slice(b",\"request\":");
-    text(out, &intent.request);
+    push_json_text(out, &intent.request);
     optional_text(out, b",\"trace\":", intent.trace.as_deref());
     out.extend_from_slice(b",\"statements\":");
-    text(out, &intent.statements);
+    push_json_text(out, &intent.statements);
     out.extend_from_slice(b",\"policies\":[");
     for (index, policy) in intent.policies.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        text(out, policy);
+        push_json_text(out, policy);
     }
     out.push(b']');
 }
@@ -125,7 +126,7 @@ fn result_word(result: OutcomeResult) -> &'static str {
 fn optional_text(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     if let Some(value) = value {
         out.extend_from_slice(name);
-        text(out, value);
+        push_json_text(out, value);
     }
 }
 
@@ -134,17 +135,6 @@ fn optional_number(out: &mut Vec<u8>, name: &[u8], value: Option<u64>) {
         out.extend_from_slice(name);
         number(out, value);
         out.push(b'"');
-    }
-}
-
-fn text(out: &mut Vec<u8>, value: &str) {
-    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(value.as_bytes());
-        out.push(b'"');
-    } else {
-        // Writing text to memory cannot fail.
-        let _ = serde_json::to_writer(out, value);
     }
 }
 

@@ -5,7 +5,7 @@ use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded as _};
 use schema::{
     catalogue::{Algorithm, Family, Sealing},
     clock::{Ids, random},
-    encoding::{Digest, base64url},
+    encoding::{Digest, base64url, push_base64url},
     wire::operation::{MaterialFormat, Warning},
 };
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::{
     },
     message::{
         MessageError,
-        header::{HeaderWriter, carries, push_base64url},
+        header::{HeaderWriter, carries},
     },
     vault::{
         VaultError,

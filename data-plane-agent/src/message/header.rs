@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{
     catalogue::{Algorithm, Family, Sealing},
+    encoding::base64url_bytes,
     id::{CompositeId, KeyVersion},
     public_key::ForeignJwk,
 };
@@ -289,18 +289,15 @@ pub(crate) const fn base64url_len(bytes: usize) -> usize {
     bytes / 3 * 4 + [0, 2, 3][bytes % 3]
 }
 
-/// Appends base64url without padding.
-pub(crate) fn push_base64url(out: &mut String, bytes: &[u8]) {
-    URL_SAFE_NO_PAD.encode_string(bytes, out);
-}
-
 /// Reads base64url without padding; `field` is named in the error.
 pub(crate) fn read_base64url(what: &'static str, field: &str, text: &[u8]) -> Result<Vec<u8>, MessageError> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| MessageError::Malformed { what, detail: format!("{field} is not base64url without padding") })
+    base64url_bytes(text).map_err(|_| MessageError::Malformed { what, detail: format!("{field} is not base64url without padding") })
 }
 
 #[cfg(test)]
 mod tests {
+    use schema::encoding::push_base64url;
+
     use super::*;
 
     #[test]

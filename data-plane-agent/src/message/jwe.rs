@@ -3,13 +3,19 @@
 
 mod replace;
 
-use schema::{catalogue::Sealing, clock::Ids, context::EncryptionContext, encoding::base64url, id::KeyVersion};
+use schema::{
+    catalogue::Sealing,
+    clock::Ids,
+    context::EncryptionContext,
+    encoding::{base64url, push_base64url},
+    id::KeyVersion,
+};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError, Recipient,
-    header::{Header, HeaderWriter, base64url_len, carries, push_base64url, read_base64url, recipients},
+    header::{Header, HeaderWriter, base64url_len, carries, read_base64url, recipients},
     unwrap, wrap_for,
 };
 use crate::{

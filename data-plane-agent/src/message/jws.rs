@@ -6,6 +6,7 @@ use schema::{
     catalogue::Algorithm,
     clock::Ids,
     context::EncryptionContext,
+    encoding::push_base64url,
     id::{CompositeId, KeyId, KeyVersion},
     key::Operation,
 };
@@ -13,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     MAX_MESSAGE_BYTES, MAX_PLAINTEXT_BYTES, MAX_RECIPIENTS, MessageError,
-    header::{Header, HeaderWriter, base64url_len, push_base64url, read_base64url, recipients},
+    header::{Header, HeaderWriter, base64url_len, read_base64url, recipients},
 };
 use crate::{
     algorithm,

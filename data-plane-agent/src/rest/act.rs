@@ -48,6 +48,11 @@ pub(crate) trait Act: DeserializeOwned {
 
     /// Does it. There is one grant for each use.
     async fn run(shared: &Shared, work: Self::Work, grants: Grants) -> Result<Done<Self::Answer>, MessageError>;
+
+    /// Appends the answer as JSON: what `serde_json` makes of it.
+    fn write(answer: &Self::Answer, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(out, answer)
+    }
 }
 
 /// A use of a key that is asked for.
@@ -182,14 +187,14 @@ pub(crate) async fn one<A: Act>(by: Proven, shared: &Shared, request: A) -> Resu
     }
     let size = uses.iter().map(|each| each.size).max().unwrap_or_default();
     let answer = spend::<A>(shared, work, uses, granted).await?;
-    json(response, &answer, size)
+    json::<A>(response, &answer, size)
 }
 
 /// The answer as JSON, in a buffer that mostly is large enough from the start: base64url takes a third more than its bytes.
-fn json(mut response: HttpResponseBuilder, answer: &impl Serialize, size: u64) -> Result<HttpResponse, HttpProblem> {
+fn json<A: Act>(mut response: HttpResponseBuilder, answer: &A::Answer, size: u64) -> Result<HttpResponse, HttpProblem> {
     let about = usize::try_from(size).unwrap_or(usize::MAX).min(MAX_FORESEEN) / 2 * 3 + MEMBERS_BYTES;
     let mut body = Vec::with_capacity(about);
-    serde_json::to_writer(&mut body, answer).map_err(|error| fault(&error))?;
+    A::write(answer, &mut body).map_err(|error| fault(&error))?;
     Ok(response.content_type(ContentType::json()).body(body))
 }
 

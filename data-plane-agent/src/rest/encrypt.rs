@@ -1,6 +1,7 @@
 //! `POST /v1/encrypt`: seal a message.
 
 use schema::{
+    encoding::push_json_text,
     key::Operation,
     wire::{
         operation::{Batch, BatchAnswer, EncryptAnswer, EncryptRequest, Format, SecretBytes},
@@ -57,11 +58,57 @@ impl Act for EncryptRequest {
         let message = jwe::encrypt(&*shared.vault, &*shared.ids, permits, &plaintext.0, &first.context, form).await?;
         Ok(Done::new(EncryptAnswer { message, also_for, used: first.used }, first.size))
     }
+
+    /// The message is most of it, and has nothing to escape in its compact form.
+    fn write(answer: &EncryptAnswer, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        let EncryptAnswer { message, also_for, used } = answer;
+        out.extend_from_slice(b"{\"message\":");
+        push_json_text(out, message);
+        if !also_for.is_empty() {
+            out.extend_from_slice(b",\"also_for\":");
+            serde_json::to_writer(&mut *out, also_for)?;
+        }
+        // The members of the rest follow those: its brace becomes a comma.
+        let brace = out.len();
+        serde_json::to_writer(&mut *out, used)?;
+        out[brace] = b',';
+        Ok(())
+    }
 }
 
 pub(super) const fn jwe_form(format: Option<Format>) -> Form {
     match format {
         None | Some(Format::Compact) => Form::Compact,
         Some(Format::Json) => Form::Flattened,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{
+        id::{KeyId, KeyVersion},
+        wire::operation::{Used, Warning},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_written_as_serde_writes_it() {
+        let used = |warnings| Used {
+            asked_for: "billing/cards".to_owned(),
+            key_version: KeyVersion::new(KeyId::from_bits(7), 3),
+            algorithm: "A256KW+A256GCM".to_owned(),
+            policies: vec!["main/\"quoted\"".to_owned()],
+            warnings,
+        };
+        let warning = Warning { code: "statements_stale".to_owned(), detail: "line\nbreak".to_owned() };
+        for message in ["a.b.c.d.e", "", "{\"protected\":\"a\"}", "back\\slash", "\u{7}", "ü"] {
+            for (also_for, warnings) in [(vec![], vec![]), (vec![used(vec![])], vec![warning.clone()])] {
+                let answer = EncryptAnswer { message: message.to_owned(), also_for, used: used(warnings) };
+                let mut written = Vec::new();
+                EncryptRequest::write(&answer, &mut written).unwrap();
+                assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&answer).unwrap());
+            }
+        }
     }
 }
