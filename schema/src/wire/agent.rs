@@ -23,7 +23,8 @@ pub mod path {
     pub const RENEW: &str = "/agent/v1/renew";
     /// `POST` [`super::ComebackRequest`] -> [`super::ComebackResponse`]; without a client certificate.
     pub const COMEBACK: &str = "/agent/v1/comeback";
-    /// `GET` -> [`super::StatementSet`]; `If-None-Match` and `?wait=<seconds>` make it a long poll (304 when nothing came).
+    /// `GET` -> [`super::StatementSet`]; `If-None-Match` and `?wait=<seconds>` make it a long poll (304 when nothing came). With `A-IM`,
+    /// the answer may be a [`crate::wire::delta::StatementDelta`] (226).
     pub const STATEMENTS: &str = "/agent/v1/statements";
     /// `POST` [`super::Report`] -> [`super::ReportAnswer`].
     pub const REPORT: &str = "/agent/v1/report";
@@ -150,6 +151,15 @@ pub struct StatementSet {
     pub heartbeat: Option<Base64>,
 }
 
+impl StatementSet {
+    /// Every statement, in order.
+    pub fn envelopes(&self) -> impl Iterator<Item = &Base64> {
+        self.roots.iter().chain(&self.policies).chain(&self.state).chain(&self.heartbeat)
+    }
+}
+
+/// More statements than any site has: one policy per project, and one root per change of signers.
+pub const MAX_STATEMENTS: usize = 20_000;
 /// The most documents of each list in one report.
 pub const MAX_DOCUMENTS: usize = 1_000;
 /// The most findings in one report.

@@ -11,6 +11,7 @@ use super::{
         ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, EnrolmentToken, LeaseAnswer, LeaseAsk, Receipt, ReceiptAnswer,
         ReceiptBatch, ReceiptBatchHead, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet,
     },
+    delta::StatementDelta,
     exchange::{
         EnrolmentAnswerFile, EnrolmentRequest, EnrolmentRequestFile, ExchangeAnswer, ExchangeAsk, Inbox, InboxFile, Outbox, OutboxFile,
     },
@@ -82,6 +83,7 @@ fn what_either_side_ever_said_is_understood_by_the_other() {
         read_all::<ComebackRequest>(),
         read_all::<ComebackResponse>(),
         read_all::<StatementSet>(),
+        read_all::<StatementDelta>(),
         read_all::<Report>(),
         read_all::<ReportAnswer>(),
         read_all::<LeaseAsk>(),

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use schema::encoding::{Base64, Digest};
+use schema::{
+    encoding::{Base64, Digest},
+    wire::agent::MAX_STATEMENTS,
+};
 
 use super::{
     AcceptedSet, FAR_AHEAD, Identity, Rejection, exactly, in_time, is_for, matches_pin, newer,
@@ -26,7 +29,7 @@ pub fn authorities(
     now: Moment,
 ) -> Result<BTreeSet<Digest>, Rejection> {
     // 1, 2
-    if roots.len() > read::MAX_STATEMENTS {
+    if roots.len() > MAX_STATEMENTS {
         return Err(Rejection::TooMany(roots.len()));
     }
     roots.iter().try_for_each(read::size::<Root>)?;

@@ -2,7 +2,7 @@
 
 use schema::{
     encoding::{Base64, Digest},
-    wire::agent::StatementSet,
+    wire::agent::{MAX_STATEMENTS, StatementSet},
 };
 
 use super::{Rejection, memory::Order};
@@ -11,9 +11,6 @@ use crate::{
     json,
     statement::{Head, Statement, heartbeat::Heartbeat, policy::Policy, root::Root, state::State},
 };
-
-/// More statements than any site has: one policy per project, and one root per change of signers.
-pub(super) const MAX_STATEMENTS: usize = 20_000;
 
 /// A statement that was read; whether it is believed is another matter.
 #[derive(Debug, Clone)]
