@@ -13,6 +13,7 @@ use schema::{
             EnrolRequest, EnrolResponse, EnrolmentToken, Receipt, ReceiptAnswer, ReceiptBatch, ReceiptBatchHead, Report, ReportAnswer,
             StatementSet, chain, path,
         },
+        delta::{self, Incomplete, StatementDelta},
         relay::{RelayAnswer, RelayAsk},
     },
 };
@@ -91,6 +92,23 @@ pub async fn answer<T: serde::de::DeserializeOwned>(request: reqwest::RequestBui
     Err((status, problem["code"].as_str().unwrap().to_owned()))
 }
 
+/// What came of a long poll: the bytes as they were received.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    /// All of a set.
+    Whole(Vec<u8>),
+    /// What is lacked of it.
+    Delta(Vec<u8>),
+}
+
+impl Fetched {
+    /// What was received.
+    pub fn body(&self) -> &[u8] {
+        let (Self::Whole(body) | Self::Delta(body)) = self;
+        body
+    }
+}
+
 /// A pretend agent.
 pub struct Agent {
     pub applicant: Applicant,
@@ -111,16 +129,24 @@ impl Agent {
 
     /// Long-polls once; whether there was something new. Everything that is served must be believed.
     pub async fn sync(&mut self, wait_seconds: u64) -> Result<bool, (StatusCode, String)> {
-        let Some(body) = self.fetch(wait_seconds).await.unwrap()? else { return Ok(false) };
-        self.believe(&serde_json::from_slice(&body).unwrap());
+        let Some(mut fetched) = self.fetch(wait_seconds).await.unwrap()? else { return Ok(false) };
+        let set = loop {
+            if let Ok(set) = self.complete(&fetched) {
+                break set;
+            }
+            // As agents do: all of it, then.
+            self.etag = None;
+            fetched = self.fetch(0).await.unwrap()?.expect("a set");
+        };
+        self.believe(&set);
         Ok(true)
     }
 
-    /// Long-polls once; the set when it is another than the last.
-    pub async fn fetch(&mut self, wait_seconds: u64) -> reqwest::Result<Result<Option<Vec<u8>>, (StatusCode, String)>> {
+    /// Long-polls once; the set when it is another than the last, or what of it is.
+    pub async fn fetch(&mut self, wait_seconds: u64) -> reqwest::Result<Result<Option<Fetched>, (StatusCode, String)>> {
         let mut request = self.http.get(format!("{}?wait={wait_seconds}", self.url(path::STATEMENTS)));
         if let Some(etag) = &self.etag {
-            request = request.header("if-none-match", etag);
+            request = request.header("if-none-match", etag).header(delta::A_IM, delta::MANIPULATION);
         }
         let answer = request.send().await?;
         let status = answer.status();
@@ -131,10 +157,25 @@ impl Agent {
             let problem: Value = answer.json().await?;
             return Ok(Err((status, problem["code"].as_str().unwrap_or_default().to_owned())));
         }
-        let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let is_delta = status == StatusCode::IM_USED;
+        assert_eq!(header(delta::IM).as_deref(), is_delta.then_some(delta::MANIPULATION));
+        assert_eq!(header(delta::DELTA_BASE), self.etag.clone().filter(|_| is_delta), "a delta to what it was asked for");
+        let etag = header("etag");
         let body = answer.bytes().await?.to_vec();
-        self.etag = Some(etag);
-        Ok(Ok(Some(body)))
+        self.etag = etag;
+        Ok(Ok(Some(if is_delta { Fetched::Delta(body) } else { Fetched::Whole(body) })))
+    }
+
+    /// The set that was fetched: with what it believes already, where a delta came.
+    pub fn complete(&self, fetched: &Fetched) -> Result<StatementSet, Incomplete> {
+        match fetched {
+            Fetched::Whole(body) => Ok(serde_json::from_slice(body).unwrap()),
+            Fetched::Delta(body) => {
+                let delta: StatementDelta = serde_json::from_slice(body).unwrap();
+                delta.complete(&self.set.as_ref().map(AcceptedSet::statements).unwrap_or_default())
+            }
+        }
     }
 
     /// Judges a set as agents do; it must be believed.

@@ -1,5 +1,9 @@
 //! The agent API of a whole control plane, over real TLS, by a pretend agent that believes only what `trust::accept` does.
 
+mod agents_api {
+    mod deltas;
+}
+
 use std::{
     path::Path,
     sync::{

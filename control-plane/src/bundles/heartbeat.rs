@@ -77,14 +77,20 @@ pub struct Current {
 }
 
 impl Current {
-    /// The entity tag of the whole set.
-    pub fn etag(&self) -> String {
-        Self::tag(self.epoch, self.serial)
+    /// The entity tag of the whole set of this site.
+    pub(super) fn etag(&self, site: SiteId) -> String {
+        Self::tag(site, self.epoch, self.serial)
     }
 
-    /// The entity tag of the set with this heartbeat.
-    pub(super) fn tag(epoch: u64, serial: u64) -> String {
-        format!("\"{epoch}.{serial}\"")
+    /// The entity tag of a site's set with this heartbeat. It names the site: what one site was served is no base for another.
+    pub(super) fn tag(site: SiteId, epoch: u64, serial: u64) -> String {
+        format!("\"{site}.{epoch}.{serial}\"")
+    }
+
+    /// The serial of the heartbeat that an entity tag is of, when it is an earlier one of this site and epoch.
+    pub(super) fn earlier(&self, site: SiteId, tag: &str) -> Option<u64> {
+        let serial = tag.strip_suffix('"')?.rsplit_once('.')?.1.parse().ok()?;
+        (serial < self.serial && tag == Self::tag(site, self.epoch, serial)).then_some(serial)
     }
 
     /// Whether it pins exactly these statements.

@@ -11,7 +11,7 @@
 //! - [`recovery`]: after a restore from an older backup: what agents know better, and the next epoch.
 //! - [`demand`]: roots that demand that nothing is lost with one server.
 //! - [`ending`]: what ends soon and only people can renew.
-//! - [`service`]: publishes; [`serve`]: what waiting agents get, found once for all of a site (`together`); [`reactor`]: when; [`in_force`]: what is in force where, for people;
+//! - [`service`]: publishes; [`serve`]: what waiting agents get, found once for all of a site (`together`), and of it only what they lack (`sets`); [`reactor`]: when; [`in_force`]: what is in force where, for people;
 //!   [`containment`]: how far a suspension has come.
 
 pub mod compile;
@@ -34,6 +34,7 @@ pub mod recovery;
 pub mod recovery_graphql;
 pub mod serve;
 pub mod service;
+mod sets;
 mod shelf;
 pub mod signers;
 pub mod stream;

@@ -1,5 +1,5 @@
 //! What agents get. All of a site get the same bytes: whether there is something new is looked up once for everybody who asks at that
-//! moment, and a set is put together once and shared, however many wait for it.
+//! moment, and what is sent of a set is put together once and shared, however many wait for it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -7,17 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use schema::{
-    encoding::Base64,
-    id::{SiteId, TenantId},
-    wire::agent::StatementSet,
-};
+use schema::id::{SiteId, TenantId};
 use tokio::sync::watch;
-use trust::{dsse::EnvelopeError, statement::Kind};
 
 use super::{
-    heartbeat::Current,
     service::{Statements, StatementsError, locked},
+    sets::Set,
     together::{Shared, Together},
 };
 use crate::bounded::Bounded;
@@ -32,22 +27,35 @@ const SETS_BYTES: usize = 32 << 20;
 pub struct Served {
     /// The entity tag, quotes included.
     pub etag: String,
-    /// [`StatementSet`] as JSON.
+    /// The entity tag of the set without which this one is not whole.
+    pub base: Option<String>,
+    /// [`schema::wire::agent::StatementSet`] as JSON; over a base, [`schema::wire::delta::StatementDelta`].
     pub body: Bytes,
 }
 
 type Place = (TenantId, SiteId);
-type Found = Result<Option<Served>, Arc<StatementsError>>;
+type Found = Result<Option<Arc<Set>>, Arc<StatementsError>>;
 
 /// What is served.
 pub(super) struct Serving {
     feeds: Shared<Place, Feed>,
-    sets: Mutex<Bounded<Place, Served>>,
+    sets: Mutex<Bounded<Place, Arc<Set>>>,
 }
 
 impl Default for Serving {
     fn default() -> Self {
         Self { feeds: Shared::default(), sets: Mutex::new(Bounded::new(SETS_BYTES)) }
+    }
+}
+
+#[cfg(test)]
+impl Serving {
+    /// What is counted for a site's set.
+    pub(super) fn weight(&self, tenant: TenantId, site: SiteId) -> Option<usize> {
+        let mut sets = locked(&self.sets);
+        let weight = sets.get(&(tenant, site)).map(|set| set.weight());
+        assert!(weight.is_none_or(|weight| sets.weight() >= weight));
+        weight
     }
 }
 
@@ -65,6 +73,7 @@ pub struct Waiter {
     feed: Arc<Feed>,
     woken: watch::Receiver<()>,
     known: Option<String>,
+    takes_deltas: bool,
     /// An answer that was looked for before this is too old.
     since: Instant,
 }
@@ -73,14 +82,18 @@ impl Statements {
     /// The set a site's agents should have now; none while nothing was published for it.
     pub async fn set(&self, tenant: TenantId, site: SiteId) -> Result<Option<Served>, StatementsError> {
         let feed = self.serving().feeds.of((tenant, site));
-        self.look(&feed, (tenant, site), Instant::now()).await
+        match self.look(&feed, (tenant, site), Instant::now()).await? {
+            Some(set) => self.served(&set, (tenant, site), None).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// For who has the set with this tag, or none, and wants another.
     pub fn waiter(&self, tenant: TenantId, site: SiteId, known: Option<&str>) -> Waiter {
         let feed = self.serving().feeds.of((tenant, site));
         let (woken, since) = (feed.woken.subscribe(), Instant::now());
-        Waiter { statements: self.clone(), place: (tenant, site), feed, woken, known: known.map(str::to_owned), since }
+        let known = known.map(str::to_owned);
+        Waiter { statements: self.clone(), place: (tenant, site), feed, woken, known, takes_deltas: false, since }
     }
 
     /// Who waits for this site looks again.
@@ -90,41 +103,52 @@ impl Statements {
         }
     }
 
-    async fn look(&self, feed: &Feed, place: Place, since: Instant) -> Result<Option<Served>, StatementsError> {
+    async fn look(&self, feed: &Feed, place: Place, since: Instant) -> Result<Option<Arc<Set>>, StatementsError> {
         let find = |last: Option<Found>| async move { self.find(place, last.and_then(Result::ok).flatten()).await.map_err(Arc::new) };
         feed.last.ask(since, find).await.map_err(StatementsError::Shared)
     }
 
-    async fn find(&self, (tenant, site): Place, last: Option<Served>) -> Result<Option<Served>, StatementsError> {
+    async fn find(&self, (tenant, site): Place, last: Option<Arc<Set>>) -> Result<Option<Arc<Set>>, StatementsError> {
         let Some((epoch, serial)) = self.heartbeats().serial(tenant, site).await? else { return Ok(None) };
-        let etag = Current::tag(epoch, serial);
-        let is_it = |served: &Served| served.etag == etag;
+        let is_it = |set: &Arc<Set>| set.is(epoch, serial);
         let kept = last.filter(is_it).or_else(|| locked(&self.serving().sets).get(&(tenant, site)).filter(|kept| is_it(kept)).cloned());
         if kept.is_some() {
             return Ok(kept);
         }
         let Some(current) = self.heartbeats().current(tenant, site).await? else { return Ok(None) };
-        let served = Served { etag: current.etag(), body: self.body(tenant, current).await? };
-        locked(&self.serving().sets).put((tenant, site), served.clone(), served.body.len());
-        Ok(Some(served))
+        let set = Arc::new(Set::new(tenant, site, current));
+        locked(&self.serving().sets).put((tenant, site), Arc::clone(&set), set.weight());
+        Ok(Some(set))
     }
 
-    async fn body(&self, tenant: TenantId, current: Current) -> Result<Bytes, StatementsError> {
-        let mut set = StatementSet { heartbeat: Some(current.envelope.into()), ..StatementSet::default() };
-        for member in &current.members {
-            let envelope = Base64(self.envelope(tenant, member.envelope).await?.to_vec());
-            match member.kind {
-                Kind::Root => set.roots.push(envelope),
-                Kind::Policy => set.policies.push(envelope),
-                Kind::State => set.state = Some(envelope),
-                Kind::Heartbeat | Kind::Lease => {}
+    /// What is sent of a set to who has the one with this tag, if they have one.
+    async fn served(&self, set: &Arc<Set>, place: Place, known: Option<&str>) -> Result<Served, StatementsError> {
+        let weight = set.weight();
+        let delta = match known {
+            Some(tag) => set.lacked_by(tag, self).await,
+            None => None,
+        };
+        let (base, body) = match delta {
+            Some(body) => (known.map(str::to_owned), body),
+            None => (None, set.whole(self).await),
+        };
+        if set.weight() != weight {
+            let mut sets = locked(&self.serving().sets);
+            if sets.get(&place).is_some_and(|kept| Arc::ptr_eq(kept, set)) {
+                sets.put(place, Arc::clone(set), set.weight());
             }
         }
-        serde_json::to_vec(&set).map(Bytes::from).map_err(|error| StatementsError::Damaged(EnvelopeError::Malformed(error)))
+        Ok(Served { etag: set.etag().to_owned(), base, body: body.map_err(StatementsError::Shared)? })
     }
 }
 
 impl Waiter {
+    /// Who waits can complete a delta to the set that is known.
+    #[must_use]
+    pub fn taking_deltas(self, takes_deltas: bool) -> Self {
+        Self { takes_deltas, ..self }
+    }
+
     /// Whether there is a set at all. Nothing older than this waiter is believed.
     pub async fn is_served(&self) -> Result<bool, StatementsError> {
         Ok(self.statements.look(&self.feed, self.place, self.since).await?.is_some())
@@ -140,10 +164,11 @@ impl Waiter {
         let until = Instant::now() + patience;
         loop {
             // Who is woken while this looks is woken again below, and looks once more.
-            if let Some(served) = self.statements.look(&self.feed, self.place, self.since).await?
-                && self.known.as_deref() != Some(served.etag.as_str())
+            if let Some(set) = self.statements.look(&self.feed, self.place, self.since).await?
+                && self.known.as_deref() != Some(set.etag())
             {
-                return Ok(Some(served));
+                let known = self.known.as_deref().filter(|_| self.takes_deltas);
+                return self.statements.served(&set, self.place, known).await.map(Some);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

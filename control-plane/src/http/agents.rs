@@ -2,24 +2,24 @@
 //! certificate alone; only enrolment, an agent that comes back by its pair, and what an agent signed for somebody to carry, come without one.
 
 mod exchange;
+mod statements;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     future::{Ready, ready},
     net::IpAddr,
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    FromRequest, HttpRequest,
     dev::Payload,
-    http::header::{ETAG, IF_NONE_MATCH, RETRY_AFTER},
-    web::{self, Data, Json, Query, ServiceConfig},
+    http::header::RETRY_AFTER,
+    web::{self, Data, Json, ServiceConfig},
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use schema::{
@@ -28,8 +28,8 @@ use schema::{
     id::AgentId,
     wire::{
         agent::{
-            ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer,
-            ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, path,
+            ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, ReceiptAnswer, ReceiptBatch,
+            RenewRequest, RenewResponse, Report, ReportAnswer, path,
         },
         exchange::EXCHANGE,
         problem::Problem,
@@ -60,13 +60,6 @@ use crate::{
     receipts::ingest::{Ingest, IngestError},
     relay::service::{Relay, RelayError},
 };
-
-/// The longest that a long poll waits.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often it is looked at meanwhile whether the agent is still one.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How many long polls of one agent may wait at a time: the one that counts, and some whose connections broke unnoticed.
-const POLLS_PER_AGENT: usize = 4;
 
 /// The largest body of enrolment and renewal.
 const SMALL_BODY_BYTES: usize = 256 << 10;
@@ -114,7 +107,7 @@ pub struct AgentApi {
     agents: DefaultKeyedRateLimiter<AgentId>,
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     checks: AtomicU32,
-    polls: Polls,
+    polls: statements::Polls,
     standings: Standings,
     exchanges: exchange::Counter,
     stopping: CancellationToken,
@@ -139,7 +132,7 @@ impl AgentApi {
             agents: RateLimiter::keyed(per_minute(AGENT_PER_MINUTE)),
             addresses: RateLimiter::keyed(per_minute(enrolments_per_minute)),
             checks: AtomicU32::new(0),
-            polls: Polls::default(),
+            polls: statements::Polls::default(),
             standings: Standings::default(),
             exchanges: exchange::Counter::default(),
             stopping,
@@ -155,7 +148,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(path::ENROL, SMALL_BODY_BYTES).route(web::post().to(enrol)).default_service(web::to(wrong_method)))
         .service(resource(path::RENEW, SMALL_BODY_BYTES).route(web::post().to(renew)).default_service(web::to(wrong_method)))
         .service(resource(path::COMEBACK, SMALL_BODY_BYTES).route(web::post().to(comeback)).default_service(web::to(wrong_method)))
-        .service(resource(path::STATEMENTS, 0).route(web::get().to(statements)).default_service(web::to(wrong_method)))
+        .service(resource(path::STATEMENTS, 0).route(web::get().to(statements::statements)).default_service(web::to(wrong_method)))
         .service(resource(path::REPORT, LARGE_BODY_BYTES).route(web::post().to(report)).default_service(web::to(wrong_method)))
         .service(resource(path::LEASES, LARGE_BODY_BYTES).route(web::post().to(leases)).default_service(web::to(wrong_method)))
         .service(resource(path::RELAY, LARGE_BODY_BYTES).route(web::post().to(relay)).default_service(web::to(wrong_method)))
@@ -187,63 +180,6 @@ async fn comeback(request: HttpRequest, api: Data<AgentApi>, body: Json<Comeback
         return Err(certificate_expired());
     }
     Ok(Json(api.enrolment.come_back((&identity, &agent), &body, &signing_request).await.map_err(enrol_problem)?))
-}
-
-/// `?wait=<seconds>`
-#[derive(serde::Deserialize)]
-struct Wait {
-    #[serde(default)]
-    wait: u64,
-}
-
-async fn statements(request: HttpRequest, shown: Shown, api: Data<AgentApi>, query: Query<Wait>) -> Result<HttpResponse, HttpProblem> {
-    let peer = &shown.peer;
-    api.limit_agent(peer.identity.agent)?;
-    api.still(&shown).await?;
-    let (tenant, site) = (peer.identity.tenant, peer.identity.site);
-    let at = request.headers().get(RATCHET_HEADER).and_then(|value| value.to_str().ok()).and_then(ratchet_position);
-    if !api.reports.may_be_served(&peer.identity, at).await.map_err(|error| fault(&error))? {
-        let detail = "another process has reported as this agent since; report, then ask again";
-        return Err(refusal(409, "ratchet_elsewhere", detail));
-    }
-    let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let patience = Duration::from_secs(query.wait).min(LONGEST_WAIT);
-    let mut waiter = api.statements.waiter(tenant, site, known);
-    if !waiter.is_served().await.map_err(|error| fault(&error))? {
-        api.statements.bring_up_to_date(tenant).await.map_err(|error| fault(&error))?;
-        waiter.look_again();
-    }
-    let _poll = api.polls.begin(peer.identity.agent).ok_or_else(|| too_many(LOOK_EVERY))?;
-    let until = Instant::now() + patience;
-    let newer = loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let newer = tokio::select! {
-            newer = waiter.newer(left.min(LOOK_EVERY)) => newer.map_err(|error| fault(&error))?,
-            () = api.stopping.cancelled() => break None,
-        };
-        // An agent that was revoked while it waited learns nothing more.
-        api.still(&shown).await?;
-        if newer.is_some() || left <= LOOK_EVERY {
-            break newer;
-        }
-    };
-    match newer {
-        Some(served) => Ok(HttpResponse::Ok().insert_header((ETAG, served.etag)).content_type("application/json").body(served.body)),
-        None if known.is_some() => Ok(HttpResponse::NotModified().insert_header((ETAG, known.unwrap_or_default().to_owned())).finish()),
-        None => Err(Problem::new(
-            503,
-            "statements_not_ready",
-            "Statements not ready",
-            "nothing was published for this site yet; ask again in a second",
-        )
-        .into()),
-    }
-}
-
-/// `<counter>.<hash>`
-fn ratchet_position(text: &str) -> Option<(u64, Digest)> {
-    let (counter, hash) = text.split_once('.')?;
-    Some((counter.parse().ok()?, hash.parse().ok()?))
 }
 
 async fn report(request: HttpRequest, shown: Shown, api: Data<AgentApi>, body: Json<Report>) -> Result<Json<ReportAnswer>, HttpProblem> {
@@ -402,41 +338,6 @@ impl AgentApi {
     fn limit_address(&self, request: &HttpRequest) -> Result<(), HttpProblem> {
         let Some(address) = request.peer_addr().map(|address| address.ip()) else { return Ok(()) };
         self.addresses.check_key(&address).map_err(|until| too_many(until.wait_time_from(self.addresses.clock().now())))
-    }
-}
-
-/// The long polls that wait, by agent.
-#[derive(Clone, Default)]
-struct Polls(Arc<Mutex<HashMap<AgentId, usize>>>);
-
-/// A long poll that waits, until it is dropped.
-struct Poll {
-    polls: Polls,
-    agent: AgentId,
-}
-
-impl Polls {
-    /// Nothing when the agent has enough of them already.
-    fn begin(&self, agent: AgentId) -> Option<Poll> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(agent).or_default();
-        if *count >= POLLS_PER_AGENT {
-            return None;
-        }
-        *count += 1;
-        Some(Poll { polls: self.clone(), agent })
-    }
-}
-
-impl Drop for Poll {
-    fn drop(&mut self) {
-        let mut waiting = self.polls.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = waiting.entry(self.agent) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
     }
 }
 

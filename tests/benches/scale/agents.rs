@@ -9,9 +9,12 @@ use std::{
 };
 
 use anyhow::Context;
-use freehold_tests::pretend::{Agent, Applicant};
+use freehold_tests::pretend::{Agent, Applicant, Fetched};
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
+use schema::{
+    encoding::Digest,
+    wire::delta::{Part, StatementDelta},
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -39,10 +42,14 @@ struct Arrival {
     believed: bool,
 }
 
-/// What an agent that believes nothing looks at.
-#[derive(Deserialize, PartialEq)]
-struct Policies {
-    policies: Vec<String>,
+/// The policies of a set, which an agent that believes nothing looks at.
+fn policies(fetched: &Fetched) -> Vec<Digest> {
+    let set: StatementDelta = serde_json::from_slice(fetched.body()).expect("a set, or a part of it");
+    let digest = |part| match part {
+        Part::Written(envelope) => Digest::of(envelope.as_slice()),
+        Part::Held { held } => held,
+    };
+    set.policies.into_iter().map(digest).collect()
 }
 
 /// Publish to served and to enforced, and what they cost.
@@ -78,9 +85,9 @@ pub async fn measure(Trial { agents: count, sites: site_count, believers }: Tria
         tokio::spawn(async move {
             let (mut known, mut seen) = (0, None);
             loop {
-                let body = match agent.fetch(55).await {
+                let fetched = match agent.fetch(55).await {
                     Ok(Ok(None)) => continue,
-                    Ok(Ok(Some(body))) => body,
+                    Ok(Ok(Some(fetched))) => fetched,
                     failed => {
                         if failures.fetch_add(1, Ordering::Relaxed) == 0 {
                             report_first(&failed.map(|answer| answer.map(drop)));
@@ -89,16 +96,16 @@ pub async fn measure(Trial { agents: count, sites: site_count, believers }: Tria
                         continue;
                     }
                 };
-                bytes.fetch_add(body.len(), Ordering::Relaxed);
+                bytes.fetch_add(fetched.body().len(), Ordering::Relaxed);
                 // Heartbeats and states come as well: only another policy counts.
                 if believes {
-                    agent.believe(&serde_json::from_slice(&body).expect("a set"));
+                    agent.believe(&agent.complete(&fetched).expect("a part of what it has"));
                     let serials = agent.set.as_ref().map_or(0, |set| set.policies().map(|(_, policy)| policy.head.serial).sum());
                     if serials != std::mem::replace(&mut known, serials) {
                         let _ = sender.send(Arrival { at: Instant::now(), believed: true });
                     }
                 } else {
-                    let policies: Policies = serde_json::from_slice(&body).expect("a set");
+                    let policies = policies(&fetched);
                     if seen.as_ref() != Some(&policies) {
                         seen = Some(policies);
                         let _ = sender.send(Arrival { at: Instant::now(), believed: false });

@@ -3,6 +3,10 @@ use schema::{
     clock::{ManualClock, SystemIds},
     event::{Envelope as Event, RECORD_VERSION, Record, StreamId},
     id::EventId,
+    wire::{
+        agent::StatementSet,
+        delta::{Part, StatementDelta},
+    },
 };
 use sea_orm::ConnectionTrait as _;
 
@@ -69,23 +73,24 @@ impl Fixture {
 async fn a_set_is_put_together_once_for_all_who_wait() {
     let fixture = Fixture::new().await;
     fixture.heartbeat(1, "[]").await;
-    let ask = |known: Option<&'static str>, patience: u64| {
+    let tag = Current::tag(SITE, 1, 1);
+    let ask = |known: Option<&str>, patience: u64| {
         let mut waiter = fixture.statements.waiter(TENANT, SITE, known);
         async move { waiter.newer(Duration::from_secs(patience)).await.unwrap() }
     };
     let first = join_all((0..300).map(|_| ask(None, 0))).await;
     let one = first[0].clone().unwrap();
-    assert_eq!(one.etag, "\"1.1\"");
+    assert_eq!(one.etag, Current::tag(SITE, 1, 1));
     // The same bytes, not only equal ones.
     assert!(first.iter().all(|set| set.as_ref().is_some_and(|set| set.body.as_ptr() == one.body.as_ptr())));
 
     // Who comes later gets it without anybody reading it again.
     fixture.heartbeat(1, "unreadable").await;
     assert_eq!(ask(None, 0).await.unwrap().body.as_ptr(), one.body.as_ptr());
-    assert_eq!(ask(Some("\"1.1\""), 0).await, None);
+    assert_eq!(ask(Some(&tag), 0).await, None);
 
     // All who wait are woken and get the next one, which again is one.
-    let waiting = join_all((0..300).map(|_| ask(Some("\"1.1\""), 30)));
+    let waiting = join_all((0..300).map(|_| ask(Some(&tag), 30)));
     let publish = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         fixture.heartbeat(2, "[]").await;
@@ -93,8 +98,112 @@ async fn a_set_is_put_together_once_for_all_who_wait() {
     };
     let (second, ()) = tokio::join!(waiting, publish);
     let two = second[0].clone().unwrap();
-    assert_eq!(two.etag, "\"1.2\"");
+    assert_eq!(two.etag, Current::tag(SITE, 1, 2));
     assert!(second.iter().all(|set| set.as_ref().is_some_and(|set| set.body.as_ptr() == two.body.as_ptr())));
+}
+
+/// A member of this kind, pinned since then; its envelope is kept.
+fn pinned(statements: &Statements, kind: Kind, scope: Scope, since: u64) -> Member {
+    let bytes = format!("{kind} {scope:?} {since}").into_bytes();
+    let envelope = Digest::of(&bytes);
+    statements.keep_envelope(envelope, bytes.into());
+    let moment = Timestamp::default();
+    Member { kind, scope, epoch: 1, serial: since, sha256: envelope, envelope, issued: moment, expires: moment, since }
+}
+
+fn written(part: &Part) -> bool {
+    matches!(part, Part::Written(_))
+}
+
+#[tokio::test]
+async fn who_has_an_earlier_set_gets_what_was_pinned_since() {
+    let fixture = Fixture::new().await;
+    let project = |number| Scope::Project(schema::id::ProjectId::from_bits(number));
+    let members = [
+        (Kind::Root, Scope::Tenant, 1),
+        (Kind::Root, Scope::Tenant, 20),
+        (Kind::Policy, Scope::Tenant, 5),
+        (Kind::Policy, project(1), 30),
+        (Kind::Policy, project(2), 45),
+        (Kind::State, Scope::Site(SITE), 40),
+    ];
+    let statements = fixture.statements.clone();
+    let members = members.map(|(kind, scope, since)| pinned(&statements, kind, scope, since));
+    fixture.heartbeat(50, &serde_json::to_string(&members).unwrap()).await;
+    let ask = async |tag: String| {
+        let mut waiter = statements.waiter(TENANT, SITE, Some(&tag)).taking_deltas(true);
+        waiter.newer(Duration::ZERO).await.unwrap().unwrap()
+    };
+    let tag = |serial| Current::tag(SITE, 1, serial);
+    let whole = statements.set(TENANT, SITE).await.unwrap().unwrap();
+    let set: StatementSet = serde_json::from_slice(&whole.body).unwrap();
+    assert_eq!((whole.base.as_ref(), set.envelopes().count()), (None, 7));
+
+    // Nobody ever asked for those sets here: another replica may have served them, or this one before it was started again.
+    let count = |delta: &StatementDelta| delta.roots.iter().chain(&delta.policies).chain(&delta.state).filter(|part| written(part)).count();
+    for (serial, lacks) in [(49, 0), (45, 0), (44, 1), (40, 1), (39, 2), (30, 2)] {
+        let served = ask(tag(serial)).await;
+        assert_eq!((served.etag.as_str(), served.base), (whole.etag.as_str(), Some(tag(serial))));
+        let delta: StatementDelta = serde_json::from_slice(&served.body).unwrap();
+        assert_eq!(count(&delta), lacks, "of who has {serial}");
+        assert!(delta.heartbeat.as_ref().is_some_and(written));
+        assert_eq!(delta.complete(&set).unwrap(), set);
+    }
+    // Who lacks the same gets the same bytes.
+    assert_eq!(ask(tag(49)).await.body.as_ptr(), ask(tag(46)).await.body.as_ptr());
+    assert_ne!(ask(tag(49)).await.body, ask(tag(44)).await.body);
+
+    // Of so many different deltas to one set there are few: one more is made, and then the whole set is sent.
+    assert!(ask(tag(29)).await.base.is_some());
+    assert_eq!(ask(tag(7)).await, whole);
+    assert_eq!(ask(tag(48)).await.base, Some(tag(48)));
+    let kept = statements.0.serving.weight(TENANT, SITE).unwrap();
+    assert!(kept > whole.body.len() && kept < 16_384, "{kept}");
+}
+
+#[tokio::test]
+async fn what_is_no_tag_of_an_earlier_set_of_this_site_gets_the_whole_set() {
+    let fixture = Fixture::new().await;
+    let statements = fixture.statements.clone();
+    let members = [(Kind::Root, Scope::Tenant), (Kind::State, Scope::Site(SITE))].map(|(kind, scope)| pinned(&statements, kind, scope, 3));
+    fixture.heartbeat(50, &serde_json::to_string(&members).unwrap()).await;
+    let known = Current::tag(SITE, 1, 49);
+    let bare = known.trim_matches('"').to_owned();
+    let numbers = |numbers: &str| format!("\"{SITE}.{numbers}\"");
+    let tags = [
+        // Another site, another epoch, a later set, and one before anything of this one.
+        Current::tag(SiteId::from_bits(2), 1, 49),
+        Current::tag(SITE, 2, 49),
+        Current::tag(SITE, 0, 49),
+        Current::tag(SITE, 1, 51),
+        Current::tag(SITE, 1, u64::MAX),
+        Current::tag(SITE, 1, 2),
+        // Other ways to write it, and what is none.
+        bare.clone(),
+        format!("W/{known}"),
+        format!("{known}, {known}"),
+        format!(" {known}"),
+        format!("\"{bare}"),
+        numbers("1.049"),
+        numbers("1.+49"),
+        numbers("01.49"),
+        numbers("1.-1"),
+        numbers("1."),
+        numbers("1.99999999999999999999"),
+        "\"\"".to_owned(),
+        "*".to_owned(),
+        String::new(),
+    ];
+    let ask = async |tag: &str, takes_deltas| {
+        let mut waiter = statements.waiter(TENANT, SITE, Some(tag)).taking_deltas(takes_deltas);
+        waiter.newer(Duration::ZERO).await.unwrap().unwrap()
+    };
+    let whole = statements.set(TENANT, SITE).await.unwrap().unwrap();
+    for tag in tags {
+        assert_eq!(ask(&tag, true).await, whole, "{tag}");
+    }
+    assert_eq!(ask(&known, false).await, whole, "who does not take deltas");
+    assert_eq!(ask(&known, true).await.base, Some(known));
 }
 
 #[tokio::test]
