@@ -12,6 +12,7 @@ mod agent {
     mod composites;
     mod context_keys;
     mod decisions;
+    mod deltas;
     mod disks;
     mod emergencies;
     mod ends;

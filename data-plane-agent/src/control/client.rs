@@ -22,6 +22,7 @@ use schema::{
             ComebackRequest, ComebackResponse, EnrolRequest, EnrolResponse, LeaseAnswer, LeaseAsk, RATCHET_HEADER, ReceiptAnswer,
             ReceiptBatch, RenewRequest, RenewResponse, Report, ReportAnswer, StatementSet, path,
         },
+        delta::{self, StatementDelta},
         problem::Problem,
         relay::{RelayAnswer, RelayAsk},
     },
@@ -34,6 +35,7 @@ use service::{
 };
 use tokio::sync::Notify;
 use tracing::{Instrument as _, Span, field::Empty};
+use trust::accept::AcceptedSet;
 use url::Url;
 
 use crate::journal::ship::{PostError, PostReceipts};
@@ -77,6 +79,9 @@ pub enum CallError {
     /// The answer is not what was asked for.
     #[error("the control plane's answer cannot be read")]
     Malformed(#[source] serde_json::Error),
+    /// A part of a set came where all of it was asked for.
+    #[error("the control plane's answer is a part of what was asked for")]
+    Unasked,
 }
 
 impl CallError {
@@ -86,7 +91,7 @@ impl CallError {
             Self::Unreachable { .. } => "control_plane_unreachable",
             Self::Refused { code, .. } => code,
             Self::TooLarge(_) => "answer_too_large",
-            Self::Malformed(_) => "answer_malformed",
+            Self::Malformed(_) | Self::Unasked => "answer_malformed",
         }
     }
 
@@ -112,6 +117,8 @@ pub struct Served {
     pub etag: Option<String>,
     /// The set.
     pub set: StatementSet,
+    /// Whether it is what the one before became by a delta.
+    pub is_completed: bool,
 }
 
 /// Makes calls. Cheap to clone.
@@ -258,30 +265,78 @@ impl ControlClient {
         self.post(path::RECEIPTS, batch).await
     }
 
-    /// The site's statements, when they are others than those of `etag`; waits up to `wait` for that. `position` is where the
-    /// agent's ratchet is.
+    /// The site's statements, when they are others than those of `etag`; waits up to `wait` for that. With the `base` that was served under
+    /// this tag only what it lacks need be sent. `position` is where the agent's ratchet is.
     pub async fn statements(
         &self,
         etag: Option<&str>,
+        base: Option<&AcceptedSet>,
         wait: Duration,
         position: Option<(u64, Digest)>,
     ) -> Result<Option<Served>, CallError> {
+        let base = etag.zip(base);
+        let response = self.ask_for_statements(etag, base.is_some(), wait, position).await?;
+        if response.status() != StatusCode::IM_USED {
+            return self.whole(response).await;
+        }
+        let (known, base) = base.ok_or(CallError::Unasked)?;
+        match self.completed(response, known, base).await? {
+            Ok(served) => Ok(Some(served)),
+            // Nothing is lost but the time for another request: whatever was sent is not looked at further.
+            Err(why) => {
+                tracing::debug!(why, "a part of the statements that cannot be made whole is asked for as a whole");
+                metrics::counter!("freehold_statements_received_total", "form" => "incomplete").increment(1);
+                let response = self.ask_for_statements(None, false, Duration::ZERO, position).await?;
+                if response.status() == StatusCode::IM_USED { Err(CallError::Unasked) } else { self.whole(response).await }
+            }
+        }
+    }
+
+    async fn ask_for_statements(
+        &self,
+        etag: Option<&str>,
+        takes_delta: bool,
+        wait: Duration,
+        position: Option<(u64, Digest)>,
+    ) -> Result<Response, CallError> {
         let mut url = self.url(path::STATEMENTS);
         url.query_pairs_mut().append_pair("wait", &wait.as_secs().to_string());
         let mut request = self.http.request(Method::GET, url).timeout(wait + PATIENCE);
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
+        if takes_delta {
+            request = request.header(delta::A_IM, delta::MANIPULATION);
+        }
         if let Some((counter, hash)) = position {
             request = request.header(RATCHET_HEADER, format!("{counter}.{hash}"));
         }
-        let response = self.send(path::STATEMENTS, request).await?;
+        self.send(path::STATEMENTS, request).await
+    }
+
+    async fn whole(&self, response: Response) -> Result<Option<Served>, CallError> {
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
-        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let etag = header(&response, ETAG.as_str());
         let body = self.body(response, MAX_SET_BYTES).await?;
-        Ok(Some(Served { etag, set: serde_json::from_slice(&body).map_err(CallError::Malformed)? }))
+        let set = serde_json::from_slice(&body).map_err(CallError::Malformed)?;
+        metrics::counter!("freehold_statements_received_total", "form" => "whole").increment(1);
+        Ok(Some(Served { etag, set, is_completed: false }))
+    }
+
+    /// What a delta to the set with this tag makes of it; or why nothing.
+    async fn completed(&self, response: Response, known: &str, base: &AcceptedSet) -> Result<Result<Served, &'static str>, CallError> {
+        let etag = header(&response, ETAG.as_str());
+        let is_ours = header(&response, delta::IM).is_some_and(|named| delta::is_named(&named));
+        if !is_ours || header(&response, delta::DELTA_BASE).as_deref() != Some(known) {
+            return Ok(Err("it is a part of another set"));
+        }
+        let body = self.body(response, MAX_SET_BYTES).await?;
+        let Ok(delta) = serde_json::from_slice::<StatementDelta>(&body) else { return Ok(Err("it cannot be read")) };
+        let Ok(set) = delta.complete(&base.statements()) else { return Ok(Err("it names statements that are not held")) };
+        metrics::counter!("freehold_statements_received_total", "form" => "delta").increment(1);
+        Ok(Ok(Served { etag, set, is_completed: true }))
     }
 
     async fn post<A: DeserializeOwned>(&self, path: &'static str, body: &impl Serialize) -> Result<A, CallError> {
@@ -350,6 +405,10 @@ impl ControlClient {
         self.trouble.failed(&source);
         CallError::Unreachable { url: self.base.to_string(), source: source.without_url() }
     }
+}
+
+fn header(response: &Response, name: &str) -> Option<String> {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// The client of the certificate that is current: renewing replaces it, calls in flight finish with the old one.

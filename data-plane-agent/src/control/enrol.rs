@@ -308,7 +308,7 @@ async fn identity(token: &EnrolmentToken, parts: &EnrolParts<'_>, apart: bool) -
 /// Fetches the first set and has it judged. A site whose first statements are still being made is waited for.
 async fn first_set(client: &ControlClient, identity: &StoredIdentity, parts: &EnrolParts<'_>) -> Result<bool, EnrolError> {
     for _ in 0..FIRST_SET_TRIES {
-        match client.statements(None, Duration::ZERO, None).await {
+        match client.statements(None, None, Duration::ZERO, None).await {
             Ok(Some(served)) => return judge(&served.set, identity, parts, None).map(|()| true),
             Ok(None) => {}
             Err(CallError::Refused { status: 503, .. }) => {}

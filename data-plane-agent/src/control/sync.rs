@@ -2,6 +2,7 @@
 //! again at every start.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -9,6 +10,7 @@ use std::{
 
 use schema::{
     clock::{Clock, Ids},
+    encoding::Base64,
     wire::agent::{KNOWS_LESS, Rejected},
 };
 use tokio::sync::watch;
@@ -89,6 +91,8 @@ pub enum SyncError {
 pub struct StatementSync {
     parts: SyncParts,
     etag: Option<String>,
+    /// Whether the accepted set has every statement that was served under this tag: then what comes next may be a delta to it.
+    is_base: bool,
     accepted: watch::Sender<Option<Arc<AcceptedSet>>>,
     /// The set whose policies grant: the accepted one, unless they cannot be used.
     granting: Option<Arc<AcceptedSet>>,
@@ -102,7 +106,7 @@ impl StatementSync {
     pub fn start(parts: SyncParts) -> Result<Self, KeepError> {
         let cut_off = parts.directory.cut_off()?;
         (parts.note_cut_off)(cut_off.is_some());
-        let mut sync = Self { parts, etag: None, accepted: watch::Sender::new(None), granting: None, cut_off };
+        let mut sync = Self { parts, etag: None, is_base: false, accepted: watch::Sender::new(None), granting: None, cut_off };
         sync.resume_granting()?;
         if let Some(bytes) = sync.parts.directory.statements()? {
             match restore(&bytes, &sync.parts.identity) {
@@ -213,7 +217,7 @@ impl StatementSync {
                 at: self.parts.clock.now(),
             }),
             // What is served next is compared with this by its content.
-            Some(set) => match self.take(Served { etag: None, set }) {
+            Some(set) => match self.take(Served { etag: None, set, is_completed: false }) {
                 Ok(new) => Taken::InForce { new },
                 Err(SyncError::Rejected(rejection)) => Taken::Refused(self.rejected(&rejection)),
                 Err(SyncError::Unusable(rejected)) => Taken::Refused(rejected),
@@ -226,7 +230,8 @@ impl StatementSync {
     /// Polls once. Gives whether another set is in force now.
     pub async fn once(&mut self, wait: Duration) -> Result<bool, SyncError> {
         let client = self.parts.connection.client();
-        match client.statements(self.etag.as_deref(), wait, self.parts.ratchet.position()).await? {
+        let base = self.accepted.borrow().clone().filter(|_| self.is_base);
+        match client.statements(self.etag.as_deref(), base.as_deref(), wait, self.parts.ratchet.position()).await? {
             None => Ok(false),
             Some(served) => self.take(served),
         }
@@ -259,18 +264,27 @@ impl StatementSync {
         let set = judged.inspect_err(|rejection| {
             metrics::counter!("freehold_statements_rejected_total", "code" => rejection.code()).increment(1);
             (self.parts.note_rejection)(self.rejected(rejection));
+            // If it is the delta that was wrong, the whole set is not.
+            self.is_base &= !served.is_completed;
         })?;
         if current.is_some_and(|current| current.says_the_same(&set)) {
-            self.etag = served.etag;
+            self.know(served);
             return Ok(false);
         }
         self.parts.directory.keep_statements(&set.to_bytes())?;
         self.parts.clock.heard(set.told());
         self.parts.directory.keep_time(&self.parts.clock.stored())?;
         self.enforce(set)?;
-        // Only a set in force is not asked for again.
-        self.etag = served.etag;
+        self.know(served);
         Ok(true)
+    }
+
+    /// Only a set in force is not asked for again. What was accepted may stand there in other bytes than those that were served.
+    fn know(&mut self, Served { etag, set, .. }: Served) {
+        let accepted = self.accepted.borrow().as_ref().map(|accepted| accepted.statements()).unwrap_or_default();
+        let held: HashSet<&Base64> = accepted.envelopes().collect();
+        self.is_base = set.envelopes().all(|envelope| held.contains(envelope));
+        self.etag = etag;
     }
 
     /// What was accepted is remembered even when its policies cannot be used: nothing older may follow it. Then the set before
@@ -365,103 +379,4 @@ async fn keep_time(directory: ControlDirectory, clock: Arc<AgentClock>, stopping
 }
 
 #[cfg(test)]
-mod tests {
-    use schema::{
-        clock::{ManualClock, ManualIds},
-        key::RevocationReason,
-    };
-    use service::{config::OutgoingConfig, tls::client_roots::ClientRoots};
-    use trust::{
-        statement::{
-            Scope,
-            state::{Revocation, Subject},
-        },
-        testing::{CALLER, PROJECT, START, World},
-    };
-
-    use super::*;
-    use crate::{
-        app::put_in_force,
-        control::{client::ControlClient, time::SystemBootClock},
-        policy::{current::Current, in_force::InForce},
-    };
-
-    /// An agent's sync on a directory, as after a start.
-    fn sync(world: &World, directory: &std::path::Path) -> (StatementSync, Arc<Current>) {
-        service::tls::install_provider();
-        let (clock, ids) = (Arc::new(ManualClock::at(START)), Arc::new(ManualIds::seeded(1)));
-        let (current, roots) = (Arc::new(Current::default()), ClientRoots::optional());
-        let (in_force, noted, cut, now) = (current.clone(), current.clone(), current.clone(), clock.clone());
-        let client = ControlClient::unknown("https://localhost:1", None, &OutgoingConfig::default(), clock.clone()).unwrap();
-        let parts = SyncParts {
-            connection: Connection::new(client),
-            directory: ControlDirectory::open(directory).unwrap(),
-            identity: world.identity(),
-            clock: AgentClock::new(clock, Box::new(SystemBootClock::new(&*ids)), None),
-            ids,
-            put_in_force: Box::new(move |set| {
-                let unusable = |error: crate::policy::slice::UnusablePolicy| Rejected {
-                    code: "policies_unusable".to_owned(),
-                    detail: error.to_string(),
-                    at: now.now(),
-                };
-                put_in_force(&in_force, &roots, set).map(drop).map_err(unusable)
-            }),
-            note_rejection: Box::new(move |rejected| noted.reject(Some(rejected))),
-            note_cut_off: Box::new(move |is| cut.cut_off(is)),
-            ratchet: RatchetKeeper::open(ControlDirectory::open(directory).unwrap(), Arc::new(ManualIds::seeded(2))).unwrap(),
-            carried: directory.join("carried"),
-        };
-        (StatementSync::start(parts).unwrap(), current)
-    }
-
-    fn served(world: &World) -> Served {
-        Served { etag: Some(world.heartbeat.head.serial.to_string()), set: world.set() }
-    }
-
-    fn held(in_force: &InForce) -> bool {
-        in_force.is_held(Subject::Caller(CALLER))
-    }
-
-    #[test]
-    fn what_a_set_restricts_holds_at_once_though_its_policies_cannot_be_used() {
-        let (mut world, directory) = (World::new(), tempfile::tempdir().unwrap());
-        let (mut sync_, current) = sync(&world, directory.path());
-        assert!(sync_.take(served(&world)).unwrap());
-
-        world.project_policy().cedar.insert("pol_test/1".to_owned(), "permit (a language of next year);".to_owned());
-        world.tick_policy(Scope::Project(PROJECT));
-        let revoked = Revocation { subject: Subject::Caller(CALLER), reason: RevocationReason::KeyCompromise, at: START };
-        world.state.revocations.push(revoked);
-        world.tick();
-        let outcome = sync_.take(served(&world));
-        assert!(matches!(outcome, Err(SyncError::Unusable(_))), "{outcome:?}");
-        let in_force = current.load().unwrap();
-        assert!(held(&in_force) && in_force.caller(CALLER).is_some() && in_force.key_count() == 1);
-        assert_eq!((in_force.heartbeat_serial, in_force.state_serial), (1, 1), "its policies are as old as they are");
-        assert_eq!(current.rejection().unwrap().code, "policies_unusable");
-        assert!(!sync_.take(served(&world)).unwrap(), "the same set says nothing new");
-        assert_eq!(current.rejection().unwrap().code, "policies_unusable");
-
-        // Another start finds both: what grants, and what restricts it.
-        drop(sync_);
-        let (mut sync_, current) = sync(&world, directory.path());
-        let in_force = current.load().unwrap();
-        assert!(held(&in_force) && in_force.key_count() == 1);
-        assert_eq!((in_force.heartbeat_serial, current.rejection().unwrap().code.as_str()), (1, "policies_unusable"));
-        world.tick();
-        assert!(sync_.take(served(&world)).is_err());
-
-        // Policies that can be used again bring the agent up to date.
-        world.project_policy().cedar.remove("pol_test/1");
-        world.tick_policy(Scope::Project(PROJECT));
-        world.tick();
-        assert!(sync_.take(served(&world)).unwrap());
-        let in_force = current.load().unwrap();
-        assert!(held(&in_force) && in_force.heartbeat_serial == 4 && current.rejection().is_none());
-        drop(sync_);
-        let (_sync, current) = sync(&world, directory.path());
-        assert!(current.load().unwrap().heartbeat_serial == 4 && current.rejection().is_none());
-        assert!(!directory.path().join("control/granting.json").exists());
-    }
-}
+mod tests;
