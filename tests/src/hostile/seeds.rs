@@ -5,6 +5,7 @@ use schema::{
     clock::ManualIds,
     encoding::base64url,
     token::{Token, TokenKind},
+    wire::delta::StatementDelta,
 };
 use trust::{
     accept::{Confirmed, accept},
@@ -201,9 +202,22 @@ pub(super) fn sets() -> Vec<Vec<u8>> {
 }
 
 /// The payloads that [`World::set`] signs.
-pub(super) fn signed_statements() -> Vec<String> {
-    let set = World::new().set();
-    set.roots.iter().chain(&set.policies).chain(&set.state).chain(&set.heartbeat).map(super::targets::payload).collect()
+pub(super) fn signed_statements(world: &World) -> Vec<String> {
+    world.set().envelopes().map(super::targets::payload).collect()
+}
+
+/// The world with the next state and heartbeat.
+pub(super) fn a_minute_later() -> World {
+    let mut world = World::new();
+    world.tick();
+    world
+}
+
+/// To the first set of the world: the next one, the same one, and all of it.
+pub(super) fn deltas() -> Vec<Vec<u8>> {
+    let (first, next) = (World::new().set(), a_minute_later().set());
+    let deltas = [(&first, &next), (&first, &first), (&Default::default(), &next)];
+    deltas.iter().filter_map(|(base, set)| serde_json::to_vec(&StatementDelta::between(base, set)).ok()).collect()
 }
 
 pub(super) fn accepted_sets() -> Vec<Vec<u8>> {

@@ -26,12 +26,13 @@ use schema::{
     token::{Token, TokenKind},
     wire::{
         agent::StatementSet,
+        delta::StatementDelta,
         operation::{self, MaterialFormat},
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use trust::{
-    accept::{Confirmed, accept, restore},
+    accept::{AcceptedSet, Confirmed, accept, restore},
     dsse::Envelope,
     testing::World,
 };
@@ -60,6 +61,7 @@ pub(super) const ALL: &[Target] = &[
     Target { name: "token", seeds: seeds::tokens, run: token },
     Target { name: "dsse", seeds: seeds::statements, run: dsse },
     Target { name: "statement-set", seeds: seeds::sets, run: statement_set },
+    Target { name: "statement-delta", seeds: seeds::deltas, run: statement_delta },
     Target { name: "accepted-set", seeds: seeds::accepted_sets, run: accepted_set },
     Target { name: "record", seeds: seeds::records, run: record },
     Target { name: "certificate-request", seeds: seeds::certificate_requests, run: certificate_request },
@@ -267,11 +269,25 @@ fn statement_set(bytes: &[u8]) {
     let Ok(set) = serde_json::from_slice::<StatementSet>(bytes) else { return };
     let world = World::new();
     if let Ok(accepted) = accept(None, &set, &world.identity(), &Confirmed::default(), world.now()) {
-        let known = seeds::signed_statements();
-        let parts = accepted.statements();
-        for part in parts.roots.iter().chain(&parts.policies).chain(&parts.state).chain(&parts.heartbeat) {
-            assert!(known.contains(&payload(part)), "a statement was accepted that nobody signed");
-        }
+        only_signed(&accepted, &seeds::signed_statements(&world));
+    }
+}
+
+/// Nor does what was held become anything else by a delta to it.
+fn statement_delta(bytes: &[u8]) {
+    let Ok(delta) = serde_json::from_slice::<StatementDelta>(bytes) else { return };
+    let (world, later) = (World::new(), seeds::a_minute_later());
+    let identity = world.identity();
+    let Ok(held) = accept(None, &world.set(), &identity, &Confirmed::default(), world.now()) else { return };
+    let Ok(set) = delta.complete(&held.statements()) else { return };
+    if let Ok(accepted) = accept(Some(&held), &set, &identity, &Confirmed::default(), later.now()) {
+        only_signed(&accepted, &[seeds::signed_statements(&world), seeds::signed_statements(&later)].concat());
+    }
+}
+
+fn only_signed(accepted: &AcceptedSet, known: &[String]) {
+    for part in accepted.statements().envelopes() {
+        assert!(known.contains(&payload(part)), "a statement was accepted that nobody signed");
     }
 }
 
