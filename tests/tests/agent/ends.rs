@@ -82,8 +82,11 @@ async fn before_a_version_ends_its_last_use_is_shown_and_afterwards_what_every_h
     assert_eq!(circle.as_deref(), Some("successor_leads_back"));
 
     // The end: by date, with what is known of backups; then the record of it.
-    world.mutate("setKeyDeletionProtection", json!({ "key": "payments/old", "protected": false }), "key { id }").await;
     world.cli(&["key", "deactivate", "payments/old/1", "--yes"]).await.unwrap();
+    let refused = world.cli(&["key", "destroy", "payments/old/1", "--yes"]).await.unwrap_err();
+    assert_eq!(refused.code, "key_deletion_protected");
+    assert!(refused.hint.is_some_and(|hint| hint.contains("key protect")), "it says what to do");
+    world.cli(&["key", "protect", "payments/old", "--off"]).await.unwrap();
     let backups = clock.now().plus(Duration::from_secs(30 * 86_400)).to_string();
     world.cli(&["key", "destroy", "payments/old/1", "--wait", "1h", "--backups-expire", &backups, "--reason", "moved"]).await.unwrap();
     let planned = key(&world, "payments/old").await["versions"][0]["destruction"].clone();

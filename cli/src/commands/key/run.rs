@@ -187,7 +187,10 @@ impl Key {
             Self::MoveAlias { project, name, key } => ("MoveAlias", json!({ "project": project, "name": name, "key": key })),
             Self::RetireAlias { project, name } => ("RetireAlias", json!({ "project": project, "name": name })),
         };
-        let payload = client.mutate(KEY, operation, input).await?;
+        let payload = client.mutate(KEY, operation, input).await.map_err(|error| match error.code.as_str() {
+            "key_deletion_protected" => error.hint("'freehold key protect KEY --off' switches it off"),
+            _ => error,
+        })?;
         if let Some((contain, kind, reference)) = contained {
             contain.finish(&client, &watch, (kind, &reference), &payload).await?;
             if operation == "CompromiseKeyVersion" {
