@@ -96,6 +96,7 @@ conformance! {
     read_model::it_can_be_rebuilt_to_the_same_rows;
     verify::a_planted_difference_is_shown_and_nothing_is_changed;
     read_model::it_is_found_by_what_it_is_indexed_by;
+    read_model::what_is_known_is_brought_up_to_the_present;
     read_model::it_can_be_asked_as_of_a_time;
     read_model::pages_go_both_ways;
     read_model::waiting_is_bounded;

@@ -1,6 +1,6 @@
 //! Reads the facts of a tenant from the read model.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use schema::{
     id::{PolicyId, TenantId},
@@ -10,12 +10,16 @@ use schema::{
 use super::{
     facts::{Facts, PolicyFacts},
     gather::{Aggregates, facts},
+    service::locked,
 };
 use crate::{
+    agents::Agent,
+    bounded::Bounded,
     eventing::{
         store::{EventStore, ReadError},
-        view::{QueryError, Views},
+        view::{Known, QueryError, Views},
     },
+    keys::{Key, Version},
     policies::{Policy, cedar},
     projects::Project,
     sites::Site,
@@ -35,32 +39,72 @@ pub enum FactsError {
     Text(PolicyId),
 }
 
-/// Reads facts.
+/// What was read of tenants, kept for those that were compiled last, at most so many bytes.
+const KNOWN_BYTES: usize = 96 << 20;
+/// What an aggregate takes in memory, beside what it has signed by agents.
+const AGGREGATE_BYTES: usize = 2 << 10;
+/// A signed document of an agent, with what stands around it.
+const DOCUMENT_BYTES: usize = 8 << 10;
+
+/// Reads facts. Of agents and keys, which are many, only those that changed since the last time. Clones share what is known.
 #[derive(Clone)]
 pub struct FactsReader {
     views: Views,
     store: Arc<dyn EventStore>,
+    known: Arc<Mutex<Bounded<TenantId, Arc<tokio::sync::Mutex<Many>>>>>,
+}
+
+/// Of what a tenant has many.
+#[derive(Default)]
+struct Many {
+    agents: Known<Agent>,
+    keys: Known<Key>,
+}
+
+impl Many {
+    /// About how many bytes of memory it takes.
+    fn weight(&self) -> usize {
+        let of_agents = self.agents.states().map(|agent| AGGREGATE_BYTES + (2 + agent.vouches.len()) * DOCUMENT_BYTES);
+        let of_keys = self.keys.states().map(|key| {
+            let reports = |version: &Version| 1 + version.holders.len() + version.backups.len();
+            AGGREGATE_BYTES + key.versions.values().map(reports).sum::<usize>() * DOCUMENT_BYTES
+        });
+        of_agents.chain(of_keys).sum()
+    }
 }
 
 impl FactsReader {
     /// From this read model; texts of policies from this store.
     pub fn new(views: Views, store: Arc<dyn EventStore>) -> Self {
-        Self { views, store }
+        Self { views, store, known: Arc::new(Mutex::new(Bounded::new(KNOWN_BYTES))) }
     }
 
     /// What a tenant has come to. Whoever asks has waited until the read model shows what it should.
     pub async fn facts(&self, tenant: TenantId) -> Result<Facts, FactsError> {
+        let (agents, keys) = self.many(tenant).await?;
         let aggregates = Aggregates {
             projects: self.views.every(tenant).await?,
             sites: self.views.every(tenant).await?,
-            agents: self.views.every(tenant).await?,
+            agents,
             callers: self.views.every(tenant).await?,
-            keys: self.views.every(tenant).await?,
+            keys,
             aliases: self.views.every(tenant).await?,
             composites: self.views.every(tenant).await?,
             policies: self.policies(tenant).await?,
         };
         Ok(facts(tenant, aggregates))
+    }
+
+    async fn many(&self, tenant: TenantId) -> Result<(Vec<Agent>, Vec<Key>), FactsError> {
+        let place = locked(&self.known).get(&tenant).cloned().unwrap_or_default();
+        let mut many = place.lock().await;
+        let read = (self.views.refresh(tenant, &mut many.agents).await?, self.views.refresh(tenant, &mut many.keys).await?);
+        tracing::debug!(%tenant, agents = read.0, keys = read.1, "what changed was read");
+        let all = (many.agents.states().cloned().collect(), many.keys.states().cloned().collect());
+        many.agents.rest();
+        many.keys.rest();
+        locked(&self.known).put(tenant, Arc::clone(&place), many.weight());
+        Ok(all)
     }
 
     /// Waits until the read model shows everything that is in the log now.

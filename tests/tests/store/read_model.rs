@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use control_plane::eventing::{
     store::Cursor,
-    view::{Filter, Page, QueryError, rebuild},
+    view::{Filter, Known, Page, QueryError, rebuild},
 };
 use freehold_tests::database::Engine;
 use schema::{clock::Clock, id::ProjectId};
@@ -114,6 +114,29 @@ pub(crate) async fn it_is_found_by_what_it_is_indexed_by(engine: Engine) {
     assert!(views.by_name::<Thing>(TENANT, Some("even"), "thing-3", None).await.unwrap().is_none());
     assert!(views.by_name::<Thing>(TENANT, None, "thing-3", None).await.unwrap().is_none());
     assert!(views.by_ids::<Thing>(OTHER, &[id(7)], None).await.unwrap().is_empty());
+}
+
+/// What was read before is brought up to the present by reading what changed, and is then what a whole reading gives.
+pub(crate) async fn what_is_known_is_brought_up_to_the_present(engine: Engine) {
+    let (_files, world) = World::new(engine).await;
+    populate(&world).await;
+    let (views, mut projector) = world.views();
+    projector.catch_up().await.unwrap();
+    let mut known = Known::<Thing>::default();
+    assert_eq!(views.refresh(TENANT, &mut known).await.unwrap(), 20);
+    known.rest();
+    assert_eq!(views.refresh(TENANT, &mut known).await.unwrap(), 0, "nothing changed");
+
+    world.happen(TENANT, id(4), 2, &[moved("closed", "l7")]).await;
+    world.happen(TENANT, id(19), 2, &[moved("a", "b"), moved("b", "c")]).await;
+    world.happen(TENANT, id(100), 0, &[named("late", "even")]).await;
+    world.happen(OTHER, id(5), 0, &[named("thing-5", "odd")]).await;
+    projector.catch_up().await.unwrap();
+    assert_eq!(views.refresh(TENANT, &mut known).await.unwrap(), 3);
+    let whole = views.every::<Thing>(TENANT).await.unwrap();
+    assert!(known.states().eq(&whole) && whole.len() == 21);
+    let mut of_other = Known::<Thing>::default();
+    assert_eq!(views.refresh(OTHER, &mut of_other).await.unwrap(), 2);
 }
 
 pub(crate) async fn it_can_be_asked_as_of_a_time(engine: Engine) {

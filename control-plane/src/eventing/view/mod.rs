@@ -7,6 +7,7 @@
 mod anew;
 mod check;
 mod every;
+mod known;
 mod personal;
 mod projector;
 mod query;
@@ -16,5 +17,6 @@ pub(crate) use anew::WORK_TABLES;
 pub use anew::{RebuildError, Rebuilt, rebuild};
 pub use check::{Checker, Compared, Difference, DifferenceKind};
 pub(crate) use check::{Pages, with_cause};
+pub use known::Known;
 pub use projector::{Kinds, ProjectError, Projector};
 pub use query::{Filter, Page, QueryError, Slice, TenantPage, View, Views};

@@ -179,6 +179,40 @@ impl Views {
         Ok(found)
     }
 
+    /// The present ones of these ids, each with whether something in it is personal.
+    pub(super) async fn opened<A: Aggregate>(&self, tenant: TenantId, ids: &[A::Id]) -> Result<Vec<(View<A>, bool)>, QueryError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(MAX_IDS) {
+            let mut query = Query::new::<A>(tenant, None);
+            query.one_of("v.id", ids.iter().map(|id| Value::from(id.to_string())));
+            let rows = self.database.of(tenant).query_all_raw(self.database.sql(query.sql(""), query.values)).await?;
+            for row in &rows {
+                found.push(self.open_row(tenant, row).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ids and revisions of the present ones, in order of ids, so many of them behind one.
+    pub(super) async fn revisions<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        after: Option<A::Id>,
+        count: usize,
+    ) -> Result<Vec<(A::Id, u64)>, QueryError> {
+        let mut query = Query::new::<A>(tenant, None);
+        if let Some(after) = after {
+            query.compare("v.id", ">", after.to_string());
+        }
+        let sql = format!("SELECT v.id, v.revision FROM views v WHERE {} ORDER BY v.id LIMIT {count}", query.conditions);
+        let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, query.values)).await?;
+        let read = rows.iter().map(|row| {
+            let (id, revision): (String, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            Ok((id.parse().map_err(|_| SealingError::DoesNotOpen)?, revision.unsigned_abs()))
+        });
+        read.collect()
+    }
+
     /// Those that have a term with one of these values, in order of ids: for loaders.
     pub async fn by_term<A: Aggregate>(
         &self,
@@ -372,12 +406,13 @@ impl Views {
         let rows = self.database.of(tenant).query_all_raw(self.database.sql(sql, values)).await?;
         let mut views = Vec::with_capacity(rows.len());
         for row in &rows {
-            views.push(self.open_row(tenant, row).await?);
+            views.push(self.open_row(tenant, row).await?.0);
         }
         Ok(views)
     }
 
-    async fn open_row<A: Aggregate>(&self, tenant: TenantId, row: &QueryResult) -> Result<View<A>, QueryError> {
+    /// Also whether something in it is personal.
+    async fn open_row<A: Aggregate>(&self, tenant: TenantId, row: &QueryResult) -> Result<(View<A>, bool), QueryError> {
         let id: String = row.try_get_by_index(0)?;
         let (revision, valid_from): (i64, i64) = (row.try_get_by_index(1)?, row.try_get_by_index(2)?);
         let valid_to: Option<i64> = row.try_get_by_index(3)?;
@@ -386,17 +421,18 @@ impl Views {
         let data_key: DataKeyId = data_key.parse().map_err(|_| SealingError::DoesNotOpen)?;
         let place = Place::View { kind: A::KIND, id: &id, revision: revision.unsigned_abs() };
         let state = self.keyring.open_sealed(tenant, place, data_key, &sealed).await?;
-        let state = match super::personal::opened(&self.keyring, tenant, &state).await? {
-            Some(opened) => serde_json::from_value(opened),
-            None => serde_json::from_slice(&state),
+        let (state, is_personal) = match super::personal::opened(&self.keyring, tenant, &state).await? {
+            Some(opened) => (serde_json::from_value(opened), true),
+            None => (serde_json::from_slice(&state), false),
         };
-        Ok(View {
+        let view = View {
             id: id.parse().map_err(|_| SealingError::DoesNotOpen)?,
             state: state.map_err(|source| QueryError::State { kind: A::KIND, source })?,
             revision: revision.unsigned_abs(),
             valid_from: Timestamp::from_micros(valid_from),
             valid_to: valid_to.map(Timestamp::from_micros),
-        })
+        };
+        Ok((view, is_personal))
     }
 }
 
