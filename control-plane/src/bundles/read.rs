@@ -100,10 +100,17 @@ impl FactsReader {
         let mut many = place.lock().await;
         let read = (self.views.refresh(tenant, &mut many.agents).await?, self.views.refresh(tenant, &mut many.keys).await?);
         tracing::debug!(%tenant, agents = read.0, keys = read.1, "what changed was read");
+        let weight = many.weight();
+        if weight > KNOWN_BYTES {
+            // What is too much to be kept is not there twice either.
+            locked(&self.known).remove(&tenant);
+            let Many { agents, keys } = std::mem::take(&mut *many);
+            return Ok((agents.into_states(), keys.into_states()));
+        }
         let all = (many.agents.states().cloned().collect(), many.keys.states().cloned().collect());
         many.agents.rest();
         many.keys.rest();
-        locked(&self.known).put(tenant, Arc::clone(&place), many.weight());
+        locked(&self.known).put(tenant, Arc::clone(&place), weight);
         Ok(all)
     }
 

@@ -137,6 +137,7 @@ pub(crate) async fn what_is_known_is_brought_up_to_the_present(engine: Engine) {
     assert!(known.states().eq(&whole) && whole.len() == 21);
     let mut of_other = Known::<Thing>::default();
     assert_eq!(views.refresh(OTHER, &mut of_other).await.unwrap(), 2);
+    assert_eq!(known.into_states(), whole);
 }
 
 pub(crate) async fn it_can_be_asked_as_of_a_time(engine: Engine) {

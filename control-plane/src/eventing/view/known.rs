@@ -34,6 +34,11 @@ impl<A: Aggregate> Known<A> {
         self.0.values().map(|row| &row.state)
     }
 
+    /// The same, taken out.
+    pub fn into_states(self) -> Vec<A> {
+        self.0.into_values().map(|row| row.state).collect()
+    }
+
     /// Forgets what must not be kept.
     pub fn rest(&mut self) {
         self.0.retain(|_, row| !row.is_personal);
