@@ -150,6 +150,21 @@ impl StatementReactor {
     }
 }
 
+impl StatementReactor {
+    /// What is wrong with one tenant keeps no other waiting: it is told, and tried again as time passes. Of an erased one nobody can
+    /// know any more what was wrong.
+    async fn bring_up_to_date(&self, tenant: TenantId) -> Result<(), Fault> {
+        if self.statements.is_erased(tenant).await? {
+            self.statements.trouble().cleared(tenant);
+            return Ok(());
+        }
+        match self.statements.bring_up_to_date(tenant).await {
+            Err(error) if !error.is_of_tenant() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Waits until the read model shows everything that is in the log now; how far that is.
 pub(crate) async fn caught_up(views: &Views, store: &dyn EventStore) -> Result<Cursor, Fault> {
     let head = store.head().await?;
@@ -170,11 +185,7 @@ impl Reactor for StatementReactor {
         tokio::time::sleep(BURST).await;
         let head = caught_up(&self.views, &*self.store).await?;
         for tenant in stale {
-            match self.statements.bring_up_to_date(tenant).await {
-                // What is wrong with one tenant keeps no other waiting: it was told, and is tried again as time passes.
-                Err(error) if !error.is_of_tenant() => return Err(error.into()),
-                _ => {}
-            }
+            self.bring_up_to_date(tenant).await?;
             self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, head);
         }
         Ok(())
@@ -204,10 +215,7 @@ impl Reactor for StatementReactor {
             }
         }
         for tenant in self.statements.trouble().due() {
-            match self.statements.bring_up_to_date(tenant).await {
-                Err(error) if !error.is_of_tenant() => return Err(error.into()),
-                _ => {}
-            }
+            self.bring_up_to_date(tenant).await?;
         }
         self.statements.ending().measure();
         Ok(())

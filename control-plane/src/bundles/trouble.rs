@@ -60,6 +60,12 @@ impl Trouble {
         metrics::gauge!("freehold_statements_held_back").set(self.all().len() as f64);
     }
 
+    /// Everything is to be tried again now.
+    #[cfg(test)]
+    pub(super) fn hurry(&self) {
+        self.all().values_mut().for_each(|entry| entry.again = Some(Instant::now()));
+    }
+
     fn note(&self, tenant: TenantId, entry: Entry) -> bool {
         let detail = entry.detail.clone();
         self.all().insert(tenant, entry).is_none_or(|before| before.detail != detail)

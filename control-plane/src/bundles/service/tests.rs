@@ -28,6 +28,7 @@ struct Fixture {
     statements: Statements,
     reactor: StatementReactor,
     projector: Projector,
+    keyring: Arc<Keyring>,
     database: Database,
     _folder: tempfile::TempDir,
 }
@@ -46,12 +47,12 @@ impl Fixture {
         let store = Arc::new(SqlStore::open(database.clone(), Arc::clone(&keyring)).await.unwrap());
         let handler = Handler::new(store.clone(), Arc::clone(&keyring), Arc::new(AllBut("")), Arc::clone(&clock), Arc::clone(&ids));
         let (views, projector) = Views::open(database.clone(), Arc::clone(&keyring), store.clone(), Kinds::new());
-        let secrets = Secrets::new(database.clone(), keyring, Arc::clone(&clock));
+        let secrets = Secrets::new(database.clone(), Arc::clone(&keyring), Arc::clone(&clock));
         let heartbeats = Heartbeats::new(database.clone());
         let facts = FactsReader::new(views.clone(), store.clone());
         let statements = Statements::new(handler, facts, secrets, heartbeats, clock, ids);
         let reactor = StatementReactor::new(statements.clone(), views, store);
-        Self { statements, reactor, projector, database, _folder: folder }
+        Self { statements, reactor, projector, keyring, database, _folder: folder }
     }
 
     async fn policy_serial(&self, tenant: TenantId) -> u64 {
@@ -294,6 +295,15 @@ async fn a_tenant_whose_statements_are_damaged_keeps_no_other_waiting() {
     let told = fixture.statements.trouble().text().unwrap();
     assert!(told.contains(&broken.to_string()) && told.contains("1 tenants") && told.contains("missing"), "{told}");
     assert!(fixture.statements.trouble().due().is_empty(), "not at once, but as time passes");
+
+    // Tried again it fails again, and the round goes on; once the tenant is erased, there is nothing left to try.
+    fixture.statements.trouble().hurry();
+    fixture.reactor.tick().await.unwrap();
+    assert!(fixture.statements.trouble().text().is_some());
+    fixture.keyring.erase(broken).await.unwrap();
+    fixture.statements.trouble().hurry();
+    fixture.reactor.tick().await.unwrap();
+    assert_eq!(fixture.statements.trouble().text(), None);
 }
 
 #[tokio::test]
